@@ -1,0 +1,71 @@
+"""Class activation maps for PyTorch: where did the network look for this answer?"""
+
+from camlib import layers, layouts, targets
+from camlib.errors import (
+    CamlibError,
+    CamlibWarning,
+    GraphError,
+    InputError,
+    LayerError,
+    LayoutError,
+    ModelError,
+    TargetError,
+)
+from camlib.methods import (
+    CAM,
+    METHODS,
+    Deconvnet,
+    ElementWiseGradCAM,
+    Explanation,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientWeighted,
+    GuidedBackprop,
+    GuidedGradCAM,
+    HiResCAM,
+    LayerCAM,
+    LayerMethod,
+    Method,
+    PixelMethod,
+    Saliency,
+    ScoreCAM,
+    XGradCAM,
+)
+from camlib.visual import figure, overlay, to_image
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CAM",
+    "METHODS",
+    "CamlibError",
+    "CamlibWarning",
+    "Deconvnet",
+    "ElementWiseGradCAM",
+    "Explanation",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "GradientWeighted",
+    "GraphError",
+    "GuidedBackprop",
+    "GuidedGradCAM",
+    "HiResCAM",
+    "InputError",
+    "LayerCAM",
+    "LayerError",
+    "LayerMethod",
+    "LayoutError",
+    "Method",
+    "ModelError",
+    "PixelMethod",
+    "Saliency",
+    "ScoreCAM",
+    "TargetError",
+    "XGradCAM",
+    "figure",
+    "layers",
+    "layouts",
+    "overlay",
+    "targets",
+    "to_image",
+]

@@ -1,0 +1,265 @@
+"""Reading layers' outputs, and the gradients of scores with respect to them, in one forward pass.
+
+Hooks live for the length of a `with` block and are gone when it ends, however it ends: a method
+object leaves nothing on the model. Three facts about PyTorch shape the rest.
+
+* An in-place layer may overwrite the output (``nn.ReLU(inplace=True)``). The hook keeps the output
+  and hands a copy on, or values and gradient would silently be those of the next layer.
+* Nothing before the layer needs a graph. The pass starts without one and the hook starts it, which
+  saves most of the memory and lets frozen models and callers under ``no_grad`` work.
+* Hooks belong to the model, so a pass in another thread would call ours: the hook checks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from camlib.errors import GraphError, LayerError
+from camlib.layers import Layer, find
+
+Graph = Literal["none", "tail", "whole"]
+"""What autograd records: nothing; from the layers on; from the inputs on."""
+
+_CHUNK_BYTES = 2**27
+
+_UNREACHED = (
+    "no gradient flows from the score to {!r}: another part of the model gives the answer, or what "
+    "lies between is detached, runs under torch.no_grad() or inference_mode(), or the target is "
+    "not differentiable; choose another layer or target"
+)
+
+
+class Capture:
+    """What a forward pass left at the captured layers.
+
+    Attributes:
+        names: dotted names of the layers, in the order they were asked for.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._outputs: dict[str, tuple[Tensor, int]] = {}
+
+    def activations(self) -> list[Tensor]:
+        """The output of each layer, of its last call if it was called more than once.
+
+        Raises:
+            LayerError: a layer did not run, or its output was overwritten.
+        """
+        for name in self.names:
+            if name not in self._outputs:
+                raise LayerError(
+                    f"layer {name!r} did not run in the forward pass; choose one that does"
+                )
+            tensor, version = self._outputs[name]
+            if tensor._version != version:
+                raise LayerError(
+                    f"the output of layer {name!r} was overwritten in place through another name "
+                    "after it ran; choose the layer before or after it"
+                )
+        return [self._outputs[name][0] for name in self.names]
+
+    def gradients(self, scores: Tensor, *, create_graph: bool = False) -> Iterator[list[Tensor]]:
+        """The gradients of `scores` ``(N, K)`` at each layer, as `gradients` has them.
+
+        Raises:
+            LayerError: a layer did not run.
+            GraphError: a score does not depend on a layer, as far as autograd can see.
+        """
+        return gradients(scores, self.activations(), self.names, create_graph=create_graph)
+
+
+@contextmanager
+def capture(
+    model: nn.Module, layers: Sequence[Layer], *, graph: Graph = "tail"
+) -> Iterator[Capture]:
+    """Read `layers` of `model` during the forward pass in the block.
+
+    Args:
+        model: the model, or the part of it that will be called.
+        layers: modules of `model`, or their dotted names.
+        graph: ``"tail"`` for gradients at the layers, ``"whole"`` for a loss on the map itself or
+            for gradients at the inputs, ``"none"`` for values alone.
+
+    Example:
+        >>> with capture(model, ["layer4"]) as seen:
+        ...     scores = model(images)[:, [207, 281]]
+        ...     [[gradient]] = seen.gradients(scores)           # (2, N, C, h, w)
+    """
+    found = [find(model, layer) for layer in layers]
+    seen = Capture(tuple(name for name, _ in found))
+    thread = threading.get_ident()
+
+    def hook_for(name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            where, tensor = _activation(name, output)
+            if graph != "none":
+                torch.set_grad_enabled(True)
+                if not tensor.requires_grad:
+                    tensor = tensor.detach().requires_grad_()
+            seen._outputs[name] = tensor, tensor._version
+            return _replaced(output, where, tensor.clone())
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(graph == "whole"))
+        for name, module in found:
+            stack.callback(module.register_forward_hook(hook_for(name)).remove)
+        yield seen
+
+
+def gradients(
+    scores: Tensor,
+    tensors: Sequence[Tensor],
+    names: Sequence[str],
+    *,
+    create_graph: bool = False,
+) -> Iterator[list[Tensor]]:
+    """The gradient of every score at each of `tensors`, in chunks of classes.
+
+    Samples do not mix in evaluation mode, so one backward pass serves the whole batch. Several
+    classes share one batched backward pass, or take one each where an operator cannot be batched.
+    No ``.grad`` is touched.
+
+    Args:
+        scores: ``(N, K)``.
+        tensors: what to differentiate by, each ``(N, ...)``.
+        names: what each of them is, for errors.
+        create_graph: whether the gradients can be differentiated again.
+
+    Yields:
+        For each of `tensors`, ``(k, N, ...)``: the next ``k`` classes. Chunks bound the memory.
+
+    Raises:
+        GraphError: the scores do not depend on one of `tensors`.
+    """
+    if not scores.requires_grad:
+        raise GraphError(_UNREACHED.format(names[0]))
+    classes = scores.shape[1]
+    bytes_per_class = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    step = max(1, _CHUNK_BYTES // max(1, bytes_per_class))
+    for start in range(0, classes, step):
+        chunk = range(start, min(start + step, classes))
+        keep = create_graph or chunk.stop < classes
+        found = _chunk_gradients(scores, tensors, chunk, keep=keep, create_graph=create_graph)
+        for name, gradient in zip(names, found, strict=True):
+            if gradient is None:
+                raise GraphError(_UNREACHED.format(name))
+        yield [gradient for gradient in found if gradient is not None]
+
+
+def _chunk_gradients(
+    scores: Tensor, tensors: Sequence[Tensor], chunk: range, *, keep: bool, create_graph: bool
+) -> Sequence[Tensor | None]:
+    def backward(cotangent: Tensor, *, keep: bool, batched: bool) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(
+            scores,
+            tensors,
+            cotangent,
+            retain_graph=keep,
+            create_graph=create_graph,
+            allow_unused=True,
+            is_grads_batched=batched,
+        )
+
+    cotangents = scores.new_zeros(len(chunk), *scores.shape)
+    for row, column in enumerate(chunk):
+        cotangents[row, :, column] = 1
+    if len(chunk) == 1:
+        found = backward(cotangents[0], keep=keep, batched=False)
+        return [None if gradient is None else gradient[None] for gradient in found]
+    try:
+        return backward(cotangents, keep=True, batched=True)
+    except RuntimeError:  # an operator without a batching rule
+        rows = [backward(cotangent, keep=True, batched=False) for cotangent in cotangents]
+        return [
+            None if parts[0] is None else torch.stack([part for part in parts if part is not None])
+            for parts in zip(*rows, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One module in the order of a forward pass: who it is and what it returned.
+
+    Attributes:
+        name: dotted name.
+        module: the module.
+        shape: of the first floating-point tensor it returned.
+    """
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...]
+
+
+@contextmanager
+def visits(model: nn.Module) -> Iterator[list[Visit]]:
+    """The modules of `model` that run in the block, in the order in which they finish.
+
+    A module that runs more than once stands where its last run finished.
+    """
+    visited: dict[str, Visit] = {}
+    thread = threading.get_ident()
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _args: Any, output: Any) -> None:
+            if threading.get_ident() != thread:
+                return
+            try:
+                _, tensor = _activation(name, output)
+            except LayerError:
+                return
+            visited.pop(name, None)
+            visited[name] = Visit(name, module, tuple(tensor.shape))
+
+        return hook
+
+    order: list[Visit] = []
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for name, module in model.named_modules():
+            if name and name.rpartition(".")[2] != "_orig_mod":
+                stack.callback(module.register_forward_hook(hook_for(name)).remove)
+        yield order
+    order += visited.values()
+
+
+def _activation(name: str, output: Any) -> tuple[Any, Tensor]:
+    """Key and value of the first floating-point tensor in `output`, key ``None`` if bare."""
+    items: Mapping[Any, Any] = {}
+    if isinstance(output, Tensor):
+        items = {None: output}
+    elif isinstance(output, Mapping):
+        items = output
+    elif isinstance(output, tuple | list):
+        items = dict(enumerate(output))
+    for key, value in items.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return key, value
+    raise LayerError(
+        f"layer {name!r} returned {type(output).__name__} with no floating-point tensor in it; "
+        "choose another layer"
+    )
+
+
+def _replaced(output: Any, where: Any, tensor: Tensor) -> Any:
+    """`output` with `tensor` at `where`."""
+    if where is None:
+        return tensor
+    if isinstance(output, Mapping):
+        return type(output)(**{**output, where: tensor})
+    parts = [*output[:where], tensor, *output[where + 1 :]]
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)

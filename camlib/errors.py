@@ -1,0 +1,47 @@
+"""What can go wrong, as one small tree.
+
+    CamlibError
+    ├── InputError      (ValueError)    inputs, images or options that cannot be used
+    ├── LayerError      (ValueError)    a layer that does not exist, did not run or holds no map
+    ├── LayoutError     (ValueError)    an activation whose axes cannot be told apart
+    ├── TargetError     (ValueError)    a target that does not fit the model's output
+    ├── ModelError      (TypeError)     a model that is not of the form a method needs
+    └── GraphError      (RuntimeError)  no gradient flows where one is needed
+    CamlibWarning       (UserWarning)   a result that is probably not what was meant
+
+Each error is also the standard type beside it, so that ``except ValueError`` works.
+"""
+
+from __future__ import annotations
+
+
+class CamlibError(Exception):
+    """Everything camlib raises on purpose."""
+
+
+class InputError(CamlibError, ValueError):
+    """Inputs, images or options that cannot be used."""
+
+
+class LayerError(CamlibError, ValueError):
+    """A layer that does not exist, did not run, or holds no map."""
+
+
+class LayoutError(CamlibError, ValueError):
+    """An activation whose axes cannot be told apart, or do not fit the layout given."""
+
+
+class TargetError(CamlibError, ValueError):
+    """A target that does not fit the model's output."""
+
+
+class ModelError(CamlibError, TypeError):
+    """A model that is not of the form a method needs."""
+
+
+class GraphError(CamlibError, RuntimeError):
+    """No gradient flows from the score to where one is needed."""
+
+
+class CamlibWarning(UserWarning):
+    """A result that is probably not what was meant."""

@@ -1,0 +1,126 @@
+"""What a model is called with, and the image in it.
+
+A model takes a tensor, several (a tuple) or named ones (a mapping). One of them is the image: the
+first floating-point tensor with a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from camlib.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of a model's call, one of them the image ``(N, C, *size)``."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    key: int | str
+
+    @classmethod
+    def of(cls, given: Any) -> Inputs:
+        """`given` as arguments: a tensor, a tuple of positional or a mapping of keyword arguments.
+
+        Raises:
+            InputError: there is no image in `given`, or it is empty.
+        """
+        if isinstance(given, Inputs):
+            return given
+        kwargs = dict(given) if isinstance(given, Mapping) else {}
+        args = () if kwargs else given if isinstance(given, tuple) else (given,)
+        for key, value in [*enumerate(args), *kwargs.items()]:
+            if isinstance(value, Tensor) and value.ndim >= 3 and value.is_floating_point():
+                if not value.numel():
+                    raise InputError(f"the images are empty: shape {tuple(value.shape)}")
+                return cls(args, kwargs, key)
+        raise InputError(
+            "expected images as a floating-point tensor (N, C, H, W), (N, C, L) or "
+            "(N, C, D, H, W), or a tuple or mapping with one in it, got " + _described(given)
+        )
+
+    @property
+    def image(self) -> Tensor:
+        """The image, ``(N, C, *size)``."""
+        image = self.args[self.key] if isinstance(self.key, int) else self.kwargs[self.key]
+        assert isinstance(image, Tensor)
+        return image
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The image's size without samples and channels."""
+        return tuple(self.image.shape[2:])
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return self.image.shape[0]
+
+    def owned(self) -> Inputs:
+        """The same arguments, their tensors copied.
+
+        The copies are safe from models that change their input in place, and usable by autograd
+        even if they were made in inference mode.
+        """
+        return self._each(Tensor.clone)
+
+    def of_samples(self, samples: Tensor, image: Tensor) -> Inputs:
+        """The arguments for `samples` ``(M,)``, by number, with `image` ``(M, C, *size)``."""
+        count = len(self)
+        chosen = self._each(lambda t: t[samples] if t.ndim and t.shape[0] == count else t)
+        return chosen.with_image(image)
+
+    def with_image(self, image: Tensor) -> Inputs:
+        """The arguments with another image."""
+        if isinstance(self.key, int):
+            args = (*self.args[: self.key], image, *self.args[self.key + 1 :])
+            return replace(self, args=args)
+        return replace(self, kwargs={**self.kwargs, self.key: image})
+
+    def run(self, model: nn.Module) -> Any:
+        """What `model` returns for these arguments."""
+        try:
+            return model(*self.args, **self.kwargs)
+        except Exception as error:
+            if self.image.ndim == 3:
+                error.add_note(
+                    f"the image has shape {tuple(self.image.shape)}, read as (N, C, L); "
+                    "a single picture needs a batch axis: image[None]"
+                )
+            raise
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
+        return replace(
+            self,
+            args=tuple(changed(value) for value in self.args),
+            kwargs={name: changed(value) for name, value in self.kwargs.items()},
+        )
+
+
+def detached(output: Any) -> Any:
+    """`output` with every tensor in it, also inside tuples, lists and mappings, detached."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    if isinstance(output, Mapping):
+        items = {key: detached(value) for key, value in output.items()}
+        return items if type(output) is dict else type(output)(**items)
+    if isinstance(output, tuple | list):
+        parts = [detached(value) for value in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
+
+
+def _described(given: Any) -> str:
+    if isinstance(given, Tensor):
+        return f"a {str(given.dtype).removeprefix('torch.')} tensor of shape {tuple(given.shape)}"
+    if isinstance(given, tuple | Mapping):
+        values = given.values() if isinstance(given, Mapping) else given
+        return f"{type(given).__name__} of {', '.join(map(_described, values)) or 'nothing'}"
+    return type(given).__name__

@@ -1,0 +1,135 @@
+"""Arithmetic on maps: resize, normalise, fuse.
+
+A map is a tensor ``(N, K, *grid)``: sample, class, position. Resizing comes before normalising:
+bilinear interpolation does not reach the extreme values of its nodes, so a map normalised first
+would not end in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from camlib.errors import InputError
+
+Normalize = bool | Literal["minmax", "max"]
+"""How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``False`` not."""
+
+Fuse = Literal["mean", "max", "product", "scaled_max"] | None
+"""How the maps of several layers become one; ``None`` keeps them apart."""
+
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def positions(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions after sample and channel: those of the grid."""
+    return tuple(range(2, tensor.ndim))
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """`tensor` in float32 at least: half precision does for layers, not for sums over them."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def weighted_sum(weights: Tensor, activation: Tensor) -> Tensor:
+    """``sum_k w_k A_k``, ``(N, *grid)``, of weights that broadcast to ``(N, C, *grid)``."""
+    if weights.shape == (*activation.shape[:2], *[1] * (activation.ndim - 2)):
+        return torch.einsum("nc,nc...->n...", weights.flatten(1), activation)
+    return (weights * activation).sum(1)
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """`maps` ``(N, K, *grid)`` interpolated linearly to ``(N, K, *size)``, corners not aligned."""
+    size = tuple(size)
+    if maps.shape[2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode=_INTERPOLATION[len(size)], align_corners=False)
+
+
+def flat(maps: Tensor) -> Tensor:
+    """Which of `maps` ``(N, K, *grid)`` hold one value only, up to rounding: bool ``(N, K, 1...)``.
+
+    Interpolating a constant is not exactly constant (with channels-last memory, say); stretching
+    what is left to [0, 1] would show rounding noise.
+    """
+    low, high = torch.aminmax(maps.flatten(2), dim=-1)
+    rounding = 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return (high - low <= rounding).reshape(*maps.shape[:2], *[1] * len(positions(maps)))
+
+
+def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
+    """Each map of `maps` ``(N, K, *grid)`` on a common scale.
+
+    Args:
+        maps: maps in any unit.
+        how: ``True`` or ``"minmax"``: from its minimum and maximum to [0, 1], a flat map to zeros;
+            ``"max"``: divided by its largest absolute value, so that 0 stays "no evidence" and a
+            uniform map stays visible; ``False``: left in its unit.
+
+    Raises:
+        InputError: `how` is none of these.
+    """
+    if how is False:
+        return maps
+    axes = positions(maps)
+    if how == "max":
+        peak = maps.abs().amax(axes, keepdim=True)
+        return maps / peak.where(peak > 0, 1)
+    if how is True or how == "minmax":
+        low = maps.amin(axes, keepdim=True)
+        span = maps.amax(axes, keepdim=True) - low
+        level = flat(maps)
+        return ((maps - low) / span.where(~level, 1)).where(~level, 0)
+    raise InputError(f"normalize={how!r} is not known; use True, 'minmax', 'max' or False")
+
+
+def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
+    """One map ``(N, K, *size)`` from those of several layers, or ``(N, K, L, *size)`` for ``None``.
+
+    Layers live on different scales, so each map is divided by its largest absolute value first.
+    A single map is returned as it is.
+
+    Args:
+        maps: one ``(N, K, *size)`` a layer, all of the same size.
+        how: ``"mean"``, ``"max"``, ``"product"``, or ``"scaled_max"``: the maximum of
+            ``tanh(2 M / max M)`` (Layer-CAM), which lifts the weaker parts of a map.
+
+    Raises:
+        InputError: `how` is none of these.
+    """
+    if how is None:
+        return torch.stack(list(maps), 2)
+    if how not in _FUSIONS:
+        known = ", ".join(map(repr, _FUSIONS))
+        raise InputError(f"fuse={how!r} is not known; use one of {known} or None")
+    if len(maps) == 1:
+        return maps[0]
+    return _FUSIONS[how](torch.stack([normalize(m, "max") for m in maps]))
+
+
+_FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda maps: maps.mean(0),
+    "max": lambda maps: maps.amax(0),
+    "product": lambda maps: maps.prod(0),
+    "scaled_max": lambda maps: torch.tanh(2 * maps).amax(0),
+}
+
+
+def blur(images: Tensor) -> Tensor:
+    """`images` ``(N, C, *size)`` under a Gaussian of a tenth of the shorter side."""
+    sigma = min(images.shape[2:]) / 10
+    radius = min(math.ceil(3 * sigma), min(images.shape[2:]) - 1)
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
+    kernel = kernel / kernel.sum()
+    for axis in positions(images):
+        lines = images.movedim(axis, -1)
+        padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="reflect")
+        smooth = F.conv1d(padded, kernel[None, None])
+        images = smooth[:, 0].reshape(lines.shape).movedim(-1, axis)
+    return images

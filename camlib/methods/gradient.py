@@ -1,0 +1,126 @@
+"""Maps weighted by gradients.
+
+``A`` is the activation and ``G`` the gradient of the score at it, both ``(N, C, *grid)``; ``k``
+runs over channels and ``i`` over positions. The map is ``relu(sum_k w_k A_k)`` throughout.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib.layers import Layers
+from camlib.maps import Fuse, positions
+from camlib.methods.base import GradientWeighted
+
+
+class GradCAM(GradientWeighted):
+    """Grad-CAM: the mean gradient of a channel is its weight, ``w_k = mean_i G_ki``.
+
+    Selvaraju et al., ICCV 2017, arXiv:1610.02391, eq. 1 and 2.
+    """
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """The mean gradient of each channel, ``(N, C, 1, 1)``."""
+        return gradient.mean(positions(gradient), keepdim=True)
+
+
+class GradCAMPlusPlus(GradientWeighted):
+    """Grad-CAM++: positive gradients, weighted by position, ``w_k = sum_i a_ki relu(G_ki)``.
+
+    Chattopadhyay et al., WACV 2018, arXiv:1710.11063, eq. 19:
+    ``a_ki = G_ki^2 / (2 G_ki^2 + S_k G_ki^3)`` with ``S_k = sum_j A_kj``. It is computed as
+    ``1 / (2 + S_k G_ki)``, which is the same where ``G_ki`` is not zero and cannot underflow. The
+    score is the output before softmax; the factor ``exp(score)`` of the paper scales the whole map
+    and is left out. On layers with negative values the denominator may vanish: use it after a ReLU.
+
+    Args:
+        model: see `GradientWeighted`.
+        layer: see `GradientWeighted`.
+        normalize_alpha: divide ``a_k`` by its sum over positions with positive gradient, as the
+            authors' code does and the paper does not.
+        options: see `GradientWeighted`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        normalize_alpha: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.normalize_alpha = normalize_alpha
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Positive gradients summed with alpha, ``(N, C, 1, 1)``."""
+        axes = positions(gradient)
+        denominator = 2 + gradient * activation.sum(axes, keepdim=True)
+        used = (gradient > 0) & (denominator != 0)
+        alpha = (1 / denominator.where(used, 1)).where(used, 0)
+        if self.normalize_alpha:
+            total = alpha.sum(axes, keepdim=True)
+            alpha = alpha / total.where(total != 0, 1)
+        return (alpha * gradient.clamp(min=0)).sum(axes, keepdim=True)
+
+
+class HiResCAM(GradientWeighted):
+    """HiResCAM: every position keeps its own gradient, ``w_ki = G_ki``.
+
+    Draelos and Carin, 2020, arXiv:2011.08891.
+    """
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient itself."""
+        return gradient
+
+
+class XGradCAM(GradientWeighted):
+    """XGrad-CAM: gradients averaged with the activation, ``w_k = sum_i G_ki A_ki / sum_i A_ki``.
+
+    Fu et al., BMVC 2020, arXiv:2008.02312. A channel that sums to zero, which the paper leaves
+    open, gets weight zero.
+    """
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """The mean gradient of each channel, weighted by the activation, ``(N, C, 1, 1)``."""
+        axes = positions(gradient)
+        total = activation.sum(axes, keepdim=True)
+        # Values that cancel leave rounding noise, which must not become a divisor.
+        noise = activation.abs().sum(axes, keepdim=True) * 8 * torch.finfo(total.dtype).eps
+        weighted = (gradient * activation).sum(axes, keepdim=True)
+        used = total.abs() > noise
+        return (weighted / total.where(used, 1)).where(used, 0)
+
+
+class ElementWiseGradCAM(GradientWeighted):
+    """Element-wise Grad-CAM: what is positive at each place, ``w_ki A_ki = relu(G_ki A_ki)``.
+
+    Pillai and Pirsiavash, AAAI 2021, arXiv:2010.12527. The same as Layer-CAM where activations are
+    not negative; on layers with negative values (bottlenecks, tokens) the rule of choice.
+    """
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient where it has the sign of the activation, else zero."""
+        return gradient.where(gradient * activation > 0, 0)
+
+
+class LayerCAM(GradientWeighted):
+    """Layer-CAM: positive gradients, position by position, ``w_ki = relu(G_ki)``.
+
+    Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943. Fit for early layers, where a mean over
+    positions says little. Several layers are fused as in the paper, by the maximum of
+    ``tanh(2 M / max M)``: deep maps say where, shallow ones draw the outline.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: Layers = None, *, fuse: Fuse = "scaled_max", **options: Any
+    ) -> None:
+        super().__init__(model, layer, fuse=fuse, **options)
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """The positive part of the gradient."""
+        return gradient.clamp(min=0)

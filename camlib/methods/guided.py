@@ -1,0 +1,51 @@
+"""Guided Grad-CAM: what a class is seen by, at the resolution of the input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from camlib.layers import Layers
+from camlib.methods.base import Explanation, Method
+from camlib.methods.gradient import GradCAM
+from camlib.methods.pixel import GuidedBackprop
+
+
+class GuidedGradCAM(Method):
+    """Guided Grad-CAM: guided backpropagation times Grad-CAM, for the same class.
+
+    Selvaraju et al., ICCV 2017, arXiv:1610.02391. Grad-CAM follows the ordinary gradient; its
+    heatmap in [0, 1] is resized bilinearly and multiplies every colour. It inherits the weakness of
+    guided backpropagation: what is sharp in it hardly depends on the class.
+
+    Args:
+        model: see `GradCAM`.
+        layer: see `GradCAM`.
+        generalize: see `GuidedBackprop`.
+        options: of `GradCAM`.
+    """
+
+    cost = "2 forward, 1 backward, 1 backward of what follows the layer"
+
+    def __init__(
+        self, model: nn.Module, layer: Layers = None, *, generalize: bool = False, **options: Any
+    ) -> None:
+        self.cam = GradCAM(model, layer, **options)
+        self.guided = GuidedBackprop(model, generalize=generalize)
+        self.model = model
+
+    def __call__(self, inputs: Any, target: Any = None) -> Tensor:
+        """The signed attribution ``(N, C, H, W)``, or ``(N, K, C, H, W)``; see `PixelMethod`."""
+        return self.explain(inputs, target).heatmap
+
+    def explain(self, inputs: Any, target: Any = None) -> Explanation:
+        """Everything one call knows; `map` is Grad-CAM's at the layer's grid."""
+        seen = self.cam.explain(inputs, target)
+        pixels = self.guided(inputs, target if seen.target is None else seen.target)
+        heatmap = pixels * seen.heatmap.unsqueeze(seen.score.ndim).to(pixels.dtype)
+        return replace(seen, heatmap=heatmap, method=type(self).__name__)
+
+    def __repr__(self) -> str:
+        return repr(self.cam).replace("GradCAM", "GuidedGradCAM", 1)

@@ -1,0 +1,119 @@
+"""Maps whose weights come from running the model again on changed inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from camlib import maps
+from camlib.errors import InputError
+from camlib.layers import Layers
+from camlib.methods.base import LayerMethod, Pass
+from camlib.targets import Category, Target
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Shows how far a loop has come, such as `tqdm.tqdm`."""
+
+
+class ScoreCAM(LayerMethod):
+    """Score-CAM: a channel weighs what the model answers when it sees only that channel's region.
+
+    ``w_k = p_c(x * H_k)`` with ``H_k`` the channel resized to the input and scaled to [0, 1].
+    Wang et al., CVPR Workshops 2020, arXiv:1910.01279. The paper gives three definitions that
+    differ; this is the one of the authors' code, the others are options. Zero input stands for "no
+    image", so inputs should be normalised to zero mean. Channels that are constant say nothing and
+    are skipped.
+
+    Args:
+        model: see `LayerMethod`.
+        layer: see `LayerMethod`.
+        score: ``"probability"`` (softmax) or ``"logit"`` of the class. A target that is a function
+            is taken as it is.
+        baseline: subtract the score of a ``"zero"`` or ``"blur"`` image, as in the paper's
+            increase of confidence (definition 3).
+        channel_softmax: softmax of the weights over channels, as in the paper's algorithm 1.
+        max_channels: use only so many channels of the highest standard deviation: an
+            approximation, known as Faster Score-CAM.
+        batch_size: how many masked images the model sees at once; bounds the memory.
+        progress: wraps the loop over batches, such as `tqdm.tqdm`.
+        options: see `LayerMethod`.
+
+    Raises:
+        InputError: an option has no such value.
+    """
+
+    cost = "1 forward, 1 forward for each channel"
+    graph = "none"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        score: Literal["probability", "logit"] = "probability",
+        baseline: Literal["zero", "blur"] | None = None,
+        channel_softmax: bool = False,
+        max_channels: int | None = None,
+        batch_size: int = 32,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        if score not in ("probability", "logit"):
+            raise InputError(f"score={score!r} is not known; use 'probability' or 'logit'")
+        if baseline not in ("zero", "blur", None):
+            raise InputError(f"baseline={baseline!r} is not known; use 'zero', 'blur' or None")
+        for name, number in (("max_channels", max_channels), ("batch_size", batch_size)):
+            if number is not None and number < 1:
+                raise InputError(f"{name}={number} leaves nothing to do; use 1 or more")
+        self.score = score
+        self.baseline = baseline
+        self.channel_softmax = channel_softmax
+        self.max_channels = max_channels
+        self.batch_size = batch_size
+        self.progress = progress
+
+    def _maps(self, run: Pass) -> list[Tensor]:
+        target = run.target
+        if isinstance(target, Category) and self.score == "probability":
+            target = Category(target.classes, probability=True)
+        return [self._map(run, target, activation) for activation in self._activations(run)]
+
+    def _map(self, run: Pass, target: Target, activation: Tensor) -> Tensor:
+        """The map ``(N, K, *grid)`` of `activation` ``(N, C, *grid)``."""
+        used = self._used(activation)
+        weights = activation.new_zeros(*used.shape, run.scores.shape[1])
+        pairs = used.nonzero()
+        batches: Iterable[Tensor] = torch.split(pairs, self.batch_size) if len(pairs) else ()
+        for batch in batches if self.progress is None else self.progress(batches):
+            samples, channels = batch.unbind(1)
+            masks = maps.resize(activation[samples, channels][:, None], run.inputs.size)
+            image = run.inputs.image[samples] * maps.normalize(masks).to(run.inputs.image.dtype)
+            weights[samples, channels] = self._scores(run, target, samples, image).to(weights.dtype)
+        if self.baseline is not None:
+            image = run.inputs.image
+            blank = torch.zeros_like(image) if self.baseline == "zero" else maps.blur(image)
+            samples = torch.arange(len(image), device=image.device)
+            weights = weights - self._scores(run, target, samples, blank)[:, None]
+        if self.channel_softmax:
+            weights = weights.where(used[..., None], -torch.inf).softmax(1)
+        weights = weights.where(used[..., None], 0)
+        with torch.autocast(activation.device.type, enabled=False):
+            return torch.einsum("nck,nc...->nk...", weights, activation)
+
+    def _scores(self, run: Pass, target: Target, samples: Tensor, image: Tensor) -> Tensor:
+        """The scores ``(M, K)`` of `image` ``(M, C, *size)``, changed from `samples` ``(M,)``."""
+        output = run.inputs.of_samples(samples, image).run(run.model)
+        return maps.precise(target[samples](output)).reshape(len(samples), -1)
+
+    def _used(self, activation: Tensor) -> Tensor:
+        """Which channels to run, bool ``(N, C)``."""
+        used = ~maps.flat(activation).flatten(1)
+        if self.max_channels is None or self.max_channels >= used.shape[1]:
+            return used
+        spread = activation.flatten(2).std(2)
+        best = spread.topk(self.max_channels, 1).indices
+        return used & torch.zeros_like(used).scatter(1, best, True)

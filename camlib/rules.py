@@ -1,0 +1,154 @@
+"""What an activation function passes back: the gradient, or the rule of a paper.
+
+A `TorchFunctionMode` sees every call of every ReLU, module or function, in place or not, in this
+thread alone; the model is untouched. For a ReLU with input ``a`` and signal ``R`` from above, the
+gradient passes ``1[a > 0] R``, the deconvnet ``1[R > 0] R``, guided backpropagation both gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Rule = Literal["guided", "deconvnet"]
+"""The rule by which a rectifier passes its signal back."""
+
+
+class Rectifying(TorchFunctionMode):
+    """Calls in the block pass signals back by `rule`.
+
+    ReLU, ReLU6, Hardtanh from 0, and clamping or thresholding at 0 are rectifiers. With
+    `generalize`, other activation functions ``f`` follow too: ``f'(a) max(R, 0)`` for guided
+    backpropagation, ``max(R, 0)`` for the deconvnet.
+
+    Attributes:
+        met: how many calls followed the rule.
+        passed: names of activation functions that did not.
+    """
+
+    def __init__(self, rule: Rule, *, generalize: bool = False) -> None:
+        super().__init__()
+        self.rule = rule
+        self.generalize = generalize
+        self.met = 0
+        self.passed: set[str] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """The call, its signal passed back by the rule if it is an activation function."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        in_place = name.endswith("_") or kwargs.get("inplace", False) is True
+        name = name.strip("_")
+        if name in _BOUNDS and (bounds := _BOUNDS[name](args, kwargs)) is not None:
+            self.met += 1
+            [source] = args[:1] or [kwargs["input"]]
+            result = _Rectified.apply(source, *bounds, self.rule == "guided")
+            return source.copy_(result) if in_place else result
+        if name in _SMOOTH:
+            if not self.generalize:
+                self.passed.add(name)
+                return func(*args, **kwargs)
+            self.met += 1
+            [source] = args[:1] or [kwargs["input"]]
+            # An in-place call would overwrite what its own backward pass needs.
+            value = func(source.clone() if in_place else source, *args[1:], **kwargs)
+            if self.rule == "guided":
+                result = _Positive.apply(value)
+            else:
+                result = _Straight.apply(source, value)
+            return source.copy_(result) if in_place else result
+        return func(*args, **kwargs)
+
+
+class _Rectified(torch.autograd.Function):
+    """``min(max(a, 0), upper)``, and the rule of `Rectifying` on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, upper: float | None, gated: bool) -> Tensor:
+        ctx.gated = gated
+        if gated:
+            open_ = source > 0
+            ctx.save_for_backward(open_ if upper is None else open_ & (source < upper))
+        return source.clamp(min=0, max=upper)
+
+    @staticmethod
+    def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None, None]:
+        [signal] = signals
+        signal = signal.clamp(min=0)
+        if ctx.gated:
+            [open_] = ctx.saved_tensors
+            signal = signal * open_
+        return signal, None, None
+
+
+class _Positive(torch.autograd.Function):
+    """The identity; only positive signals come back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *signals: Tensor) -> Tensor:
+        return signals[0].clamp(min=0)
+
+
+class _Straight(torch.autograd.Function):
+    """`value`, its positive signals handed to `source` directly."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None]:
+        return signals[0].clamp(min=0), None
+
+
+def _unbounded(_args: Any, _kwargs: Any) -> tuple[None]:
+    return (None,)
+
+
+def _six(_args: Any, _kwargs: Any) -> tuple[float]:
+    return (6.0,)
+
+
+def _from_zero(first: str, second: str | None) -> Callable[[Any, Any], tuple[float | None] | None]:
+    """The upper bound of a call whose lower bound, argument `first`, is 0; else ``None``."""
+
+    def bounds(args: Any, kwargs: Any) -> tuple[float | None] | None:
+        lower = args[1] if len(args) > 1 else kwargs.get(first)
+        upper = (args[2] if len(args) > 2 else kwargs.get(second)) if second else None
+        numbers = int | float
+        if not isinstance(lower, numbers) or lower != 0:
+            return None
+        return (upper,) if upper is None or isinstance(upper, numbers) else None
+
+    return bounds
+
+
+def _threshold(args: Any, kwargs: Any) -> tuple[None] | None:
+    bounds = [*args[1:3], kwargs.get("threshold"), kwargs.get("value")]
+    return (None,) if [b for b in bounds if b is not None] == [0, 0] else None
+
+
+_BOUNDS: dict[str, Callable[[Any, Any], tuple[float | None] | None]] = {
+    "relu": _unbounded,
+    "relu6": _six,
+    "hardtanh": _from_zero("min_val", "max_val"),
+    "clamp": _from_zero("min", "max"),
+    "clamp_min": _from_zero("min", None),
+    "threshold": _threshold,
+}
+"""Upper bound of a rectifier by function name, ``None`` where the call is not a rectifier's."""
+
+_SMOOTH = {
+    "celu", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish", "prelu", "rrelu", "selu",
+    "silu", "softplus", "tanh",
+}  # fmt: skip

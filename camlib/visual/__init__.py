@@ -1,0 +1,8 @@
+"""Maps and attributions made visible. What draws or reads files is imported where it is used."""
+
+from camlib.visual.attribution import to_image
+from camlib.visual.figures import figure
+from camlib.visual.files import save_picture, to_png
+from camlib.visual.overlay import colorize, overlay
+
+__all__ = ["colorize", "figure", "overlay", "save_picture", "to_image", "to_png"]

@@ -1,0 +1,129 @@
+"""A heatmap laid over its image, in colour.
+
+The image keeps its own brightness: a dark photograph stays dark under the map. Tensors stay on
+their device; the only wait for it is the check that the values are in range.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camlib.errors import InputError
+from camlib.maps import resize
+from camlib.visual.pictures import Picture, check_unit, unpack
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def overlay(
+    image: Picture,
+    heatmap: Tensor | NDArray[Any],
+    alpha: float = 0.5,
+    colormap: str = "jet",
+    emphasize: bool = False,
+    threshold: float | None = None,
+) -> Picture:
+    """`image` under the colours of `heatmap`: ``(1 - alpha) * image + alpha * colour``.
+
+    The result is of the image's kind, dtype and device, and has three channels.
+
+    Args:
+        image: a PIL image of any mode; a NumPy array ``(H, W)`` or ``(H, W, C)``; a tensor
+            ``(C, H, W)`` or ``(N, C, H, W)``. 1 or 3 channels, uint8 or floating point in [0, 1].
+        heatmap: values in [0, 1]; ``(H, W)`` or ``(1, H, W)`` for one image, ``(N, H, W)`` for N.
+            One of another size is resized, bilinearly.
+        alpha: how much of the colour is seen: 0 none, 1 nothing else.
+        colormap: any matplotlib colour map.
+        emphasize: push the values apart, ``h = 1 / (1 + exp(-50 (h - 0.5)))``, so that the better
+            half stands out.
+        threshold: where the (emphasized) heatmap is below, the image is left as it is.
+
+    Raises:
+        InputError: an argument that does not fit; the message says what to do.
+    """
+    pixels, restore = unpack(image)
+    heat = _heat(heatmap, len(pixels)).to(pixels.device, pixels.dtype)
+    for name, fraction in (("alpha", alpha), ("threshold", threshold or 0)):
+        if not 0 <= fraction <= 1:
+            raise InputError(f"{name}={fraction!r} is out of range; expected a number from 0 to 1")
+    check_unit(image=pixels, heatmap=heat)
+    heat = resize(heat.clamp(0, 1)[:, None], pixels.shape[-2:])
+    if emphasize:
+        heat = torch.sigmoid(50 * (heat - 0.5))
+    weight = torch.full_like(heat, alpha)
+    if threshold is not None:
+        weight = weight.where(heat >= threshold, 0)
+    colors = colorize(heat[:, 0], colormap)
+    return restore((1 - weight) * pixels.clamp(0, 1) + weight * colors)  # type: ignore[no-any-return]
+
+
+def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
+    """The colours ``(..., 3, H, W)`` of `heatmap` ``(..., H, W)``, in [0, 1], on its device.
+
+    Values are cut into 256 steps as matplotlib does; those outside [0, 1] get the colour at the
+    end.
+
+    Raises:
+        InputError: matplotlib has no such colour map.
+    """
+    return look_up(heatmap, color_table(colormap, heatmap.device))
+
+
+def look_up(heatmap: Tensor, table: Tensor) -> Tensor:
+    """The rows of `table` ``(steps, 3)`` that `heatmap` ``(..., H, W)`` in [0, 1] points at."""
+    step = (heatmap.detach().float().clamp(0, 1) * len(table)).long().clamp(max=len(table) - 1)
+    return table[step].movedim(-1, -3)
+
+
+@lru_cache(maxsize=64)
+def color_table(colormap: str, device: torch.device, steps: int = 256) -> Tensor:
+    """The colours ``(steps, 3)`` of a matplotlib colour map, on `device`.
+
+    Raises:
+        InputError: matplotlib has no such colour map.
+    """
+    import matplotlib
+
+    if colormap not in matplotlib.colormaps:
+        near = get_close_matches(str(colormap), matplotlib.colormaps, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "use a name in matplotlib.colormaps"
+        raise InputError(f"colormap {colormap!r} not found; {advice}")
+    colors = matplotlib.colormaps[colormap].resampled(steps)((np.arange(steps) + 0.5) / steps)
+    return torch.tensor(colors[:, :3], dtype=torch.float32, device=device)
+
+
+def _heat(heatmap: Any, count: int) -> Tensor:
+    """`heatmap` as ``(N, H, W)``, one for each of `count` images."""
+    if not isinstance(heatmap, Tensor | np.ndarray):
+        raise InputError(
+            f"heatmap is of type {type(heatmap).__name__!r}; expected a tensor or a NumPy "
+            "array; convert it first"
+        )
+    # A copy, because torch warns of read-only arrays and refuses negative strides.
+    heat = torch.from_numpy(np.array(heatmap)) if isinstance(heatmap, np.ndarray) else heatmap
+    shape = tuple(heat.shape)
+    if not heat.is_floating_point():
+        raise InputError(
+            f"heatmap has dtype {str(heatmap.dtype)!r}; expected floating point in [0, 1]; "
+            "convert it, and divide values up to 255 by 255"
+        )
+    if len(shape) == 4 or (len(shape) == 3 and count == 1 and shape[0] > 1):
+        several = "heatmap[:, k]" if len(shape) == 4 else "heatmap[k]"
+        raise InputError(
+            f"heatmap of shape {shape} holds several maps for an image; expected one; loop over "
+            f"them: [overlay(image, {several}) for k in range({shape[-3]})]"
+        )
+    if len(shape) == 2:
+        heat = heat[None]
+    if heat.ndim != 3 or len(heat) != count or heat.numel() == 0:
+        raise InputError(
+            f"heatmap of shape {shape} does not fit {count} image(s); expected ({count}, H, W)"
+        )
+    return heat

@@ -1,0 +1,167 @@
+"""What counts as a picture: a tensor, a NumPy array or a PIL image; there and back.
+
+Each library has its own layout and range, and most of them can be mistaken for one another. Here
+every picture becomes values ``(N, 3, H, W)`` in [0, 1] where it lies, and what does not fit is
+refused: a guess would show a wrong picture, which nobody notices.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camlib.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+Picture = TypeVar("Picture", bound="Tensor | NDArray[Any] | Image")
+"""The same kind of picture in and out."""
+
+_TOLERANCE = 1e-3
+_ADVICE = {
+    "image": "undo the normalisation of the model's input (image * std + mean), or divide values "
+    "up to 255 by 255",
+    "heatmap": "normalise it first: (heatmap - heatmap.min()) / (heatmap.max() - heatmap.min())",
+}
+
+
+def unpack(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The values ``(N, 3, H, W)`` of `image`, and the way back to a picture of its kind.
+
+    The values are floating point; those of a float image are as given, see `check_unit`.
+
+    Raises:
+        InputError: not a picture, or its layout or dtype cannot be read as one.
+    """
+    if isinstance(image, Tensor):
+        return _from_tensor(image.detach()), lambda values: _to_tensor(values, image)
+    if isinstance(image, np.ndarray):
+        values = _from_array(image)
+        if image.dtype == np.uint8:
+            return values, lambda values: to_array(values[0])
+        return values, lambda values: _to_floats(values, image.dtype)
+    if _is_pil(image):
+        from PIL.Image import fromarray
+
+        return _from_pil(image), lambda values: fromarray(to_array(values[0]))
+    raise InputError(
+        f"image is of type {type(image).__name__!r}; expected a tensor, a NumPy array or "
+        "a PIL image; convert it first"
+    )
+
+
+def check_unit(**named: Tensor) -> None:
+    """Nothing, if all values lie in [0, 1] up to rounding; one device synchronisation in all.
+
+    Args:
+        named: tensors of one device and dtype, by what the user knows them as.
+
+    Raises:
+        InputError: a value is outside, or not finite.
+    """
+    extremes = [extreme for values in named.values() for extreme in torch.aminmax(values)]
+    ends = torch.stack(extremes).tolist()
+    for name, low, high in zip(named, ends[::2], ends[1::2], strict=True):
+        if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
+            raise InputError(
+                f"{name} holds values from {low:.4g} to {high:.4g}; expected finite values in "
+                f"[0, 1]; {_ADVICE[name]}"
+            )
+
+
+def to_uint8(values: Tensor) -> Tensor:
+    """Values in [0, 1] as 0 to 255, rounded to the nearest; uint8 as it is."""
+    return values if values.dtype == torch.uint8 else (values * 255).round().to(torch.uint8)
+
+
+def to_array(values: Tensor) -> NDArray[Any]:
+    """Values ``(3, H, W)`` as the array ``(H, W, 3)`` of uint8 that PIL and matplotlib read."""
+    return to_uint8(values).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _is_pil(image: Any) -> bool:
+    # Only who has imported PIL can have an image of its making.
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(image, pil.Image)
+
+
+def _from_tensor(image: Tensor) -> Tensor:
+    shape = tuple(image.shape)
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3):
+        advice = "select the channels to show"
+        if len(shape) == 2:
+            advice = "pass image[None]"
+        elif len(shape) in (3, 4) and shape[-1] in (1, 3, 4):
+            order = "(2, 0, 1)" if len(shape) == 3 else "(0, 3, 1, 2)"
+            advice = f"its channels are last: pass image.permute{order}"
+        raise InputError(
+            f"image is a tensor of shape {shape}; expected (C, H, W) or (N, C, H, W) with 1 or 3 "
+            f"channels; {advice}"
+        )
+    return _unit(image if len(shape) == 4 else image[None]).expand(-1, 3, -1, -1)
+
+
+def _from_array(image: NDArray[Any]) -> Tensor:
+    shape = image.shape
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3))):
+        advice = "select the channels to show"
+        if len(shape) == 4:
+            advice = "pass the images one by one"
+        elif len(shape) == 3 and shape[-1] == 4:
+            advice = "drop the alpha channel: pass image[..., :3]"
+        elif len(shape) == 3 and shape[0] in (1, 3):
+            advice = "its channels are first: pass image.transpose(1, 2, 0)"
+        raise InputError(
+            f"image is an array of shape {shape}; expected (H, W) or (H, W, C) with 1 or 3 "
+            f"channels; {advice}"
+        )
+    if image.dtype != np.uint8 and image.dtype.kind != "f":
+        raise _wrong_dtype(image.dtype)
+    # A copy, because torch warns of read-only arrays and refuses negative strides.
+    values = torch.from_numpy(np.array(image if len(shape) == 3 else image[..., None]))
+    return _unit(values.permute(2, 0, 1)[None]).expand(-1, 3, -1, -1)
+
+
+def _from_pil(image: Image) -> Tensor:
+    if image.mode.startswith("I;16"):
+        # PIL itself clips 16 bits to 255, which makes nearly every scan white.
+        return _from_array(np.array(image).astype(np.float32) / 65535)
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"image of mode {image.mode!r} has no known range; expected 8 or 16 bits a channel; "
+            "scale it to 255 and convert it to 'L'"
+        )
+    return _from_array(np.array(image.convert("RGB")))
+
+
+def _unit(image: Tensor) -> Tensor:
+    """`image` in float32 or better, 8-bit values divided by 255."""
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise _wrong_dtype(image.dtype)
+    if image.numel() == 0:
+        raise InputError(f"image of shape {tuple(image.shape)} is empty; expected pixels to show")
+    values = image.to(torch.promote_types(image.dtype, torch.float32))
+    return values / 255 if image.dtype == torch.uint8 else values
+
+
+def _wrong_dtype(dtype: Any) -> InputError:
+    return InputError(
+        f"image has dtype {str(dtype)!r}; expected uint8, or floating point in [0, 1]; convert it, "
+        "and divide values up to 255 by 255"
+    )
+
+
+def _to_tensor(values: Tensor, image: Tensor) -> Tensor:
+    values = to_uint8(values) if image.dtype == torch.uint8 else values.to(image.dtype)
+    return values if image.ndim == 4 else values[0]
+
+
+def _to_floats(values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return values[0].permute(1, 2, 0).contiguous().numpy().astype(dtype, copy=False)

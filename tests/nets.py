@@ -1,0 +1,123 @@
+"""Small networks for the tests, with seeded, spread-out weights and batch-norm statistics."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def spread(model: M, seed: int = 0) -> M:
+    """`model` in evaluation mode, with weights that give maps some shape."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        for name, tensor in [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]:
+            if tensor.is_floating_point():
+                values = torch.randn(tensor.shape, generator=generator)
+                if name in ("running_var", "weight") and tensor.ndim == 1:
+                    values = 0.5 + values.abs()
+                elif tensor.ndim > 1:
+                    values *= (2 / tensor[0].numel()) ** 0.5
+                tensor.data.copy_(values)
+    return model.eval()
+
+
+class Net(nn.Module):
+    """``tail(features(x))``."""
+
+    def __init__(self, features: nn.Module, tail: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        self.tail = tail
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tail(self.features(images))
+
+
+class Pooling(nn.Module):
+    """The mean over positions."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.flatten(2).mean(2)
+
+
+class Functional(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, features: Tensor) -> Tensor:
+        return getattr(F, self.name)(features)
+
+
+def features(*, in_place: bool = False, axes: int = 2, channels: int = 6) -> nn.Sequential:
+    """Two convolutions, ending in a ReLU; the grid is half the input's."""
+    conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][axes - 1]
+    norm = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][axes - 1]
+    return nn.Sequential(
+        conv(3, 5, 3, padding=1),
+        norm(5),
+        nn.ReLU(inplace=in_place),
+        conv(5, channels, 3, stride=2, padding=1),
+        nn.ReLU(inplace=in_place),
+    )
+
+
+def pooled(seed: int = 0, **options: object) -> Net:
+    """A network that ends in pooling and one linear layer."""
+    return spread(Net(features(**options), nn.Sequential(Pooling(), nn.Linear(6, 4))), seed)
+
+
+def convolutional(seed: int = 0, **options: object) -> Net:
+    """A network whose tail has convolutions, with layers of negative values."""
+    tail = nn.Sequential(
+        nn.Conv2d(6, 7, 3, padding=1),
+        nn.ReLU(inplace=bool(options.get("in_place"))),
+        nn.MaxPool2d(2),
+        nn.Conv2d(7, 7, 1),
+        nn.GELU(),
+        Pooling(),
+        nn.Linear(7, 4),
+    )
+    return spread(Net(features(**options), tail), seed)
+
+
+def flat(seed: int = 0, size: int = 8) -> Net:
+    """A network that flattens into one linear layer."""
+    tail = nn.Sequential(nn.Flatten(), nn.Linear(6 * (size // 2) ** 2, 4))
+    return spread(Net(features(), tail), seed)
+
+
+def rectifying(seed: int = 0, size: int = 8, *, bias: bool = True) -> Net:
+    """A network of convolutions, linear layers, ReLU and max-pooling."""
+    body = nn.Sequential(
+        nn.Conv2d(3, 5, 3, padding=1, bias=bias),
+        nn.ReLU(),
+        nn.Conv2d(5, 6, 3, padding=1, bias=bias),
+        nn.ReLU(),
+    )
+    tail = nn.Sequential(
+        nn.Conv2d(6, 6, 3, padding=1, bias=bias),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(6 * (size // 2) ** 2, 8, bias=bias),
+        nn.ReLU(),
+        nn.Linear(8, 4, bias=bias),
+    )
+    return spread(Net(body, tail), seed)
+
+
+def images(count: int = 2, *size: int, seed: int = 1) -> Tensor:
+    """Random images ``(count, 3, *size)``, 8 x 8 by default."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, *(size or (8, 8)), generator=generator)

@@ -1,0 +1,193 @@
+import matplotlib.figure
+import numpy as np
+import pytest
+import torch
+from nets import Net, convolutional, images, pooled
+from torch import nn
+
+from camlib import (
+    METHODS,
+    CamlibWarning,
+    Explanation,
+    GradCAM,
+    GradientWeighted,
+    GuidedBackprop,
+    GuidedGradCAM,
+    InputError,
+    ModelError,
+    Saliency,
+    overlay,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+
+GRADIENT = [kind for kind in METHODS.values() if issubclass(kind, GradientWeighted)]
+
+
+@pytest.mark.parametrize("kind", GRADIENT)
+def test_heatmap_can_stand_in_a_loss(kind):
+    net = convolutional().double()
+    method = kind(net, "features", differentiable=True)
+    batch = images().double().requires_grad_()
+    heatmap = method(batch, target=2)
+    torch.testing.assert_close(heatmap.detach(), kind(net, "features")(batch, target=2))
+
+    def loss(pixels):
+        return (method(pixels, target=2, normalize=False, relu=False) ** 2).sum()
+
+    [gradient] = torch.autograd.grad(loss(batch), batch)
+    step = torch.zeros_like(batch)
+    step[1, 2, 3, 4] = 1e-6
+    numeric = (loss(batch + step) - loss(batch - step)) / 2e-6
+    torch.testing.assert_close(gradient[1, 2, 3, 4], numeric, rtol=1e-4, atol=1e-6)
+    loss(images().double()).backward()
+    assert net.features[0].weight.grad.abs().sum() > 0
+
+
+def test_new_method_is_one_function():
+    class SumCAM(GradientWeighted):
+        def weights(self, activation, gradient):
+            return gradient.sum((2, 3), keepdim=True)
+
+    net, batch = pooled(), images()
+    torch.testing.assert_close(SumCAM(net)(batch), GradCAM(net)(batch))
+    assert SumCAM(net)(batch, target=[[0, 1]]).shape == (2, 2, 8, 8)
+
+
+def test_explanation_is_seen():
+    net, batch = pooled(), images()
+    seen = GradCAM(net).explain(batch, target=[0, 1])
+    pixels = batch.sigmoid()
+    assert torch.equal(seen.overlay(pixels, alpha=0.3), overlay(pixels, seen.heatmap, alpha=0.3))
+    one = GradCAM(net).explain(batch[:1], target=1)
+    picture = one.overlay(np.full((8, 8, 3), 255, np.uint8))
+    assert picture.shape == (8, 8, 3)
+    assert torch.equal(one.overlay(pixels[0]), overlay(pixels[0], one.heatmap[0]))
+    assert isinstance(seen.figure(pixels), matplotlib.figure.Figure)
+    assert seen._repr_png_().startswith(b"\x89PNG")
+    assert repr(seen) == (
+        "Explanation(GradCAM, heatmap=(2, 8, 8), target=[0, 1], layers=('features',))"
+    )
+
+
+def test_explanation_is_saved(tmp_path):
+    seen = GradCAM(pooled()).explain(images(), target=[0, 1])
+    seen.save(tmp_path / "maps.png")
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.png"]
+
+
+def test_explanation_is_shown(monkeypatch):
+    displayed = []
+    display = type("module", (), {"display": displayed.append})
+    monkeypatch.setitem(__import__("sys").modules, "IPython.display", display)
+    GradCAM(pooled()).explain(images(), target=1).show(images().sigmoid())
+    assert isinstance(displayed[0], matplotlib.figure.Figure)
+
+
+def test_explanation_is_frozen():
+    seen = GradCAM(pooled()).explain(images())
+    assert isinstance(seen, Explanation)
+    with pytest.raises(AttributeError):
+        seen.heatmap = None
+
+
+def test_saliency_reduced_over_colours():
+    net, batch = convolutional(), images()
+    pixels = batch.clone().requires_grad_()
+    [expected] = torch.autograd.grad(net(pixels)[:, 1].sum(), pixels)
+    torch.testing.assert_close(Saliency(net)(batch, target=1), expected)
+    absolute = expected.abs()
+    found = {how: Saliency(net, reduce=how)(batch, target=1) for how in ("max", "sum", "l2")}
+    torch.testing.assert_close(found["max"], absolute.amax(1))
+    torch.testing.assert_close(found["sum"], absolute.sum(1))
+    torch.testing.assert_close(found["l2"], expected.norm(dim=1))
+    assert Saliency(net, reduce="max")(batch, target=[[0, 1, 2]]).shape == (2, 3, 8, 8)
+    with pytest.raises(
+        InputError, match="reduce='mean' is not known; use 'max', 'sum', 'l2' or None"
+    ):
+        Saliency(net, reduce="mean")
+
+
+def test_halves_of_guided_grad_cam_explain_the_same_class():
+    net, batch = convolutional(), images(4)
+    seen = GuidedGradCAM(net, "features").explain(batch)
+    target = net(batch).argmax(1)
+    assert torch.equal(seen.target, target)
+    assert seen.method == "GuidedGradCAM"
+    heatmap = GradCAM(net, "features")(batch, target=target)
+    guided = GuidedBackprop(net)(batch, target=target)
+    torch.testing.assert_close(seen.heatmap, guided * heatmap[:, None])
+    assert repr(GuidedGradCAM(net, "features")) == "GuidedGradCAM(Net, layer='features')"
+
+
+def test_model_that_changes_its_input_in_place():
+    class InPlace(Net):
+        def forward(self, batch):
+            return super().forward(batch.mul_(2).sub_(1))
+
+    base = pooled()
+    net = InPlace(base.features, base.tail).eval()
+    batch = images()
+    for kind in METHODS.values():
+        method = kind(net)
+        expected = method(batch, target=1)
+        assert torch.equal(batch, images())
+        assert torch.equal(method(batch, target=1), expected)
+        assert expected.abs().sum() > 0
+
+
+def test_second_call_gives_the_same():
+    net, batch = convolutional(in_place=True), images()
+    for kind in METHODS.values():
+        if kind.__name__ != "CAM":
+            method = kind(net)
+            first = method(batch, target=1)
+            assert torch.equal(method(batch, target=1), first)
+
+
+def test_gradients_of_a_training_step_are_not_touched():
+    net, batch = pooled().train(), images()
+    net(batch).sum().backward()
+    before = [parameter.grad.clone() for parameter in net.parameters()]
+    for kind in METHODS.values():
+        kind(net)(batch, target=1)
+    for parameter, grad in zip(net.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, grad)
+
+
+def test_interpolating_relu_off_keeps_what_speaks_against():
+    net = convolutional()
+    against = GradCAM(net, "features").explain(images(), target=2, relu=False).map
+    assert (against < 0).any()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_layers_of_a_scripted_model():
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()))
+    with pytest.raises(
+        ModelError, match=r"the layers of a scripted model \(Sequential\) run no hooks"
+    ):
+        GradCAM(scripted)
+    assert Saliency(scripted)(images(), target=1).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+def test_cuda_gives_what_the_cpu_gives(kind):
+    net, batch = pooled(), images()
+    expected = kind(net)(batch, target=1)
+    state = torch.cuda.get_rng_state()
+    found = kind(net.cuda())(batch.cuda(), target=1)
+    assert found.is_cuda
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_guided_backprop_of_a_network_without_relu_warns():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.warns(
+        CamlibWarning, match="GuidedBackprop met no ReLU in Sequential, so this is the"
+    ):
+        GuidedBackprop(net)(images())

@@ -1,0 +1,262 @@
+import threading
+from collections import namedtuple
+
+import pytest
+import torch
+from nets import Net, convolutional, images, pooled
+from snapshot import snapshot
+from torch import nn
+
+from camlib import GradCAM, GraphError, LayerError
+from camlib.capture import capture, visits
+
+
+def by_hand(net, batch, layer):
+    """Value of ``features[layer]`` and its gradient of class 1, everything out of place."""
+    found = batch
+    for module in net.features[: layer + 1]:
+        found = module(found.clone())
+    activation = found.detach().clone().requires_grad_()
+    rest = activation
+    for module in [*net.features[layer + 1 :], *net.tail]:
+        rest = module(rest.clone())
+    [gradient] = torch.autograd.grad(rest[:, 1].sum(), activation)
+    return activation.detach(), gradient
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
+def test_in_place_layers_do_not_overwrite_what_is_captured(layer):
+    net, batch = convolutional(in_place=True), images()
+    with capture(net, [f"features.{layer}"]) as seen:
+        scores = net(batch)[:, 1:2]
+        [[gradient]] = seen.gradients(scores)
+    [activation] = seen.activations()
+    expected_activation, expected_gradient = by_hand(net, batch, layer)
+    torch.testing.assert_close(activation.detach(), expected_activation)
+    torch.testing.assert_close(gradient[0], expected_gradient)
+
+
+def test_several_layers_from_one_pass():
+    net, batch = convolutional(), images()
+    with capture(net, ["features.4", "features.1", "tail.0"]) as seen:
+        [found] = seen.gradients(net(batch)[:, 1:2])
+    assert seen.names == ("features.4", "features.1", "tail.0")
+    torch.testing.assert_close(found[0][0], by_hand(net, batch, 4)[1])
+    torch.testing.assert_close(found[1][0], by_hand(net, batch, 1)[1])
+
+
+def test_many_classes_come_in_chunks(monkeypatch):
+    net, batch = convolutional(), images()
+    with capture(net, ["features"]) as seen:
+        [whole] = seen.gradients(net(batch))
+    monkeypatch.setattr("camlib.capture._CHUNK_BYTES", 3 * 2 * 6 * 4 * 4 * 4)
+    with capture(net, ["features"]) as seen:
+        chunks = list(seen.gradients(net(batch)))
+    assert [len(gradient) for [gradient] in chunks] == [3, 1]
+    torch.testing.assert_close(torch.cat([gradient for [gradient] in chunks]), whole[0])
+
+
+class Doubling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return 2 * value
+
+    @staticmethod
+    def backward(ctx, gradient):
+        # Data-dependent: there is no way to batch this.
+        return 2 * gradient if bool(gradient.abs().sum() >= 0) else gradient
+
+
+def test_operator_without_batching_rule_takes_a_loop():
+    class Odd(nn.Module):
+        def forward(self, features):
+            return Doubling.apply(features)
+
+    net, batch = pooled(), images()
+    odd = Net(net.features, nn.Sequential(Odd(), net.tail)).eval()
+    with capture(net, ["features"]) as seen:
+        [[expected]] = seen.gradients(net(batch))
+    with capture(odd, ["features"]) as seen:
+        [[found]] = seen.gradients(odd(batch))
+    torch.testing.assert_close(found, 2 * expected)
+
+
+def test_graph_starts_at_the_layer():
+    net = pooled()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.shape) or t, lambda t: t
+    ):
+        with capture(net, ["features"]):
+            net(images())
+    assert saved
+    assert not [shape for shape in saved if shape[-1] == 8]
+
+
+def test_other_threads_do_not_write_here():
+    net = pooled()
+    with capture(net, ["features"]) as seen:
+        net(images(2))
+        other = threading.Thread(target=net, args=(images(5),))
+        other.start()
+        other.join()
+        [activation] = seen.activations()
+    assert len(activation) == 2
+
+
+def test_layer_that_runs_twice_gives_its_last_call():
+    class Twice(Net):
+        def forward(self, batch):
+            found = self.features(batch)
+            return self.tail(found + self.features[4](1 - found))
+
+    net = Twice(pooled().features, pooled().tail).eval()
+    relu = net.features[4]
+    assert GradCAM(net, relu)(images()).shape == (2, 8, 8)
+    with capture(net, [relu], graph="none") as seen:
+        net(images())
+    torch.testing.assert_close(seen.activations()[0], relu(1 - net.features(images())))
+
+
+Pair = namedtuple("Pair", ["name", "maps"])
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda maps: (maps, None),
+        lambda maps: ["ids", maps],
+        lambda maps: Pair("ids", maps),
+        lambda maps: {"ids": torch.zeros(2).long(), "maps": maps},
+    ],
+)
+def test_layer_that_returns_more_than_a_tensor(pack):
+    class Packed(nn.Module):
+        def forward(self, batch):
+            return pack(batch)
+
+    class Unpacked(nn.Module):
+        def forward(self, packed):
+            kind = type(pack(None))
+            assert type(packed) is kind
+            values = packed.values() if isinstance(packed, dict) else packed
+            [maps] = [v for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()]
+            return maps
+
+    net = pooled()
+    packing = Net(nn.Sequential(net.features, Packed()), nn.Sequential(Unpacked(), net.tail)).eval()
+    torch.testing.assert_close(GradCAM(packing, "features")(images()), GradCAM(net)(images()))
+
+
+def test_layer_without_a_tensor():
+    class Words(nn.Module):
+        def forward(self, batch):
+            self_words.append(batch)
+            return "words"
+
+    class Reads(nn.Module):
+        def forward(self, _words):
+            return self_words.pop()
+
+    self_words = []
+    net = pooled()
+    odd = Net(nn.Sequential(net.features, Words()), nn.Sequential(Reads(), net.tail)).eval()
+    with pytest.raises(LayerError, match="layer 'features' returned str with no floating-point"):
+        GradCAM(odd, "features")(images())
+
+
+def test_layer_that_does_not_run():
+    net = pooled()
+    net.spare = nn.Conv2d(3, 3, 1)
+    with pytest.raises(LayerError, match="layer 'spare' did not run in the forward pass"):
+        GradCAM(net, "spare")(images())
+
+
+def test_output_overwritten_through_another_name():
+    class Sly(Net):
+        def forward(self, batch):
+            found = self.features(batch)
+            kept = self.same(found)
+            found.mul_(3)
+            return self.tail(kept)
+
+    net = Sly(pooled().features, pooled().tail).eval()
+    net.same = nn.Identity()
+    with pytest.raises(LayerError, match="'same' was overwritten in place through another name"):
+        GradCAM(net, "same")(images())
+
+
+def test_score_that_does_not_depend_on_the_layer():
+    class Beside(Net):
+        def forward(self, batch):
+            self.aside(batch)
+            return super().forward(batch)
+
+    net = Beside(pooled().features, pooled().tail).eval()
+    net.aside = nn.Conv2d(3, 4, 3, padding=1)
+    with pytest.raises(GraphError, match="no gradient flows from the score to 'aside'"):
+        GradCAM(net, "aside")(images())
+    with pytest.raises(GraphError, match="no gradient flows from the score to 'aside'"):
+        GradCAM(net, ["aside", "features"])(images())
+
+
+def test_detached_tail():
+    class Detached(nn.Module):
+        def forward(self, features):
+            return features.detach()
+
+    net = pooled()
+    cut = Net(net.features, nn.Sequential(Detached(), net.tail)).eval()
+    with pytest.raises(GraphError, match="no gradient flows from the score to 'features'"):
+        GradCAM(cut, "features")(images())
+
+
+def test_no_grad_inside_the_model_around_the_layer():
+    class FrozenBackbone(Net):
+        def forward(self, batch):
+            with torch.no_grad():
+                found = self.features(batch)
+            return self.tail(found)
+
+    class NeverTrained(Net):
+        @torch.no_grad()
+        def forward(self, batch):
+            return super().forward(batch)
+
+    net = pooled()
+    expected = GradCAM(net, "features")(images())
+    for kind in (FrozenBackbone, NeverTrained):
+        model = kind(net.features, net.tail).eval()
+        torch.testing.assert_close(GradCAM(model, "features")(images()), expected)
+        torch.testing.assert_close(GradCAM(model)(images()), expected)
+
+
+def test_checkpointed_layers():
+    class Checkpointed(Net):
+        def forward(self, batch):
+            run = torch.utils.checkpoint.checkpoint
+            found = run(self.features, batch, use_reentrant=False)
+            return run(self.tail, found, use_reentrant=False)
+
+    net = pooled()
+    model = Checkpointed(net.features, net.tail).eval()
+    expected = GradCAM(net, "features.2")(images())
+    torch.testing.assert_close(GradCAM(model, "features.2")(images()), expected)
+
+
+def test_hooks_are_gone_after_an_interrupt():
+    net = pooled()
+    before = snapshot(net)
+    with pytest.raises(KeyboardInterrupt), capture(net, ["features"]):
+        raise KeyboardInterrupt
+    assert snapshot(net) == before
+
+
+def test_visits_come_in_the_order_in_which_layers_finish():
+    net = pooled()
+    before = snapshot(net)
+    with visits(net) as order:
+        net(images())
+    assert [visit.name for visit in order][:6] == [*(f"features.{i}" for i in range(5)), "features"]
+    assert order[4].shape == (2, 6, 4, 4)
+    assert snapshot(net) == before

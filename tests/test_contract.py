@@ -1,0 +1,392 @@
+"""The contract, for every entry of `METHODS`: a new method is tested here by its row there."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import pickle
+import re
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from nets import Net, images, pooled
+from snapshot import snapshot
+from torch import nn
+
+from camlib import CAM, METHODS, CamlibError, LayerMethod, TargetError, layers
+from camlib.targets import Category
+
+pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+
+
+@pytest.fixture(params=METHODS.values(), ids=METHODS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def net():
+    return pooled()
+
+
+def close(found, expected, tolerance=1e-5):
+    scale = float(expected.abs().max())
+    assert scale > 0
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def shape_of(kind, *leading):
+    channels = () if issubclass(kind, LayerMethod) else (3,)
+    return (*leading, *channels, 8, 8)
+
+
+def test_call_gives_a_plain_tensor_at_input_size(kind, net):
+    found = kind(net)(images())
+    assert found.shape == shape_of(kind, 2)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert found.grad_fn is None
+    assert found.isfinite().all()
+    if issubclass(kind, LayerMethod):
+        assert found.amin() == 0
+        assert found.amax() == 1
+
+
+def test_float64_stays_float64(kind, net):
+    assert kind(net.double())(images().double()).dtype == torch.float64
+
+
+def test_explanation_knows_everything_of_the_pass(kind, net):
+    batch = images()
+    seen = kind(net).explain(batch)
+    output = net(batch).detach()
+    assert torch.equal(seen.output, output)
+    assert torch.equal(seen.target, output.argmax(1))
+    torch.testing.assert_close(seen.score, output.amax(1))
+    assert torch.equal(seen.heatmap, kind(net)(batch))
+    assert not seen.output.requires_grad
+    assert not seen.score.requires_grad
+    assert kind.__name__ in repr(seen)
+    assert seen.layers == (
+        ("features",)
+        if "layer" in inspect.signature(kind).parameters
+        and (issubclass(kind, LayerMethod) or seen.layers)
+        else ()
+    )
+
+
+def test_batch_equals_each_sample_alone(kind, net):
+    batch = images(3)
+    together = kind(net)(batch, target=[0, 1, 2])
+    alone = [kind(net)(image[None], target=t) for t, image in enumerate(batch)]
+    close(together, torch.cat(alone))
+
+
+def test_forms_of_a_target_agree(kind, net):
+    method, batch = kind(net), images()
+    expected = method(batch, target=1)
+    forms = [
+        -3,
+        [1, 1],
+        (1, 1),
+        torch.tensor(1),
+        torch.tensor([1, 1]),
+        np.int64(1),
+        np.array([1, 1]),
+    ]
+    forms += [[torch.tensor(1), np.int32(1)], Category(torch.tensor([1, 1]))]
+    if kind is not CAM:
+        function = {"score_cam": lambda out: out.softmax(1)[:, 1]}
+        name = next(name for name, value in METHODS.items() if value is kind)
+        forms.append(function.get(name, lambda out: out[:, 1]))
+    for form in forms:
+        close(method(batch, target=form), expected)
+
+
+def test_several_classes_equal_single_calls(kind, net):
+    method, batch = kind(net), images()
+    several = method(batch, target=[[0, 3, 1], [2, 0, 3]])
+    assert several.shape == shape_of(kind, 2, 3)
+    for k, target in enumerate([[0, 2], [3, 0], [1, 3]]):
+        close(several[:, k], method(batch, target=target))
+    for_all = method(batch, target=[[2, 1]])
+    close(for_all[:, 1], method(batch, target=1))
+
+
+def test_predicted_class_is_the_default(kind, net):
+    batch = images(4)
+    close(kind(net)(batch), kind(net)(batch, target=net(batch).argmax(1)))
+
+
+class Failing(nn.Module):
+    def forward(self, features):
+        raise ArithmeticError("the model's own")
+
+
+def prepared(net):
+    """A network in the middle of training: mixed modes, gradients, frozen parts, hooks."""
+    net.train()
+    net.features[1].eval()
+    net.features[0].weight.requires_grad_(False)
+    net.tail[1].weight.grad = torch.ones_like(net.tail[1].weight)
+    net.features.register_forward_hook(lambda *_: None)
+    return net
+
+
+def test_model_is_left_as_found(kind, net):
+    prepared(net)
+    before = snapshot(net)
+    batch = images()
+    kept = batch.clone()
+    kind(net)(batch)
+    assert snapshot(net) == before
+    assert torch.equal(batch, kept)
+    assert not batch.requires_grad
+    assert batch.grad is None
+
+
+def test_model_is_left_as_found_after_a_bad_target(kind, net):
+    prepared(net)
+    before = snapshot(net)
+    with pytest.raises(TargetError, match="class 99 is out of range: the model has 4 classes"):
+        kind(net)(images(), target=99)
+    assert snapshot(net) == before
+
+
+def test_model_is_left_as_found_when_it_fails(kind, net):
+    method = kind(net)
+    method(images())
+    net.tail.append(Failing())
+    prepared(net)
+    before = snapshot(net)
+    with pytest.raises(ArithmeticError, match="the model's own"):
+        method(images())
+    assert snapshot(net) == before
+
+
+def test_model_that_draws_random_numbers_leaves_them_as_found(kind):
+    class Noisy(nn.Module):
+        def forward(self, features):
+            return features + 0 * torch.rand_like(features)
+
+    base = pooled()
+    net = Net(base.features, nn.Sequential(*base.tail, Noisy())).eval()
+    before = snapshot(net)
+    kind(net, **{"layer": "features"} if issubclass(kind, LayerMethod) else {})(images())
+    assert snapshot(net) == before
+
+
+def test_user_gradients_survive_a_call_between_forward_and_backward(kind, net):
+    batch = images()
+    net.train()
+    expected = torch.autograd.grad(net(batch).sum(), list(net.parameters()))
+    loss = net(batch).sum()
+    kind(net)(batch)
+    found = torch.autograd.grad(loss, list(net.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_training_mode_gives_the_same_map(kind, net):
+    expected = kind(net)(images())
+    close(kind(net.train())(images()), expected)
+    assert net.training
+    assert net.features[1].training
+
+
+def test_frozen_model_gives_the_same_map(kind, net):
+    expected = kind(net)(images())
+    close(kind(net.requires_grad_(False))(images()), expected)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_mode_of_the_caller_does_not_matter(kind, net, context):
+    expected = kind(net)(images())
+    with context():
+        found = kind(net)(images())
+        several = kind(net)(images(), target=[[0, 1]])
+        assert torch.is_grad_enabled() == (context is torch.enable_grad)
+    close(found, expected)
+    close(several, kind(net)(images(), target=[[0, 1]]))
+
+
+def test_inputs_made_in_inference_mode(kind, net):
+    expected = kind(net)(images())
+    with torch.inference_mode():
+        batch = images() + 0
+    close(kind(net)(batch), expected)
+
+
+def test_bfloat16_model(kind, net):
+    expected = kind(net)(images(), target=1)
+    found = kind(net.bfloat16())(images().bfloat16(), target=1)
+    assert found.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.98
+
+
+def test_half_precision_model(kind, net):
+    expected = kind(net)(images(), target=1)
+    found = kind(net.half())(images().half(), target=1)
+    assert found.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.99
+
+
+def test_autocast(kind, net):
+    expected = kind(net)(images(), target=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = kind(net)(images(), target=1)
+        net(images()).sum().backward()
+    assert found.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.98
+    # Weights cast without a graph must not be left in autocast's cache.
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_model_cold_and_warm(kind, net):
+    expected = kind(net)(images())
+    compiled = torch.compile(net, backend="eager")
+    close(kind(compiled)(images()), expected)
+    compiled(images())
+    close(kind(compiled)(images()), expected)
+    inner = copy.deepcopy(net)
+    inner.features = torch.compile(inner.features, backend="eager")
+    inner.tail.compile(backend="eager")
+    inner(images())
+    layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}
+    close(kind(inner, **layer)(images()), expected)
+    torch.testing.assert_close(inner(images()), net(images()))
+
+
+def test_data_parallel(kind, net):
+    expected = kind(net)(images())
+    close(kind(nn.DataParallel(net))(images()), expected)
+
+
+@pytest.fixture(scope="module")
+def process_group(tmp_path_factory):
+    store = tmp_path_factory.mktemp("gloo") / "store"
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_distributed_data_parallel(kind, net):
+    expected = kind(net)(images())
+    wrapped = nn.parallel.DistributedDataParallel(net)
+    before = snapshot(wrapped)
+    close(kind(wrapped)(images()), expected)
+    assert snapshot(wrapped) == before
+
+
+def test_threads_share_a_model(kind, net):
+    net.train()
+    before = snapshot(net)
+    batches = [images(seed=seed) for seed in range(8)]
+    method = kind(net)
+    expected = [method(batch, target=1) for batch in batches]
+    start = threading.Barrier(4)
+
+    def explain(batch):
+        with suppress(threading.BrokenBarrierError):
+            start.wait(timeout=1)
+        return method(batch, target=1)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(explain, batches))
+    for one, other in zip(found, expected, strict=True):
+        close(one, other)
+    assert snapshot(net) == before
+
+
+def test_pickle_and_deepcopy(kind, net):
+    method = kind(net)
+    expected = method(images())
+    close(pickle.loads(pickle.dumps(method))(images()), expected)
+    twin = copy.deepcopy(method)
+    assert twin.model is not net
+    close(twin(images()), expected)
+
+
+def test_nothing_holds_the_model(kind):
+    net = pooled()
+    method = kind(net)
+    seen = method.explain(images())
+    gone = weakref.ref(net)
+    del net, method
+    gc.collect()
+    assert gone() is None
+    assert seen.heatmap is not None
+
+
+def test_with_is_accepted_and_lets_errors_pass(kind, net):
+    with kind(net) as method:
+        method(images())
+    with pytest.raises(IndexError, match="mine"), kind(net):
+        raise IndexError("mine")
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_series_images_and_volumes(kind, axes):
+    net = pooled(axes=axes)
+    size = [12, 8, 6][:axes]
+    found = kind(net)(images(2, *size))
+    assert found.shape[-axes:] == tuple(size)
+    assert found.shape[0] == 2
+
+
+def test_memory_layout_does_not_matter(kind, net):
+    expected = kind(net)(images())
+    channels_last = images().to(memory_format=torch.channels_last)
+    close(kind(net.to(memory_format=torch.channels_last))(channels_last), expected)
+
+
+def test_tuple_and_mapping_inputs(kind, net):
+    class Two(Net):
+        def forward(self, images, scale):
+            return super().forward(images) * scale
+
+    model = Two(net.features, net.tail).eval()
+    plain = kind(net)(images(), target=1)
+    ones = torch.ones(2, 1)
+    # CAM refuses a scaled output, and Score-CAM's probabilities feel the scale.
+    free = kind.__name__ not in ("CAM", "ScoreCAM")
+    scale = torch.tensor([[2.0], [3.0]]) if free else ones
+    found = kind(model)((images(), scale), target=1)
+    named = kind(model)({"scale": scale, "images": images()}, target=1)
+    close(named, found)
+    if issubclass(kind, LayerMethod) and "PlusPlus" not in kind.__name__:
+        close(found, plain)
+
+
+def test_bad_inputs(kind, net):
+    method = kind(net)
+    with pytest.raises(CamlibError, match=r"expected images as a floating-point tensor .* got str"):
+        method("cat.png")
+    with pytest.raises(CamlibError, match=r"got a uint8 tensor of shape \(2, 3, 8, 8\)"):
+        method(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(CamlibError, match=r"the images are empty: shape \(0, 3, 8, 8\)"):
+        method(images()[:0])
+
+
+def test_model_that_is_none(kind):
+    with pytest.raises(CamlibError, match=r"expected a torch.nn.Module as the model, got function"):
+        kind(lambda x: x)
+
+
+def test_docstring_gives_the_source_and_the_cost_is_known(kind):
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi:10\.", inspect.getdoc(kind))
+    assert "forward" in kind.cost
+
+
+def test_model_is_found_through_names(net):
+    assert layers.names(net, ["features", net.tail]) == ("features", "tail")

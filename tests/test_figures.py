@@ -1,0 +1,311 @@
+"""Figures, and pictures in files."""
+
+import io
+from itertools import combinations
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from camlib.errors import InputError
+from camlib.visual import colorize, figure, overlay, save_picture, to_image, to_png
+
+LONG = "Egyptian cat, sacred to Bastet, and anaconstitutionallylongwordthatcannotbebroken anywhere"
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def heatmaps():
+    return torch.rand(2, 12, 16, generator=torch.Generator().manual_seed(1))
+
+
+def explanation(**known):
+    """What `cam.explain` returns, as far as figures read it."""
+    map = torch.arange(8.0).reshape(2, 2, 2)
+    heatmap = torch.nn.functional.interpolate(map[:, None] / 10, (12, 16))[:, 0]
+    return SimpleNamespace(**{"heatmap": heatmap, "map": map, **known})
+
+
+def panels(drawn):
+    """The pictures in `drawn`, row by row."""
+    return [axes.images[0].get_array() for axes in drawn.axes]
+
+
+def texts(drawn):
+    return [text.get_text() for text in drawn.texts if text.get_text()]
+
+
+def read(path):
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+def as_array(picture):
+    return (picture * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def test_classic_comparison_is_one_call(images, heatmaps):
+    maps = {"Grad-CAM": heatmaps[:1], "Grad-CAM++": heatmaps[1:], "Score-CAM": heatmaps[0]}
+    drawn = figure(images[0], maps, views=("overlay", "emphasized"))
+    plain, emphasized = panels(drawn)[:4], panels(drawn)[4:]
+    assert texts(drawn) == ["image", "Grad-CAM", "Grad-CAM++", "Score-CAM", "overlay", "emphasized"]
+    for row, emphasize in ((plain, False), (emphasized, True)):
+        assert np.array_equal(row[0], as_array(images[0]))
+        for panel, index in zip(row[1:], (0, 1, 0), strict=True):
+            expected = overlay(images[0], heatmaps[index], emphasize=emphasize)
+            assert np.array_equal(panel, as_array(expected))
+
+
+def test_rows_follow_the_images(images, heatmaps):
+    drawn = figure(images, {"CAM": heatmaps}, alpha=0.2, colormap="viridis", names=["a", "b"])
+    for row in range(2):
+        image, panel = panels(drawn)[2 * row : 2 * row + 2]
+        assert np.array_equal(image, as_array(images[row]))
+        expected = overlay(images[row], heatmaps[row], 0.2, "viridis")
+        assert np.array_equal(panel, as_array(expected))
+    assert texts(drawn) == ["image", "CAM", "a", "b"]
+
+
+def test_pictures_of_all_kinds_and_sizes(images, heatmaps):
+    kinds = [images[0], images[0].permute(1, 2, 0).numpy(), Image.new("L", (30, 20), 9)]
+    drawn = figure(kinds, {"CAM": heatmaps[:1].expand(3, -1, -1).numpy()})
+    assert np.array_equal(panels(drawn)[1], panels(drawn)[3])
+    assert panels(drawn)[4].shape == panels(drawn)[5].shape == (20, 30, 3)
+    assert (panels(drawn)[4] == 9).all()
+
+
+def test_attributions_are_shown_as_pictures(images):
+    attribution = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(2))
+    array = attribution.permute(0, 2, 3, 1).numpy()
+    for mode in ("centered", "diverging"):
+        drawn = figure(images, {"tensor": attribution, "array": array}, mode=mode)
+        expected = to_image(attribution, mode).permute(0, 2, 3, 1).numpy()
+        for row in range(2):
+            assert np.array_equal(panels(drawn)[3 * row + 1], expected[row])
+            assert np.array_equal(panels(drawn)[3 * row + 2], expected[row])
+    [_, panel] = panels(figure(images[0], {"guided": attribution[0]}, mode=mode))
+    assert np.array_equal(panel, expected[0])
+
+
+def test_cells_are_the_map_of_the_layer_itself(images):
+    seen = explanation()
+    drawn = figure(images, {"CAM": seen, "grid": seen.map / 10}, views=("cells",), colormap="gray")
+    for row in range(2):
+        normalized = torch.tensor([[0, 1 / 3], [2 / 3, 1]])
+        pair = panels(drawn)[3 * row + 1 : 3 * row + 3]
+        for panel, map in zip(pair, (normalized, seen.map[row] / 10), strict=True):
+            cells = map.repeat_interleave(6, 0).repeat_interleave(8, 1)
+            assert np.array_equal(panel, as_array(colorize(cells, "gray")))
+
+
+def test_maps_alone(heatmaps):
+    drawn = figure(None, {"CAM": heatmaps})
+    assert [p.tolist() for p in panels(drawn)] == [as_array(colorize(h)).tolist() for h in heatmaps]
+    assert texts(drawn) == ["CAM"]
+
+
+def test_captions_tell_layer_class_and_score(images):
+    score, target = torch.tensor([12.345, 0.5]), torch.tensor([1, 0])
+    cases = [
+        ({}, "CAM", []),
+        ({"score": score}, "CAM", ["score 12.3", "score 0.5"]),
+        ({"target": target}, "CAM", ["dog", "cat"]),
+        (
+            {"score": score, "target": target, "layers": ("layer3", "layer4")},
+            "CAM\nlayer3, layer4",
+            ["dog\nscore 12.3", "cat\nscore 0.5"],
+        ),
+    ]
+    for known, title, captions in cases:
+        for labels in (["cat", "dog"], {0: "cat", 1: "dog"}):
+            drawn = figure(images, {"CAM": explanation(**known)}, labels=labels)
+            assert texts(drawn) == ["image", title, *captions]
+    drawn = figure(images, {"CAM": explanation(target=target, score=None)})
+    assert texts(drawn)[2:] == ["class 1", "class 0"]
+
+
+def test_several_classes_and_layers_have_columns_of_their_own(images, heatmaps):
+    several = torch.stack([heatmaps, 1 - heatmaps, heatmaps / 2], 1)
+    score, target = torch.arange(6.0).reshape(2, 3), torch.arange(6).reshape(2, 3)
+    classes = SimpleNamespace(heatmap=several, map=several, score=score, target=target)
+    layers = SimpleNamespace(
+        heatmap=several, map=several, score=score[:, 0], layers=("a", "b", "c")
+    )
+    for seen in (classes, layers):
+        drawn = figure(images, {"CAM": seen})
+        for row in range(2):
+            for k in range(3):
+                expected = overlay(images[row], several[row, k])
+                assert np.array_equal(panels(drawn)[4 * row + k + 1], as_array(expected))
+    assert texts(drawn)[:4] == ["image", "CAM\na", "CAM\nb", "CAM\nc"]
+    captions = texts(figure(images, {"CAM": classes}))[4:]
+    assert captions == [f"class {k}\nscore {k}" for k in range(6)]
+    signed = SimpleNamespace(heatmap=several - 0.5, map=heatmaps, layers=("a", "b", "c"))
+    assert len(panels(figure(images, {"guided": signed}))) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"),
+    [(1, 1, (64, 8)), (1, 12, (16, 16)), (4, 1, (8, 64)), (4, 3, (24, 16))],
+)
+def test_texts_neither_overlap_nor_leave_the_page(rows, columns, size):
+    seen = explanation(
+        heatmap=torch.zeros(rows, *size),
+        map=torch.zeros(rows, 2, 2),
+        score=torch.full((rows,), -1.234e-5),
+        target=torch.arange(rows),
+        layers=("module.backbone.stages.3.blocks.11.attention.norm1",),
+    )
+    names = ["W" * 60, LONG, "_.-/" * 30, "$\\frac{1}$ ^ %"]
+    drawn = figure(
+        torch.zeros(rows, 3, *size),
+        {f"{LONG} {k}": seen for k in range(columns)},
+        labels=names,
+        names=names[:rows],
+        views=("overlay", "emphasized", "cells"),
+    )
+    renderer = drawn.canvas.get_renderer()
+    page = drawn.bbox
+    boxes = [text.get_window_extent(renderer) for text in drawn.texts if text.get_text()]
+    boxes += [axes.get_window_extent(renderer) for axes in drawn.axes]
+    for box in boxes:
+        assert page.x0 <= box.x0 and box.x1 <= page.x1
+        assert page.y0 <= box.y0 and box.y1 <= page.y1
+    for one, other in combinations(boxes, 2):
+        apart = one.x1 <= other.x0 or other.x1 <= one.x0 or one.y1 <= other.y0 or other.y1 <= one.y0
+        assert apart
+
+
+def test_long_names_are_broken_and_then_cut(images):
+    drawn = figure(images[0], {"CAM": torch.zeros(2, 2)}, names=LONG)
+    [caption] = texts(drawn)[2:]
+    first, second = caption.split("\n")
+    assert LONG.startswith(first) and second.endswith("…")
+    assert LONG[len(first) :].strip().startswith(second[:-1])
+
+
+def test_panels_keep_the_proportions_of_the_image():
+    for size, expected in (((20, 40), 0.5), ((40, 20), 1.5)):
+        drawn = figure(torch.zeros(3, *size), {"CAM": torch.zeros(2, 2)})
+        box = drawn.axes[0].get_position(original=True)
+        width, height = drawn.get_size_inches()
+        assert box.height * height / (box.width * width) == pytest.approx(expected)
+        assert drawn.axes[0].get_aspect() == 1
+
+
+def test_pyplot_knows_nothing_of_a_figure(images, heatmaps):
+    from matplotlib import pyplot
+
+    before = matplotlib.get_backend(auto_select=False)
+    assert to_png(figure(images, {"CAM": heatmaps}))
+    assert pyplot.get_fignums() == []
+    assert matplotlib.get_backend(auto_select=False) == before
+
+
+def test_constrained_layout_as_the_default_moves_nothing(images, heatmaps):
+    expected = to_png(figure(images, {"CAM": heatmaps}))
+    with matplotlib.rc_context({"figure.constrained_layout.use": True}):
+        assert to_png(figure(images, {"CAM": heatmaps})) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"maps": torch.zeros(2, 4, 4)}, "maps=Tensor is no mapping of titles to maps, or empty"),
+        ({"maps": {}}, "maps=dict is no mapping .*, or empty; expected for example {'Grad-CAM'"),
+        ({"maps": {"a": [1]}}, r"maps\['a'\] is of type 'list'; expected heatmaps, attributions"),
+        ({"maps": {"a": torch.zeros(2, 5, 4, 4)}}, r"\['a'\] of shape \(2, 5, 4, 4\) does not fit"),
+        ({"maps": {"a": torch.zeros(3, 4, 4)}}, r"\(3, 4, 4\) does not fit 2 image\(s\); expected"),
+        ({"maps": {"a": torch.zeros(4)}}, r"\(4,\) does not fit 2 image\(s\); .* give each class"),
+        ({"images": torch.zeros(3, 3, 4, 4), "maps": {"a": explanation()}}, r"explains 2 image\(s"),
+        ({"images": []}, "images is empty; expected at least one picture"),
+        ({"images": torch.ones(2, 3, 4, 4) * 3}, "image holds values from 3 to 3; expected finite"),
+        ({"names": ["a"]}, "names has 1 entries; expected one for each of 2 images"),
+        ({"views": ("raw",)}, r"views=\('raw',\) is not known; expected a sequence of 'overlay', "),
+        ({"views": ()}, r"views=\(\) is not known"),
+        (
+            {"maps": {"a": explanation(target=torch.tensor([0, 7]))}, "labels": ["cat"]},
+            "labels has no entry 7; expected the name of each class explained",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(images, heatmaps, arguments, message):
+    with pytest.raises(InputError, match=message):
+        figure(**{"images": images, "maps": {"CAM": heatmaps}, **arguments})
+
+
+def test_saved_pictures_read_back(tmp_path, images):
+    picture = (images[0] * 255).round().byte()
+    array = picture.permute(1, 2, 0).numpy()
+    kinds = [
+        picture,
+        picture / 255,
+        array,
+        (array / 255).astype(np.float32),
+        Image.fromarray(array),
+    ]
+    for kind in kinds:
+        for suffix in (".png", ".BMP", ".tif", ".tiff"):
+            path = save_picture(kind, tmp_path / f"picture{suffix}")
+            assert np.array_equal(read(path), array)
+    for suffix in (".jpg", ".jpeg", ".webp"):
+        assert read(save_picture(picture, str(tmp_path / f"picture{suffix}"))).size == (16, 12)
+    assert np.array_equal(Image.open(io.BytesIO(to_png(picture))), array)
+
+
+def test_saved_figures_read_back(tmp_path, images):
+    drawn = figure(images, {"CAM": torch.zeros(2, 2, 2)})
+    size = tuple(round(150 * inches) for inches in drawn.get_size_inches())
+    for suffix in (".png", ".jpg", ".jpeg", ".webp"):
+        found = read(save_picture(drawn, tmp_path / f"figure{suffix}")).size
+        assert abs(found[0] - size[0]) <= 1 and abs(found[1] - size[1]) <= 1
+    assert save_picture(drawn, tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<svg" in save_picture(drawn, tmp_path / "figure.svg").read_bytes()
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, images, monkeypatch):
+    path = tmp_path / "picture.png"
+    save_picture(images[0], path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    for broken in ("os.replace", "pathlib.Path.write_bytes"):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, fail)
+            with pytest.raises(OSError, match="disk full"):
+                save_picture(images[1], path)
+    with pytest.raises(InputError):
+        save_picture(images[1] * 3, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saved_file_is_as_readable_as_any_other(tmp_path, images):
+    (tmp_path / "other").write_bytes(b"")
+    path = save_picture(images[0], tmp_path / "picture.png")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "message"),
+    [
+        ("a.gif", torch.zeros(3, 4, 4), r"cannot write 'a.gif'; expected a name that ends in one"),
+        ("a", torch.zeros(3, 4, 4), r"cannot write 'a'; .* one of .png, .jpg"),
+        ("a.pdf", torch.zeros(3, 4, 4), "cannot write 'a.pdf'"),
+        ("no/a.png", torch.zeros(3, 4, 4), "folder '.*no' does not exist; create it first"),
+        ("a.png", torch.zeros(2, 3, 4, 4), r"\(2, 3, 4, 4\) holds 2 pictures; expected one; save"),
+        ("a.png", "picture", "image is of type 'str'"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused(tmp_path, name, picture, message):
+    with pytest.raises(InputError, match=message):
+        save_picture(picture, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

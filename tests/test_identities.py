@@ -1,0 +1,286 @@
+"""Identities that hold exactly, in float64, and inequalities that must not vanish."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from nets import Net, Pooling, convolutional, flat, images, pooled, rectifying, spread
+from torch import nn
+
+from camlib import (
+    CAM,
+    ElementWiseGradCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    GuidedBackprop,
+    GuidedGradCAM,
+    HiResCAM,
+    LayerCAM,
+    ScoreCAM,
+    XGradCAM,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+
+GRADIENT = [GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, ElementWiseGradCAM, LayerCAM]
+LINEAR = [GradCAM, HiResCAM, XGradCAM]
+CELLS = 16  # positions of the 4 x 4 grid of `pooled` and `convolutional`
+
+
+def signed(kind, net, target, layer="features", batch=None, **options):
+    """The map before its ReLU, at the layer's grid, of two images."""
+    batch = images().double() if batch is None else batch
+    return kind(net, layer, **options).explain(batch, target=target, relu=False).map
+
+
+def same(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def differ(found, other, by=1e-3):
+    assert (found - other).abs().max() > by * other.abs().max()
+
+
+@pytest.mark.parametrize("target", range(4))
+def test_on_pooling_and_linear_the_family_is_one_method(target):
+    net = pooled().double()
+    cam = signed(CAM, net, target)
+    for kind in LINEAR:
+        same(signed(kind, net, target), cam / CELLS)
+
+
+def test_cam_sums_to_the_output():
+    net, batch = pooled().double(), images().double()
+    bias = net.tail[1].bias.detach()
+    same(signed(CAM, net, [1, 2]).mean((1, 2)) + bias[[1, 2]], net(batch)[[0, 1], [1, 2]].detach())
+    hires = signed(HiResCAM, net, [1, 2]).sum((1, 2))
+    same(hires + bias[[1, 2]], net(batch)[[0, 1], [1, 2]].detach())
+
+
+def test_hires_sums_to_the_output_of_one_linear_layer_and_grad_cam_does_not():
+    net, batch = flat().double(), images().double()
+    output = (net(batch) - net.tail[1].bias)[:, 2].detach()
+    same(signed(HiResCAM, net, 2).sum((1, 2)), output)
+    differ(signed(GradCAM, net, 2).sum((1, 2)), output)
+
+
+def test_weights_of_grad_cam_plus_plus_on_pooling_and_linear():
+    net, batch = pooled().double(), images().double()
+    activation = net.features(batch).detach()
+    gradient = net.tail[1].weight[2].detach()[:, None, None] / CELLS
+    area = activation.sum((2, 3), keepdim=True)
+    weights = CELLS * gradient.clamp(min=0) / (2 + gradient * area)
+    same(signed(GradCAMPlusPlus, net, 2), (weights * activation).sum(1))
+    positive = (gradient.clamp(min=0) * activation).sum(1)
+    same(signed(GradCAMPlusPlus, net, 2, normalize_alpha=True), positive)
+
+
+def test_denominator_of_grad_cam_plus_plus_sums_activations_alone():
+    def mixed(activation, gradient):
+        """The indices mixed, as in several codes: sum of A g^3 in place of g^3 sum of A."""
+        axes = (2, 3)
+        below = 2 * gradient**2 + (activation * gradient**3).sum(axes, keepdim=True)
+        alpha = (gradient**2 / below).where(below != 0, 0)
+        return (alpha * gradient.clamp(min=0)).sum(axes, keepdim=True)
+
+    def theirs(net):
+        activation = net.features(images().double()).detach().requires_grad_()
+        [gradient] = torch.autograd.grad(net.tail(activation)[:, 2].sum(), activation)
+        return (mixed(activation, gradient) * activation).sum(1).detach()
+
+    same(theirs(pooled().double()), signed(GradCAMPlusPlus, pooled().double(), 2))
+    differ(theirs(convolutional().double()), signed(GradCAMPlusPlus, convolutional().double(), 2))
+
+
+def test_grad_cam_plus_plus_does_not_underflow():
+    net = pooled()
+    net.tail[1].weight.data *= 1e-18
+    batch = images()
+    found = signed(GradCAMPlusPlus, net, 2, batch=batch)
+    positive = net.tail[1].weight[2].clamp(min=0)[:, None, None] / 2
+    torch.testing.assert_close(found, (positive * net.features(batch)).sum(1).detach())
+
+
+def test_hires_is_not_grad_cam_before_a_convolution():
+    net = convolutional().double()
+    differ(signed(HiResCAM, net, 1), signed(GradCAM, net, 1))
+
+
+def test_xgrad_conserves_gradient_times_activation():
+    net = convolutional().double()
+    same(signed(XGradCAM, net, 1).sum((1, 2)), signed(HiResCAM, net, 1).sum((1, 2)))
+
+
+def test_element_wise_is_layer_cam_on_activations_that_are_not_negative():
+    net = convolutional().double()
+    same(signed(ElementWiseGradCAM, net, 1), signed(LayerCAM, net, 1))
+    differ(*(signed(kind, net, 1, "tail.3") for kind in (ElementWiseGradCAM, LayerCAM)))
+
+
+def test_layer_cam_exceeds_hires_by_what_negative_gradients_take():
+    net = convolutional().double()
+    assert (signed(LayerCAM, net, 1) - signed(HiResCAM, net, 1) >= 0).all()
+
+
+def test_without_biases_hires_sums_to_the_output():
+    net, batch = rectifying(bias=False).double(), images().double()
+    same(signed(HiResCAM, net, 3).sum((1, 2)), net(batch)[:, 3].detach())
+
+
+def test_with_biases_hires_and_their_gradients_sum_to_the_output():
+    net, batch = rectifying().double(), images(1).double()
+    score = net(batch)[0, 3]
+    biases = [m.bias for m in net.tail if hasattr(m, "bias")]
+    gradients = torch.autograd.grad(score, biases)
+    rest = sum((b * g).sum() for b, g in zip(biases, gradients, strict=True))
+    found = signed(HiResCAM, net, 3, batch=batch).sum()
+    same(found + rest.detach(), score.detach())
+
+
+@pytest.mark.parametrize("kind", GRADIENT)
+def test_linear_in_the_score_where_the_rule_is(kind):
+    net = convolutional().double()
+
+    def contrast(output):
+        return 2 * output[:, 1] - 0.5 * output[:, 3]
+
+    found = signed(kind, net, contrast)
+    expected = 2 * signed(kind, net, 1) - 0.5 * signed(kind, net, 3)
+    (same if kind in LINEAR else differ)(found, expected)
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+def test_probabilities_from_the_maps_of_all_classes(kind):
+    net = convolutional().double()
+    every = kind(net, "features").explain(images().double(), target=[[0, 1, 2, 3]], relu=False).map
+    share = net(images().double()).softmax(1).detach()[..., None, None]
+    mean = (share * every).sum(1)
+    same(signed(kind, net, lambda out: out.softmax(1)[:, 1]), share[:, 1] * (every[:, 1] - mean))
+    same(signed(kind, net, lambda out: out.log_softmax(1)[:, 1]), every[:, 1] - mean)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factors):
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, features):
+        return features * self.factors.view(-1, *[1] * (features.ndim - 2))
+
+
+def test_rescaled_channels_leave_gradient_rules_alone():
+    factors = torch.tensor([0.3, 2.0, 1.0, 5.0, 0.7, 1.5]).double()
+    net = convolutional().double()
+    scaled = Net(
+        nn.Sequential(*net.features, Scaled(factors)),
+        nn.Sequential(Scaled(1 / factors), *net.tail),
+    )
+    for kind in GRADIENT:
+        same(signed(kind, scaled, 1), signed(kind, net, 1))
+    differ(signed(ScoreCAM, scaled, 1), signed(ScoreCAM, net, 1))
+
+
+@pytest.mark.parametrize("kind", GRADIENT)
+def test_scaled_score_keeps_the_normalised_map(kind):
+    net, batch = convolutional().double(), images().double()
+    found = kind(net, "features")(batch, target=lambda out: 3 * out[:, 2])
+    expected = kind(net, "features")(batch, target=2)
+    (differ if kind is GradCAMPlusPlus else same)(found, expected)
+    same(kind(net, "features")(batch, target=lambda out: out[:, 2] + 7), expected)
+
+
+def with_channels(net, order):
+    """`net` with the channels of its features reordered, or repeated and their share split."""
+    twin = copy.deepcopy(net)
+    last, first = net.features[3], net.tail[0]
+    share = torch.bincount(order)[order][None, :, None, None]
+    twin.features[3] = nn.Conv2d(5, len(order), 3, stride=2, padding=1).double()
+    twin.features[3].weight.data = last.weight.data[order]
+    twin.features[3].bias.data = last.bias.data[order]
+    twin.tail[0] = nn.Conv2d(len(order), 7, 3, padding=1).double()
+    twin.tail[0].weight.data = first.weight.data[:, order] / share
+    twin.tail[0].bias.data = first.bias.data
+    return twin
+
+
+@pytest.mark.parametrize("kind", [*GRADIENT, ScoreCAM])
+def test_order_of_channels_does_not_matter(kind):
+    net = convolutional().double()
+    twin = with_channels(net, torch.tensor([3, 1, 5, 0, 2, 4]))
+    same(signed(kind, twin, 2), signed(kind, net, 2))
+
+
+@pytest.mark.parametrize("kind", [GradCAM, HiResCAM, LayerCAM, GradCAMPlusPlus])
+def test_channel_split_in_two(kind):
+    net = convolutional().double()
+    twin = with_channels(net, torch.tensor([0, 1, 2, 3, 4, 5, 5]))
+    (differ if kind is GradCAMPlusPlus else same)(signed(kind, twin, 2), signed(kind, net, 2))
+
+
+@pytest.mark.parametrize("kind", GRADIENT)
+def test_flipped_image_gives_the_flipped_map(kind):
+    net = spread(
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), Pooling(), nn.Linear(6, 4),
+        )
+    ).double()  # fmt: skip
+    for convolution in (net[0], net[3]):
+        convolution.weight.data += convolution.weight.data.flip(3)
+    batch = images().double()
+    found = signed(kind, net, 2, "1", batch.flip(3))
+    same(found, signed(kind, net, 2, "1", batch).flip(2))
+
+
+def test_guided_grad_cam_is_guided_backprop_where_grad_cam_looks():
+    net, batch = convolutional().double(), images().double()
+    heatmap = GradCAM(net, "features")(batch, target=2)
+    found = GuidedGradCAM(net, "features")(batch, target=2)
+    assert (heatmap == 0).any()
+    assert (found[(heatmap == 0)[:, None].expand_as(found)] == 0).all()
+    same(found, GuidedBackprop(net)(batch, target=2) * heatmap[:, None])
+
+
+def affine(net, factors, shifts):
+    """The features of `net` for `ScoreCAM`, changed per channel; the tail sees them unchanged."""
+
+    class Features(nn.Module):
+        def forward(self, features):
+            return features * factors.view(-1, 1, 1) + shifts.view(-1, 1, 1)
+
+    class Undo(nn.Module):
+        def forward(self, features):
+            return (features - shifts.view(-1, 1, 1)) / factors.view(-1, 1, 1)
+
+    return Net(nn.Sequential(*net.features, Features()), nn.Sequential(Undo(), *net.tail))
+
+
+def weights_of_score_cam(net, channels, batch):
+    """Weights by least squares from map and activations."""
+    activation = net.features(batch).detach().flatten(2)
+    found = signed(ScoreCAM, net, 2, batch=batch).flatten(1)
+    return torch.linalg.lstsq(activation.mT, found[..., None]).solution[..., 0]
+
+
+def test_scores_of_score_cam_do_not_depend_on_the_scale_of_a_channel():
+    net, batch = convolutional().double(), images(1).double()
+    net.features[4] = nn.Tanh()  # no constant channels, full rank
+    changed = affine(net, torch.tensor([2, 0.5, 3, 1, 0.1, 4]).double(), torch.arange(6.0).double())
+    found = weights_of_score_cam(changed, 6, batch)
+    torch.testing.assert_close(found, weights_of_score_cam(net, 6, batch), rtol=1e-6, atol=1e-9)
+
+
+def test_with_a_softmax_over_channels_the_baseline_is_irrelevant():
+    net = convolutional().double()
+    plain = signed(ScoreCAM, net, 2, channel_softmax=True)
+    same(signed(ScoreCAM, net, 2, channel_softmax=True, baseline="zero"), plain)
+    same(signed(ScoreCAM, net, 2, channel_softmax=True, baseline="blur"), plain)
+    differ(signed(ScoreCAM, net, 2, baseline="blur"), signed(ScoreCAM, net, 2))
+
+
+def test_all_channels_are_the_most_channels():
+    net = convolutional().double()
+    same(signed(ScoreCAM, net, 2, max_channels=6), signed(ScoreCAM, net, 2))
+    differ(signed(ScoreCAM, net, 2, max_channels=2), signed(ScoreCAM, net, 2))

@@ -1,0 +1,166 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import Net, Pooling, images, pooled
+from torch import nn
+from torch.nn import functional as F
+
+from camlib import CamlibWarning, GradCAM, HiResCAM, InputError, LayerCAM, maps
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1e-6, 1e6), st.floats(-1e3, 1e3))
+def test_min_max_is_idempotent_and_ignores_scale_and_offset(seed, scale, offset):
+    found = maps.normalize(random(2, 3, 4, 5, seed=seed).double())
+    assert found.amin((2, 3)).eq(0).all()
+    assert found.amax((2, 3)).eq(1).all()
+    torch.testing.assert_close(maps.normalize(found), found)
+    torch.testing.assert_close(maps.normalize(found * scale + offset), found, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -2.0, 1e-30, 1e30])
+def test_flat_map_gives_zeros(value):
+    assert maps.normalize(torch.full((1, 1, 3, 3), value)).eq(0).all()
+
+
+def test_flat_map_stays_flat_when_resized_in_any_memory_layout():
+    flat = torch.full((2, 4, 7, 7), 0.1).to(memory_format=torch.channels_last)
+    assert maps.normalize(maps.resize(flat, (224, 224))).eq(0).all()
+
+
+def test_tiny_values_are_not_lost():
+    tiny = random(1, 1, 3, 3).abs() * 1e-30
+    torch.testing.assert_close(maps.normalize(tiny), maps.normalize(tiny * 1e30))
+
+
+def test_division_by_the_maximum_keeps_zero_and_uniform_evidence():
+    torch.testing.assert_close(
+        maps.normalize(torch.tensor([[[[1.0, -2.0, 4.0]]]]), "max"),
+        torch.tensor([[[[0.25, -0.5, 1.0]]]]),
+    )
+    assert maps.normalize(torch.full((1, 1, 2, 2), 3.0), "max").eq(1).all()
+    assert maps.normalize(torch.zeros(1, 1, 2, 2), "max").eq(0).all()
+
+
+@pytest.mark.parametrize("size", [(9,), (9, 5), (9, 5, 4)])
+def test_resize_is_linear_without_aligned_corners(size):
+    small = random(2, 3, *[3] * len(size))
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    expected = F.interpolate(small, size, mode=mode, align_corners=False)
+    assert torch.equal(maps.resize(small, size), expected)
+
+
+def test_normalising_comes_after_resizing():
+    batch, net = images(), pooled()
+    seen = GradCAM(net).explain(batch)
+    resized = F.interpolate(seen.map[:, None], (8, 8), mode="bilinear", align_corners=False)
+    assert torch.equal(seen.heatmap, maps.normalize(resized)[:, 0])
+    other = F.interpolate(maps.normalize(seen.map[:, None]), (8, 8), mode="bilinear")[:, 0]
+    assert (other - seen.heatmap).abs().max() > 1e-2
+
+
+def test_fusions():
+    one, two = torch.tensor([[[[0.0, 2.0, 4.0]]]]), torch.tensor([[[[3.0, 3.0, 6.0]]]])
+    a, b = one / 4, two / 6
+    assert torch.equal(maps.fuse([one, two], "mean"), (a + b) / 2)
+    assert torch.equal(maps.fuse([one, two], "max"), torch.maximum(a, b))
+    assert torch.equal(maps.fuse([one, two], "product"), a * b)
+    expected = torch.maximum(torch.tanh(2 * a), torch.tanh(2 * b))
+    assert torch.equal(maps.fuse([one, two], "scaled_max"), expected)
+    assert torch.equal(maps.fuse([one, two], None), torch.stack([one, two], 2))
+    with pytest.raises(InputError, match="fuse='sum' is not known; use one of 'mean', 'max'"):
+        maps.fuse([one, two], "sum")
+
+
+@pytest.mark.parametrize("fuse", ["mean", "max", "product", "scaled_max", None])
+def test_one_layer_in_a_list_is_that_layer(fuse):
+    net, batch = pooled(), images()
+    found = GradCAM(net, ["features"], fuse=fuse)(batch)
+    assert torch.equal(found[:, 0] if fuse is None else found, GradCAM(net, "features")(batch))
+
+
+def test_several_layers():
+    net, batch = pooled(), images()
+    layers = ["features.2", "features"]
+    each = [HiResCAM(net, layer).explain(batch, target=1) for layer in layers]
+    apart = HiResCAM(net, layers, fuse=None).explain(batch, target=1)
+    assert apart.heatmap.shape == (2, 2, 8, 8)
+    assert apart.map.shape == (2, 2, 8, 8)
+    assert [m.shape for m in apart.maps] == [(2, 8, 8), (2, 4, 4)]
+    assert apart.layers == tuple(layers)
+    for index, alone in enumerate(each):
+        torch.testing.assert_close(apart.heatmap[:, index], alone.heatmap)
+        torch.testing.assert_close(apart.maps[index], alone.map)
+    product = HiResCAM(net, layers, fuse="product").explain(batch, target=1)
+    peaks = [maps.normalize(maps.resize(seen.map[:, None], (8, 8)), "max") for seen in each]
+    torch.testing.assert_close(product.heatmap, maps.normalize(peaks[0] * peaks[1])[:, 0])
+    assert product.map.shape == (2, 8, 8)
+    assert HiResCAM(net, layers, fuse=None)(batch, target=[[0, 1, 2]], relu=False).shape == (
+        2,
+        3,
+        2,
+        8,
+        8,
+    )
+    assert LayerCAM(net, layers).fuse == "scaled_max"
+
+
+def test_product_with_itself_is_the_square():
+    net, batch = pooled(), images()
+    found = GradCAM(net, ["features", "features"], fuse="product")(batch, normalize="max")
+    torch.testing.assert_close(found, GradCAM(net, "features")(batch, normalize="max") ** 2)
+
+
+def test_what_a_call_returns_on_request():
+    net, batch = pooled(), images()
+    cam = GradCAM(net, "features")
+    seen = cam.explain(batch)
+    own = cam(batch, resize=False, normalize=False)
+    assert torch.equal(own, seen.map)
+    assert torch.equal(GradCAM(net, "features", resize=False, normalize=False)(batch), own)
+    signed = cam(batch, relu=False, normalize=False, resize=False)
+    assert (signed < 0).any()
+    assert torch.equal(signed.relu(), own)
+    assert torch.equal(GradCAM(net, "features", relu=False).explain(batch).map, signed)
+    assert cam(batch, normalize="max").amax() == 1
+    with pytest.raises(InputError, match="normalize='l2' is not known; use True, 'minmax', 'max'"):
+        cam(batch, normalize="l2")
+
+
+def test_uniform_evidence_stays_visible_on_request():
+    net = Net(nn.Sequential(nn.AvgPool2d(2)), nn.Sequential(Pooling(), nn.Linear(3, 2)))
+    net.tail[1].weight.data.fill_(1)
+    cam = GradCAM(net.eval(), "features")
+    grey = torch.ones(1, 3, 8, 8)
+    assert cam(grey, target=0).eq(0).all()
+    assert cam(grey, target=0, normalize="max").eq(1).all()
+
+
+def test_map_of_zeros_warns():
+    net = pooled()
+    net.tail[1].weight.data[1] = -1
+    with pytest.warns(CamlibWarning, match="a map at layer 'features' is zero everywhere") as met:
+        assert GradCAM(net)(images(), target=1).eq(0).all()
+    assert met[0].filename == __file__
+
+
+def test_values_that_are_not_finite():
+    batch = images()
+    batch[1, 0, 3, 3] = torch.nan
+    with pytest.raises(
+        InputError, match="the map at layer 'features' is not finite: the inputs or"
+    ):
+        GradCAM(pooled(), "features")(batch, target=1)
+
+
+def test_blur_keeps_the_mean_of_flat_images_and_smooths_others():
+    flat = torch.full((1, 3, 16, 20), 0.3)
+    torch.testing.assert_close(maps.blur(flat), flat)
+    rough = random(2, 3, 16, 20)
+    assert maps.blur(rough).std() < rough.std() / 3
+    assert maps.blur(random(2, 3, 9)).shape == (2, 3, 9)

@@ -1,0 +1,139 @@
+import pytest
+import torch
+from nets import Net, convolutional, images, pooled
+from snapshot import snapshot
+from torch import nn
+
+from camlib import InputError, ScoreCAM
+
+
+class Counting(Net):
+    """Notes the size of every batch."""
+
+    def forward(self, batch):
+        self.sizes = [*getattr(self, "sizes", []), len(batch)]
+        return super().forward(batch)
+
+
+def with_constant_channels():
+    """Of six channels, 1 and 4 are constant, and not zero."""
+    base = convolutional()
+    net = Counting(base.features, base.tail).eval()
+    net.features[4] = nn.Tanh()
+    net.features[3].weight.data[[1, 4]] = 0
+    net.features[3].bias.data[[1, 4]] = torch.tensor([0.7, -1])
+    return net
+
+
+def test_batches_are_bounded_and_constant_channels_skipped():
+    net, batch = with_constant_channels(), images(3)
+    alive = (net.features(batch).flatten(2).std(2) > 0).sum()
+    ScoreCAM(net, "features", batch_size=4)(batch, target=[[0, 1, 2]])
+    clean, *masked = net.sizes
+    assert clean == 3
+    assert sum(masked) == alive == 12
+    assert masked == [4, 4, 4]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_batch_size_does_not_matter(batch_size):
+    net, batch = with_constant_channels(), images(3)
+    expected = ScoreCAM(net, "features").explain(batch, target=1)
+    found = ScoreCAM(net, "features", batch_size=batch_size).explain(batch, target=1)
+    torch.testing.assert_close(found.heatmap, expected.heatmap)
+
+
+def test_constant_channel_is_recognised_before_resizing():
+    """Interpolated with channels last, a constant is constant up to rounding only."""
+    net = with_constant_channels().to(memory_format=torch.channels_last)
+    batch = images(2, 30, 30).to(memory_format=torch.channels_last)
+    ScoreCAM(net, "features", batch_size=1)(batch, target=1)
+    assert len(net.sizes) - 1 == (net.features(batch).flatten(2).std(2) > 1e-6).sum()
+
+
+def test_network_without_a_live_channel_gives_zeros():
+    net = pooled()
+    net.features[3].weight.data.zero_()
+    for options in ({}, {"channel_softmax": True}, {"baseline": "zero"}, {"max_channels": 2}):
+        with pytest.warns(UserWarning, match="zero everywhere"):
+            assert ScoreCAM(net, "features", **options)(images()).eq(0).all()
+
+
+def test_fewer_channels():
+    net, batch = with_constant_channels(), images(1)
+    ScoreCAM(net, "features", max_channels=2, batch_size=1)(batch)
+    assert len(net.sizes) - 1 == 2
+    spread_ = net.features(batch).flatten(2).std(2)[0]
+    best = set(spread_.topk(2).indices.tolist())
+    used = ScoreCAM(net, "features", max_channels=2)._used(net.features(batch).detach())
+    assert set(used[0].nonzero().flatten().tolist()) == best
+
+
+def test_progress_wraps_the_batches():
+    seen = []
+
+    def progress(batches):
+        for batch in batches:
+            seen.append(len(batch))
+            yield batch
+
+    ScoreCAM(with_constant_channels(), "features", batch_size=5, progress=progress)(images(3))
+    assert seen == [5, 5, 2]
+
+
+def test_masked_images_are_not_recorded_for_autograd():
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda t: t):
+        ScoreCAM(pooled(), "features")(images())
+    assert not saved
+
+
+def test_baseline_may_turn_weights_negative():
+    net, batch = pooled(), images(4)
+    every = [[0, 1, 2, 3]]
+    plain = ScoreCAM(net).explain(batch, target=every, relu=False).map
+    increase = ScoreCAM(net, baseline="zero").explain(batch, target=every, relu=False).map
+    assert (plain >= 0).all()
+    assert (increase < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score": "softmax"}, "score='softmax' is not known; use 'probability' or 'logit'"),
+        ({"baseline": "grey"}, "baseline='grey' is not known; use 'zero', 'blur' or None"),
+        ({"batch_size": 0}, "batch_size=0 leaves nothing to do; use 1 or more"),
+        ({"max_channels": -1}, "max_channels=-1 leaves nothing to do"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        ScoreCAM(pooled(), "features", **options)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ArithmeticError])
+def test_interrupt_in_a_masked_pass_leaves_the_model_as_found(error):
+    net = pooled().train()
+    before = snapshot(net)
+
+    def interrupted(batches):
+        yield batches[0]
+        raise error
+
+    with pytest.raises(error):
+        ScoreCAM(net, "features", batch_size=1, progress=interrupted)(images())
+    assert snapshot(net) == before
+
+
+def test_other_inputs_follow_their_sample():
+    class Shifted(Net):
+        def forward(self, batch, *, shift, gain):
+            return super().forward(batch) * gain + shift
+
+    base = pooled()
+    net = Shifted(base.features, base.tail).eval()
+    batch, shift, gain = images(3), torch.randn(3, 4), torch.tensor(2.0)
+    together = ScoreCAM(net, batch_size=7)({"batch": batch, "shift": shift, "gain": gain}, target=1)
+    for n in range(3):
+        one = {"batch": batch[n : n + 1], "shift": shift[n : n + 1], "gain": gain}
+        torch.testing.assert_close(ScoreCAM(net)(one, target=1)[0], together[n])
