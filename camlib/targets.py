@@ -104,9 +104,12 @@ def resolve(target: Any, output: Any, count: int) -> Target:
     Raises:
         TargetError: `target` is of no such form, or does not fit `output`.
     """
-    if isinstance(target, Target):
+    probability = False
+    if isinstance(target, Category):
+        target, probability = target.classes, target.probability
+    elif isinstance(target, Target):
         return target
-    if callable(target):
+    elif callable(target):
         return _Custom(target, count)
     scores = logits(output)
     if scores.shape[0] != count:
@@ -133,7 +136,7 @@ def resolve(target: Any, output: Any, count: int) -> Target:
             f"class {int(classes[outside][0])} is out of range: the model has {available} classes, "
             f"0 to {available - 1}"
         )
-    return Category(classes % available)
+    return Category(classes % available, probability=probability)
 
 
 def logits(output: Any) -> Tensor:

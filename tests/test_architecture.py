@@ -33,7 +33,6 @@ ORDER = [
     "visual",
     "integrations",
     "zoo",
-    "demo",
     "cli",
 ]
 """From the ground up: a module imports only from those before it, or from its own package."""
@@ -41,7 +40,7 @@ ORDER = [
 UPWARD = {("methods.base", "visual")}
 """An explanation draws itself: it asks for `visual` when it is asked to."""
 
-FREE = {"visual", "integrations", "zoo", "demo", "cli"}
+FREE = {"visual", "integrations", "zoo", "cli"}
 """Where third parties other than torch may be imported."""
 
 

@@ -70,6 +70,14 @@ def test_explanation_is_seen():
     )
 
 
+@pytest.mark.parametrize("axes", [1, 3])
+def test_explanation_of_what_is_no_picture(axes):
+    seen = GradCAM(pooled(axes=axes)).explain(images(2, *[8] * axes))
+    assert seen._repr_png_() is None
+    with pytest.raises(InputError, match="explains a series" if axes == 1 else "has no colours"):
+        seen.figure()
+
+
 def test_explanation_is_saved(tmp_path):
     seen = GradCAM(pooled()).explain(images(), target=[0, 1])
     seen.save(tmp_path / "maps.png")

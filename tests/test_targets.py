@@ -37,6 +37,17 @@ def test_classes(target, classes):
     assert torch.equal(found(output), output[rows, found.classes])
 
 
+def test_category_is_checked_like_plain_classes():
+    output = torch.arange(6.0).reshape(2, 3)
+    likely = targets.resolve(targets.Category(torch.tensor([1, -1]), probability=True), output, 2)
+    assert likely.classes.tolist() == [1, 2]
+    torch.testing.assert_close(likely(output), output.softmax(1)[[0, 1], [1, 2]])
+    with pytest.raises(TargetError, match=r"a target of shape \(3,\) does not fit 2 samples"):
+        targets.resolve(targets.Category(torch.tensor([1, 1, 1])), output, 2)
+    with pytest.raises(TargetError, match="class 5 is out of range"):
+        targets.resolve(targets.Category(torch.tensor([1, 5])), output, 2)
+
+
 def test_targets_are_indexed_by_sample():
     output = torch.arange(6.0).reshape(2, 3)
     found = targets.resolve([0, 2], output, 2)[torch.tensor([1, 1, 0])]

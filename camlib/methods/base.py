@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -91,10 +93,13 @@ class Explanation:
 
         save_picture(self.figure(images, **options), path)
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         from camlib.visual import to_png
 
-        return to_png(self.figure())
+        try:
+            return to_png(self.figure())
+        except InputError:  # maps of series and volumes are no pictures; a notebook shows the repr
+            return None
 
     def __repr__(self) -> str:
         shape = tuple(self.heatmap.shape)
@@ -156,6 +161,13 @@ class Method(ABC):
     @abstractmethod
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
         """Everything one call knows; the arguments are those of the call."""
+
+    @classmethod
+    def paper(cls) -> str:
+        """The source, as the docstring cites it: the sentence up to the first arXiv or DOI."""
+        text = " ".join((inspect.getdoc(cls) or "").split())
+        number = re.search(r"(?:arXiv|doi):[^\s,;)]*[^\s,;).]", text)
+        return text[: number.end()].rpartition(". ")[2] if number else ""
 
     def __enter__(self) -> Self:
         """A courtesy: there is nothing to open or close."""
@@ -264,7 +276,8 @@ class LayerMethod(Method):
                 if not self.layers:
                     self.layers = (default_layer(model, given, target),)
                 run, signed = self._explained(model, given, target)
-                found = [m.relu() if relu else m for m in signed]
+                # A model spread over devices leaves its maps where the layers are.
+                found = [(m.relu() if relu else m).to(given.image.device) for m in signed]
                 if not self.differentiable:
                     _examine(found, self.layers)
                 shape = len(given), *run.shape

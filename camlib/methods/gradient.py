@@ -99,8 +99,9 @@ class XGradCAM(GradientWeighted):
 class ElementWiseGradCAM(GradientWeighted):
     """Element-wise Grad-CAM: what is positive at each place, ``w_ki A_ki = relu(G_ki A_ki)``.
 
-    Pillai and Pirsiavash, AAAI 2021, arXiv:2010.12527. The same as Layer-CAM where activations are
-    not negative; on layers with negative values (bottlenecks, tokens) the rule of choice.
+    Pillai and Pirsiavash, AAAI 2021, doi:10.1609/aaai.v35i3.16344. The same as Layer-CAM where
+    activations are not negative; on layers with negative values (bottlenecks, tokens) the rule of
+    choice.
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:

@@ -3,6 +3,16 @@
 from camlib.visual.attribution import to_image
 from camlib.visual.figures import figure
 from camlib.visual.files import save_picture, to_png
+from camlib.visual.gallery import Gallery, gallery
 from camlib.visual.overlay import colorize, overlay
 
-__all__ = ["colorize", "figure", "overlay", "save_picture", "to_image", "to_png"]
+__all__ = [
+    "Gallery",
+    "colorize",
+    "figure",
+    "gallery",
+    "overlay",
+    "save_picture",
+    "to_image",
+    "to_png",
+]

@@ -74,6 +74,11 @@ def _explained(title: str, value: Any, count: int, labels: Labels | None) -> lis
     score, target = getattr(value, "score", None), getattr(value, "target", None)
     layers = tuple(getattr(value, "layers", ()))
     heatmap, raw = value.heatmap, getattr(value, "map", value.heatmap)
+    if heatmap.ndim < 3 if score is None else heatmap.ndim < score.ndim + 2:
+        raise InputError(
+            f"maps[{title!r}] explains a series, with heatmaps of shape {tuple(heatmap.shape)}, "
+            "and a figure shows pictures; plot the heatmap as a line"
+        )
     if len(heatmap) != count:
         raise InputError(
             f"maps[{title!r}] explains {len(heatmap)} image(s); expected {count}, as in images"

@@ -1,0 +1,72 @@
+"""The README and the other pages say what is true: their code runs, their tables are current."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from camlib import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/index.md", "docs/design.md"]
+
+
+def blocks(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), names)
+
+
+def test_code_gives_what_the_readme_says():
+    names = {"__name__": "page"}
+    for block in blocks("README.md"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["heatmap"].shape == (1, 128, 128)
+    assert names["heatmaps"].shape == (1, 2, 128, 128)
+    assert names["guided"].shape == (1, 3, 128, 128)
+    assert names["picture"].shape == names["scene"].image.shape
+
+
+def test_table_of_methods_is_current():
+    rows = [
+        f"| `{name}` | `{kind.__name__}` | {kind.paper()} | {kind.cost} |"
+        for name, kind in METHODS.items()
+    ]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- methods -->\n")[1].split("<!-- /methods -->")[0]
+    assert table.splitlines()[2:] == rows
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_every_module_stands_on_the_plan():
+    plan = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    package = ROOT / "camlib"
+    for path in package.iterdir():
+        if path.suffix == ".py" and path.name != "__init__.py":
+            assert f"  {path.name} " in plan, path.name
+        elif path.is_dir() and path.name != "__pycache__":
+            assert f"  {path.name}/ " in plan or f"  {path.name}/\n" in plan, path.name
+
+
+def test_examples_run_offline(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for example in sorted((ROOT / "examples").glob("*.py")):
+        monkeypatch.setattr("sys.argv", [str(example)])
+        exec(compile(example.read_text(encoding="utf-8"), str(example), "exec"), {"__name__": "x"})
+    assert (tmp_path / "gallery.png").read_bytes().startswith(b"\x89PNG")
