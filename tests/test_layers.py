@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Net, images, pooled
+from nets import Net, features, images, pooled, spread
 from torch import nn
 
 from camlib import GradCAM, LayerError, ModelError, layers
@@ -64,6 +64,11 @@ def test_default_is_the_last_layer_with_a_grid_and_a_gradient():
     assert repr(cam) == "GradCAM(Net, layer='features')"
     last = Net(net.features, nn.Sequential(nn.Conv2d(6, 6, 1), nn.AdaptiveAvgPool2d(1), net.tail))
     assert GradCAM(last.eval()).explain(images()).layers == ("tail.0",)
+
+
+def test_default_is_not_a_pooling_that_enlarges():
+    tail = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(6 * 49, 4))
+    assert GradCAM(spread(Net(features(), tail))).explain(images()).layers == ("features",)
 
 
 def test_default_passes_over_a_layer_beside_the_way():

@@ -113,7 +113,7 @@ def test_function_of_several_scores():
     torch.testing.assert_close(found.heatmap, expected.heatmap)
     torch.testing.assert_close(found.score, expected.score)
     one = GradCAM(net, "features")(batch, lambda out: out[:, [2]], relu=False)
-    assert one.shape == (2, 8, 8)
+    assert one.shape == (2, 1, 8, 8)
 
 
 class Wrapped(nn.Module):

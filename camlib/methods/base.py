@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
 from camlib import maps, targets
 from camlib.capture import Capture, Graph, Visit, capture, gradients, visits
@@ -118,6 +119,7 @@ class Pass:
         output: what the model returned.
         target: what is explained, resolved.
         scores: ``(N, K)``, with their graph.
+        shape: ``()`` for one score a sample, ``(K,)`` for several.
     """
 
     model: nn.Module
@@ -126,6 +128,7 @@ class Pass:
     output: Any
     target: Target
     scores: Tensor
+    shape: tuple[int, ...]
 
     @classmethod
     def of(
@@ -138,16 +141,10 @@ class Pass:
             # A model that leaves a no_grad block of its own leaves the hook's grad mode with it.
             with torch.set_grad_enabled(graph != "none"):
                 chosen = targets.resolve(target, output, len(inputs))
-                scores = chosen(output).reshape(len(inputs), -1)
-        return cls(model, inputs, seen, output, chosen, scores)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``()`` for one score a sample, ``(K,)`` for several."""
-        several = self.target.classes is None and self.scores.shape[1] > 1
-        if self.target.classes is not None:
-            several = self.target.classes.ndim == 2
-        return tuple(self.scores.shape[1:]) if several else ()
+                scores = chosen(output)
+                shape = tuple(scores.shape[1:])
+                scores = scores.reshape(len(inputs), -1)
+        return cls(model, inputs, seen, output, chosen, scores, shape)
 
 
 class Method(ABC):
@@ -488,7 +485,10 @@ def _has_grid(model: nn.Module, visit: Visit, given: Inputs) -> bool:
         layout = recognize(visit.shape, given.size, up_to(model, visit.module))
     except LayoutError:
         return False
-    return visit.shape[0] == len(given) and math.prod(layout.grid(visit.shape)) > 1
+    # A pooling to a fixed size may even enlarge: its grid is not that of what it pools.
+    pooled = isinstance(visit.module, _AdaptiveAvgPoolNd | _AdaptiveMaxPoolNd)
+    several = math.prod(layout.grid(visit.shape)) > 1
+    return visit.shape[0] == len(given) and several and not pooled
 
 
 def _examine(found: list[Tensor], layers: tuple[str, ...]) -> None:

@@ -42,7 +42,11 @@ def save_picture(picture: Any, path: str | os.PathLike[str]) -> Path:
         )
     if not path.parent.is_dir():
         raise InputError(f"folder {str(path.parent)!r} does not exist; create it first")
-    content = _encoded(picture, suffix)
+    return write_whole(_encoded(picture, suffix), path)
+
+
+def write_whole(content: bytes, path: Path) -> Path:
+    """The path of the file that now holds `content`; a failure leaves what was there before."""
     # A name of our own rather than tempfile's, whose files only their owner may read.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -1,0 +1,80 @@
+"""What a network answers for a picture, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camlib import Method, PixelMethod, ScoreCAM
+from camlib.cli.terminal import bar
+from camlib.integrations.torchvision import Network
+from camlib.targets import logits
+from camlib.visual import overlay, to_image
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What one method finds for ``K`` classes, on the CPU.
+
+    Attributes:
+        heatmaps: ``(K, H, W)`` in [0, 1], or attributions ``(K, C, H, W)``.
+        raw: ``(K, h, w)`` at the layer's grid, in units of the score, or the attributions.
+        layers: dotted names.
+    """
+
+    heatmaps: Tensor
+    raw: Tensor
+    layers: tuple[str, ...]
+
+    def over(self, picture: Tensor) -> Tensor:
+        """Each heatmap over `picture`, or each attribution made visible: ``(K, 3, H, W)``."""
+        if self.heatmaps.ndim == 4:
+            return to_image(self.heatmaps)
+        return overlay(picture.expand(len(self.heatmaps), -1, -1, -1), self.heatmaps)
+
+
+def built(kind: type[Method], network: Network, layers: Sequence[str]) -> Method:
+    """A method for `network`, at `layers` if it has any."""
+    construct: Any = kind
+    options: dict[str, Any] = {}
+    # Deconvnet is one of pixels: at a layer it would start from a unit, not from a class.
+    if not issubclass(kind, PixelMethod):
+        options["layer"] = list(layers) or None
+    if "progress" in signature(kind).parameters:
+        options["progress"] = bar(kind.__name__, stays=False)
+    method: Method = construct(network.model, **options)
+    return method
+
+
+def scores_of(network: Network, picture: Tensor) -> Tensor:
+    """The scores of all classes, ``(classes,)``."""
+    with torch.inference_mode():
+        return logits(network.model(_inputs(network, picture)))[0].float().cpu()
+
+
+def maps_of(network: Network, method: Method, picture: Tensor, classes: Sequence[int]) -> Maps:
+    """What `method` finds for `classes` in `picture` ``(3, H, W)``.
+
+    Raises:
+        CamlibError: the method does not fit the network.
+    """
+    target: Any = [list(classes)]
+    if network.several and isinstance(method, ScoreCAM):
+        # It weighs with probabilities, which are not those of a softmax here.
+        def target(output: Tensor) -> Tensor:
+            return output[:, list(classes)].sigmoid()
+
+    seen = method.explain(_inputs(network, picture), target)
+    # A single score of a function has no axis for classes.
+    last = seen.score.ndim - 1
+    return Maps(seen.heatmap.flatten(0, last).cpu(), seen.map.flatten(0, last).cpu(), seen.layers)
+
+
+def _inputs(network: Network, picture: Tensor) -> Tensor:
+    where = next(network.model.parameters()).device
+    return network.normalize(picture)[None].to(where)

@@ -1,0 +1,171 @@
+"""The classification networks of torchvision by name, ready for pictures.
+
+A network is of use only with the preprocessing and the class names it was trained with, which
+torchvision keeps with its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib.errors import InputError
+
+# Their builders would draw a slow start of their own, and their published weights, like all that
+# came of them by fine-tuning, expect inputs scaled as TensorFlow did.
+_OPTIONS = {
+    name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier and what it takes to use it on pictures.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        classes: the names of the classes by index.
+        crop: what the network sees of a PIL image: ``(3, H, W)`` in [0, 1].
+        normalize: what the network expects of such a crop.
+        several: whether several classes may be present at once: a probability is then the sigmoid
+            of a score, not the softmax.
+    """
+
+    model: nn.Module
+    classes: Sequence[str]
+    crop: Callable[[Any], Tensor]
+    normalize: Callable[[Tensor], Tensor]
+    several: bool = False
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """The probabilities ``(..., classes)`` that `scores` of that shape stand for."""
+        return scores.sigmoid() if self.several else scores.softmax(-1)
+
+
+def load(name: str, weights: str = "DEFAULT") -> Network:
+    """The network `name` with its preprocessing and class names.
+
+    Args:
+        name: of a classification network of torchvision, such as ``"resnet50"``.
+        weights: the name of published weights, downloaded on first use, or a file with a state
+            dict of the network. Another number of classes than the published one is taken from the
+            file, and its classes are called by their numbers.
+
+    Raises:
+        InputError: no such network, or weights that cannot be had or do not fit.
+    """
+    from torchvision.models import get_model, get_model_weights
+
+    name = _known(name)
+    published = get_model_weights(name).__members__
+    if weights in published:
+        model, preset = _downloaded(name, published[weights]), published[weights]
+    elif Path(weights).is_file():
+        state = _state_dict(weights)
+        model = get_model(name, num_classes=_classes(state), **_OPTIONS.get(name, {}))
+        _fill(model, state, f"{weights!r} does not fit {name!r}")
+        preset = published["DEFAULT"]
+    else:
+        raise InputError(
+            f"weights {weights!r} not found; expected a file with a state dict, or one of "
+            + ", ".join(published)
+        )
+    classes = preset.meta["categories"]
+    if weights not in published and _classes(state) != len(classes):
+        classes = [f"class {index}" for index in range(_classes(state))]
+    transform = preset.transforms()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
+    # Without its last step the preset shows what the network sees.
+    transform.mean, transform.std = [0.0] * 3, [1.0] * 3
+    return Network(model.eval(), classes, transform, lambda crop: (crop - mean) / std)
+
+
+def untrained(name: str) -> tuple[nn.Module, int]:
+    """The network `name` with random weights, the same on every call, and its input's size.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    from torchvision.models import get_model, get_model_weights
+
+    name = _known(name)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = get_model(name, **_OPTIONS.get(name, {})).eval()
+        # Some networks start with a last layer of zeros, behind which nothing has a gradient.
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.02)
+    [size] = get_model_weights(name).DEFAULT.transforms().crop_size
+    return model, size
+
+
+def _known(name: str) -> str:
+    """`name` as torchvision spells it."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name.lower() in known:
+        return name.lower()
+    near = get_close_matches(name.lower(), [*known, "scenenet"], n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "expected for example 'resnet50'"
+    raise InputError(f"model {name!r} is no classification network of torchvision; {advice}")
+
+
+def _downloaded(name: str, weights: Any) -> nn.Module:
+    from torchvision.models import get_model
+
+    try:
+        with redirect_stdout(StringIO()):  # the bar that follows says it better
+            model: nn.Module = get_model(name, weights=weights)
+    # A download can fail in as many ways as there are networks and disks.
+    except Exception as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise InputError(
+            f"cannot download the weights of {name!r} ({reason or type(error).__name__}); put "
+            f"{weights.url} into {torch.hub.get_dir()}/checkpoints, or pass a file with a state "
+            "dict as weights"
+        ) from None
+    return model
+
+
+def _state_dict(file: str) -> Mapping[str, Tensor]:
+    try:
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    # What is no archive of PyTorch is refused in many ways, none of them for the user's eyes.
+    except Exception:
+        state = None
+    if isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values()):
+        return state
+    raise InputError(
+        f"{file!r} holds no state dict; save one with torch.save(model.state_dict(), {file!r})"
+    )
+
+
+def _classes(state: Mapping[str, Tensor]) -> int:
+    """The number of classes: the classifier comes last, and ends in a bias or a weight for each."""
+    last = list(state.values())[-1]
+    return max(1, last.shape[0] if last.ndim else 1)
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:
+        own = model.state_dict()
+        wrong = [f"{name!r} is missing" for name in own if name not in state]
+        wrong += [f"there is no {name!r} in the network" for name in state if name not in own]
+        wrong += [
+            f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
+            for name, value in own.items()
+            if name in state and state[name].shape != value.shape
+        ]
+        raise InputError(f"{complaint}: {wrong[0]}; choose the network it was saved from") from None

@@ -1,0 +1,525 @@
+"""The `camlib` command: what it writes, what it says, and how it refuses."""
+
+import io
+import subprocess
+import sys
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torchvision import models
+
+import camlib
+from camlib import CAM, METHODS, GradCAM, ScoreCAM, overlay, zoo
+from camlib.cli import commands, main
+from camlib.cli.arguments import class_index, method_named
+from camlib.integrations import torchvision as networks
+from camlib.visual import save_picture
+
+SCENE = zoo.scene(236, classes=["disc", "cross"])
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with a scene in it; nothing is ever downloaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    save_picture(SCENE.image, "scene.png")
+    return tmp_path
+
+
+@pytest.fixture
+def fewer_methods(monkeypatch):
+    monkeypatch.setattr(commands, "METHODS", {"cam": CAM})
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is written as a picture, in order."""
+    seen = []
+    monkeypatch.setattr(
+        commands, "save_picture", lambda what, path: seen.append(what) or save_picture(what, path)
+    )
+    return seen
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def done(*arguments):
+    """What the command prints when it succeeds."""
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+def refused(*arguments):
+    """The one line that says why the command failed."""
+    result = invoke(*arguments)
+    assert result.exit_code == 1, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line.removeprefix("Error: ")
+
+
+def built_in(*arguments):
+    return ("explain", "scene.png", "--model", "scenenet", *arguments)
+
+
+def network():
+    return zoo.load(), zoo.preprocess(SCENE.image)[None]
+
+
+def as_array(picture):
+    return (picture * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_demo_shows_every_method_for_two_classes(folder, drawn):
+    assert done("demo") == "wrote camlib-demo.png\n"
+    texts = [text.get_text() for text in drawn[0].texts]
+    assert texts[0] == "Where does the network see the disc, and where the cross?"
+    assert "scene 236" in texts[1]
+    assert f"{len(METHODS)} methods" in texts[1]
+    assert {kind.__name__ for kind in METHODS.values()} < set(texts)
+    assert {"disc: 99.7%", "cross: 99.8%"} < set(texts)
+    blocks = -(-len(METHODS) // 6)
+    assert len(drawn[0].axes) == 2 * (len(METHODS) + blocks)
+    assert read("camlib-demo.png").shape[1] < 1800
+
+
+def test_demo_adds_a_class_to_a_scene_of_one(folder, fewer_methods):
+    seed = next(s for s in range(20) if len(set(zoo.scene(s).names)) == 1)
+    image, classes = commands._scene_of_two(seed)
+    assert len(set(classes)) == 2
+    assert torch.equal(image, zoo.scene(seed, classes=classes).image)
+    assert done("demo", "--seed", seed, "-o", "x.png") == "wrote x.png\n"
+
+
+def test_demo_leaves_scenes_of_several_classes_alone():
+    seed = next(s for s in range(20) if len(set(zoo.scene(s).names)) > 2)
+    image, classes = commands._scene_of_two(seed)
+    assert torch.equal(image, zoo.scene(seed).image)
+    assert len(classes) == 2
+    assert set(classes) < set(zoo.scene(seed).labels.tolist())
+
+
+def test_one_map_lies_over_the_image(folder):
+    said = done(*built_in("-o", "map.png"))
+    model, inputs = network()
+    seen = GradCAM(model).explain(inputs)
+    [chance] = seen.output.sigmoid().max(1).values
+    assert said.splitlines() == [
+        f"scene.png: cross, {chance:.1%}",
+        f"  class 5, cross: {chance:.1%}, score {seen.score.item():.4g}, layer {seen.layers[0]}",
+        "  wrote map.png",
+    ]
+    assert files(folder) == ["map.png", "scene.png"]
+    assert np.array_equal(read("map.png"), as_array(overlay(SCENE.image, seen.heatmap[0])))
+
+
+def test_raw_map_is_the_layers_own(folder):
+    said = done(*built_in("--raw", "--target", "disc"))
+    assert said.splitlines()[-1] == "  wrote scene-camlib.png, scene-camlib.npy"
+    model, inputs = network()
+    expected = GradCAM(model).explain(inputs, 0).map[0]
+    torch.testing.assert_close(torch.from_numpy(np.load("scene-camlib.npy")), expected)
+
+
+def test_score_cam_weighs_with_the_probability_of_a_sigmoid(folder):
+    done(*built_in("--raw", "--method", "score_cam", "--target", "disc"))
+    model, inputs = network()
+    expected = ScoreCAM(model).explain(inputs, lambda output: output[:, 0].sigmoid()).map[0]
+    torch.testing.assert_close(torch.from_numpy(np.load("scene-camlib.npy")), expected)
+
+
+def test_several_methods_and_targets_share_a_figure(folder, drawn):
+    asked = ("--method", "layer_cam", "--method", "saliency", "--target", "CROSS", "--target", 0)
+    said = done(*built_in(*asked, "--raw")).splitlines()
+    assert [line.split(":")[0] for line in said[1:3]] == ["  class 5, cross", "  class 0, disc"]
+    assert said[3] == (
+        "  wrote scene-camlib.png, scene-camlib-layer_cam.npy, scene-camlib-saliency.npy"
+    )
+    texts = [text.get_text().split("\n")[0] for text in drawn[0].texts]
+    assert [text for text in texts if text] == ["image", "LayerCAM", "Saliency", "cross", "disc"]
+    assert len(drawn[0].axes) == 6
+    assert np.load("scene-camlib-layer_cam.npy").shape == (2, 16, 16)
+    assert np.load("scene-camlib-saliency.npy").shape == (2, 3, 128, 128)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_by_name(method, folder):
+    done(*built_in("--method", method, "--layer", "features", "--target", "disc"))
+    assert read("scene-camlib.png").shape == (128, 128, 3)
+
+
+def test_layer_is_the_one_asked_for(folder):
+    assert "layer features.3\n" in done(*built_in("--layer", "features.3"))
+
+
+def test_pixel_methods_name_no_layer(folder):
+    assert "layer none\n" in done(*built_in("--method", "guided_backprop"))
+
+
+def test_same_class_twice_is_one_row(folder):
+    assert done(*built_in("--target", "disc", "--target", "0")).count("class 0") == 1
+
+
+def test_large_images_are_cropped_to_what_the_network_knows(folder):
+    save_picture(SCENE.image.repeat_interleave(2, 1).repeat_interleave(2, 2), "large.png")
+    said = done("explain", "large.png", "--model", "scenenet")
+    assert said.startswith("large.png: cross, 99.")
+    assert read("large-camlib.png").shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16"])
+def test_images_of_every_mode(mode, folder):
+    with Image.open("scene.png") as opened:
+        image = opened.convert("L" if mode == "I;16" else mode)
+    expected = np.array(image.convert("RGB"))
+    if mode == "I;16":
+        image = Image.fromarray(np.array(image, dtype=np.uint16) * 257)
+    image.save("mode.png")
+    assert np.array_equal(np.array(commands.read(folder / "mode.png")), expected)
+
+
+def test_cameras_orientation_is_followed(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((4, 8, 3), np.uint8)).save("turned.jpg", exif=exif)
+    assert commands.read(folder / "turned.jpg").size == (4, 8)
+
+
+def test_several_images_go_to_a_folder(folder):
+    (folder / "maps").mkdir()
+    save_picture(zoo.scene(368).image, "other.png")
+    said = done("explain", "scene.png", "other.png", "--model", "scenenet", "-o", "maps")
+    assert said.count("  wrote maps/") == 2
+    assert files(folder / "maps") == ["other-camlib.png", "scene-camlib.png"]
+
+
+def test_good_images_are_explained_beside_bad_ones(folder):
+    (folder / "torn.png").write_bytes((folder / "scene.png").read_bytes()[:999])
+    result = invoke("explain", "nix.png", "torn.png", "scene.png", "--model", "scenenet")
+    assert result.exit_code == 1
+    assert [line.split(" (")[0] for line in result.stderr.splitlines()] == [
+        "Error: image 'nix.png' does not exist; check the path",
+        "Error: image 'torn.png' cannot be read",
+    ]
+    assert files(folder) == ["scene-camlib.png", "scene.png", "torn.png"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_terminals_show_bars(folder, monkeypatch):
+    save_picture(SCENE.image, "other.png")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    options = ["--model", "scenenet", "--method", "score_cam", "--target", "disc"]
+    assert not main(["explain", "scene.png", "other.png", *options], standalone_mode=False)
+    assert "images: 100%" in sys.stderr.getvalue()
+    assert "ScoreCAM: " in sys.stderr.getvalue()
+
+
+class Nothing(GradCAM):
+    def weights(self, activation, gradient):
+        return torch.zeros_like(gradient)
+
+
+def test_warnings_name_the_image_in_a_line(folder, monkeypatch):
+    monkeypatch.setitem(METHODS, "nothing", Nothing)
+    result = invoke(*built_in("--method", "nothing"))
+    [line] = result.stderr.splitlines()
+    assert result.exit_code == 0
+    assert line.startswith("Warning: scene.png: a map at layer 'features")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file with random weights of SqueezeNet for three classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = models.squeezenet1_1(num_classes=3)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pt"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def squeezenet(weights, *arguments):
+    return ("explain", "scene.png", "--model", "squeezenet1_1", "--weights", weights, *arguments)
+
+
+def test_overlay_shows_what_the_network_saw(folder, weights):
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    wide.save("scene.png")
+    said = done(*squeezenet(weights, "--method", "cam", "--target", 2))
+    preset = models.SqueezeNet1_1_Weights.DEFAULT.transforms()
+    model = models.squeezenet1_1(num_classes=3).eval()
+    model.load_state_dict(torch.load(weights))
+    inputs = preset(wide)[None]
+    mean, std = torch.tensor(preset.mean), torch.tensor(preset.std)
+    picture = inputs[0] * std[:, None, None] + mean[:, None, None]
+    seen = CAM(model).explain(inputs, 2)
+    expected = as_array(overlay(picture.clamp(0, 1), seen.heatmap[0])).astype(int)
+    assert abs(read("scene-camlib.png") - expected).max() <= 1
+    assert f"class 2: {seen.output.softmax(1)[0, 2]:.1%}, score {seen.score.item():.4g}," in said
+
+
+def test_published_class_names(folder, tmp_path):
+    torch.save(networks.untrained("squeezenet1_1")[0].state_dict(), "imagenet.pt")
+    assert "class 281, tabby: " in done(*squeezenet("imagenet.pt", "--target", "Tabby"))
+
+
+def test_weights_that_cannot_be_downloaded(folder, monkeypatch):
+    def offline(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    for options in ([], ["--weights", "IMAGENET1K_V1"]):
+        line = refused("explain", "scene.png", "--model", "resnet18", *options)
+        assert line == (
+            "cannot download the weights of 'resnet18' (no route to host); put "
+            "https://download.pytorch.org/models/resnet18-f37072fd.pth into "
+            f"{folder / 'hub' / 'hub'}/checkpoints, or pass a file with a state dict as weights"
+        )
+    assert files(folder) == ["scene.png"]
+
+
+def test_networks_that_start_with_zeros_have_a_default_layer():
+    assert done("layers", "vit_b_16").count("default") == 1
+
+
+def test_untrained_networks_are_always_the_same():
+    before = torch.get_rng_state()
+    one, two = (networks.untrained("squeezenet1_1")[0] for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_layers_are_listed_with_shape_and_stride():
+    lines = done("layers", "scenenet", "--size", "64").splitlines()
+    assert lines[0].split() == ["layer", "kind", "output", "stride"]
+    assert lines[1].split() == ["features.0.0", "Conv2d", "24", "x", "32", "x", "32", "2"]
+    assert lines[-1].split() == [
+        "features",
+        "Sequential",
+        "128",
+        "x",
+        "8",
+        "x",
+        "8",
+        "8",
+        "default",
+    ]
+    assert sum(line.endswith("default") for line in lines) == 1
+
+
+def test_methods_are_listed_with_paper_and_cost():
+    header, *lines = done("methods").splitlines()
+    assert header.split() == ["name", "class", "paper", "passes", "of", "the", "network"]
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert [row[0] for row in rows] == list(METHODS)
+    for name, kind, paper, cost in rows:
+        assert (kind, cost) == (METHODS[name].__name__, METHODS[name].cost)
+        assert "arXiv:" in paper or "doi:" in paper
+    assert rows[list(METHODS).index("grad_cam")][2] == (
+        "Selvaraju et al., ICCV 2017, arXiv:1610.02391"
+    )
+    assert rows[list(METHODS).index("layer_cam")][2] == (
+        "Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943"
+    )
+
+
+def test_command_runs_as_a_module():
+    command = [sys.executable, "-W", "error", "-m", "camlib.cli", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == (f"camlib {camlib.__version__}\n", "")
+
+
+def test_import_loads_nothing_heavier_than_click():
+    code = (
+        "import sys, camlib; before = set(sys.modules); import camlib.cli; "
+        "print(*set(sys.modules) - before)"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in result.stdout.split()}
+    assert {"camlib", "click"} <= loaded
+    assert not loaded & {"torchvision", "matplotlib", "PIL", "tqdm", "cv2", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "x.pt"], "scenenet has its weights built in; leave out --weights x.pt"),
+        (["--method", "grad_cm"], "method 'grad_cm' not found; did you mean 'grad_cam'?"),
+        (["--layer", "feature"], "layer 'feature' not found in SceneNet; did you mean 'features'?"),
+        (["--target", "hart"], "class 'hart' not found; did you mean 'heart'?"),
+        (["--target", "8"], "class 8 is out of range: the model has 8 classes, 0 to 7"),
+        (["--target", "-1"], "class -1 is out of range: the model has 8 classes, 0 to 7"),
+        (["--device", "gpu"], "device 'gpu' is not there; use auto, or one of: cpu"),
+        (["--device", "meta"], "device 'meta' is not there; use auto, or one of: cpu"),
+        (["-o", "no/x.png"], "folder 'no' does not exist; create it first"),
+        (["-o", "scene.png"], "output 'scene.png' is the image itself; choose another name"),
+        (["-o", "x.gif"], "scene.png: cannot write 'x.gif'; expected a name that ends in one of"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusals_are_one_line(options, message, folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refused(*built_in(*options)).startswith(message)
+    assert files(folder) == ["scene.png"]
+
+
+@pytest.mark.parametrize(
+    ("model", "advice"),
+    [
+        ("resnet81", "did you mean 'resnet18'?"),
+        ("scene_net", "did you mean 'scenenet'?"),
+        ("?", "expected for example 'resnet50'"),
+    ],
+)
+def test_unknown_networks_are_refused(model, advice, folder):
+    message = f"model {model!r} is no classification network of torchvision; {advice}"
+    assert refused("explain", "scene.png", "--model", model) == message
+    assert refused("layers", model) == message
+    assert files(folder) == ["scene.png"]
+
+
+def test_bad_images_are_named(folder):
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "photos").mkdir()
+    assert refused("explain", "photos", "--model", "scenenet") == (
+        "image 'photos' is a folder; pass the files in it"
+    )
+    line = refused("explain", "notes.txt", "--model", "scenenet")
+    assert line.startswith("image 'notes.txt' cannot be read (cannot identify")
+    assert line.endswith("); expected a picture such as PNG or JPEG")
+    assert files(folder) == ["notes.txt", "scene.png"]
+
+
+def test_several_images_need_a_folder(folder):
+    save_picture(SCENE.image, "other.png")
+    line = refused("explain", "scene.png", "other.png", "--model", "scenenet", "-o", "x.png")
+    assert line == "output 'x.png' is no folder; 2 images need an existing one"
+    assert files(folder) == ["other.png", "scene.png"]
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(folder):
+    line = refused("explain", "scene.png", "a/scene.jpg", "--model", "scenenet")
+    assert line == (
+        "'scene.png' and 'a/scene.jpg' would both become 'scene-camlib.png'; explain them one at a "
+        "time"
+    )
+
+
+def test_disk_that_refuses(folder, fewer_methods, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    line = refused(*built_in())
+    assert line == (
+        "scene.png: cannot write 'scene-camlib.png': No space left on device; choose another output"
+    )
+    assert refused("demo", "-o", "x.png").startswith("cannot write 'x.png': No space left")
+    assert files(folder) == ["scene.png"]
+
+
+def test_raw_map_is_whole_or_not_there(folder, monkeypatch):
+    def full(file, _):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert "No space left" in refused(*built_in("--raw"))
+    assert files(folder) == ["scene-camlib.png", "scene.png"]
+
+
+def test_demo_refuses_what_it_cannot_do(folder, fewer_methods):
+    assert refused("demo", "--seed", -1) == (
+        "seed is -1, expected an integer from 0 on; pass for example 0"
+    )
+    assert refused("demo", "-o", "x.gif").startswith("cannot write 'x.gif'; expected a name")
+    assert refused("demo", "-o", "no/x.png") == "folder 'no' does not exist; create it first"
+    assert files(folder) == ["scene.png"]
+
+
+def test_weights_that_are_none(folder, weights):
+    torch.save([1, 2], "list.pt")
+    torch.save({"state_dict": {}}, "nested.pt")
+    (folder / "text.pt").write_text("weights")
+    for name in ("list.pt", "nested.pt", "text.pt"):
+        assert refused(*squeezenet(name)) == (
+            f"{name!r} holds no state dict; save one with torch.save(model.state_dict(), {name!r})"
+        )
+    assert refused(*squeezenet("no.pt")) == (
+        "weights 'no.pt' not found; expected a file with a state dict, or one of IMAGENET1K_V1, "
+        "DEFAULT"
+    )
+
+
+def test_weights_of_another_network(folder, weights):
+    state = torch.load(weights)
+    torch.save(networks.untrained("mobilenet_v3_small")[0].state_dict(), "other.pt")
+    torch.save({"more": torch.zeros(1), **state}, "more.pt")
+    torch.save({**state, "features.0.weight": torch.zeros(1)}, "shape.pt")
+    for name, wrong in {
+        "other.pt": "'features.0.weight' is missing",
+        "more.pt": "there is no 'more' in the network",
+        "shape.pt": "'features.0.weight' has shape (1,), expected (64, 3, 3, 3)",
+    }.items():
+        assert refused(*squeezenet(name)) == (
+            f"{name!r} does not fit 'squeezenet1_1': {wrong}; choose the network it was saved from"
+        )
+
+
+def test_layers_refuses_what_the_network_cannot_take():
+    line = refused("layers", "vit_b_16", "--size", 32)
+    assert line == (
+        "'vit_b_16' cannot take pictures of 32 x 32 (Wrong image height! Expected 224 but got "
+        "32!); its own size is 224: --size 224"
+    )
+    assert refused("layers", "squeezenet1").endswith("did you mean 'squeezenet1_1'?")
+
+
+def test_class_names_are_found_or_suggested():
+    classes = ["crane", "golden retriever", "Crane"]
+    assert class_index("Golden Retriever", classes) == 1
+    for given, message in {
+        "crane": "class 'crane' is the name of 0 and 2; pass the number you mean",
+        "retriever": "class 'retriever' not found; did you mean 'golden retriever'?",
+        "xyz": "class 'xyz' not found; pass a number from 0 to 2",
+    }.items():
+        with pytest.raises(camlib.TargetError) as error:
+            class_index(given, classes)
+        assert str(error.value) == message
+
+
+def test_unknown_methods_are_told_the_known_ones():
+    with pytest.raises(camlib.InputError) as error:
+        method_named("zzz", {"cam": CAM, "score_cam": ScoreCAM})
+    assert str(error.value) == "method 'zzz' not found; expected one of cam, score_cam"
