@@ -23,6 +23,9 @@ ORDER = [
     "rules",
     "inputs",
     "capture",
+    "forward",
+    "candidates",
+    "methods.explanation",
     "methods.base",
     "methods.gradient",
     "methods.activation",
@@ -37,7 +40,7 @@ ORDER = [
 ]
 """From the ground up: a module imports only from those before it, or from its own package."""
 
-UPWARD = {("methods.base", "visual")}
+UPWARD = {("methods.explanation", "visual")}
 """An explanation draws itself: it asks for `visual` when it is asked to."""
 
 FREE = {"visual", "integrations", "zoo", "cli"}

@@ -184,11 +184,11 @@ def layers(*, model: str, size: int | None) -> None:
     """
     import torch
 
+    from camlib.candidates import default_layer, grids
     from camlib.inputs import Inputs
     from camlib.integrations.torchvision import untrained
     from camlib.layers import up_to
     from camlib.layouts import recognize
-    from camlib.methods.base import default_layer, grids
 
     network, usual = (scenenet().model, 128) if model.lower() == "scenenet" else untrained(model)
     size = size or usual

@@ -1,7 +1,8 @@
 """The methods, and their names for the command line, the tests and the docs."""
 
 from camlib.methods.activation import CAM
-from camlib.methods.base import Explanation, GradientWeighted, LayerMethod, Method, PixelMethod
+from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
+from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import (
     ElementWiseGradCAM,
     GradCAM,

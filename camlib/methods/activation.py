@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from camlib import maps, targets
 from camlib.errors import ModelError, TargetError
-from camlib.methods.base import LayerMethod, Pass
+from camlib.forward import Pass
+from camlib.methods.base import LayerMethod
 from camlib.targets import Category
 
 

@@ -1,150 +1,27 @@
-"""What every method is: a model, a layer, and `explain`; and what it returns."""
+"""What every method is: a model, perhaps a layer, and `explain`."""
 
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import warnings
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
-from camlib import maps, targets
-from camlib.capture import Capture, Graph, Visit, capture, gradients, visits
-from camlib.errors import CamlibWarning, GraphError, InputError, LayerError, LayoutError
+from camlib import maps
+from camlib.candidates import default_layer
+from camlib.capture import Graph
+from camlib.errors import CamlibWarning, GraphError, InputError, LayoutError
+from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs, detached
 from camlib.layers import Layers, find, names, unwrap, up_to
 from camlib.layouts import Layout, recognize
 from camlib.maps import Fuse, Normalize
+from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
-from camlib.targets import Target
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-_GRAPHS: tuple[Graph, ...] = ("tail", "whole")
-"""What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
-the graph with it; if the graph is on before that block, it is on again after it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Everything one call knows, for ``N`` samples.
-
-    Several classes a sample add an axis ``K`` after ``N`` to everything but `output`.
-
-    Attributes:
-        heatmap: what the method's call returns: ``(N, H, W)`` in [0, 1] at the input's size, or the
-            attribution ``(N, C, H, W)`` of a pixel method.
-        map: the method's map at the layer's own grid ``(N, h, w)``, in units of the score, after
-            the ReLU its paper has. For several layers, the fused map at the finest of their grids.
-        maps: the map of each layer at its own grid, in the order of `layers`.
-        score: the scores explained, ``(N,)``.
-        target: the classes explained, ``(N,)``; ``None`` where the target is no class.
-        output: what the model returned, detached.
-        layers: dotted names of the layers.
-        method: name of the method.
-    """
-
-    heatmap: Tensor
-    map: Tensor
-    maps: tuple[Tensor, ...]
-    score: Tensor
-    target: Tensor | None
-    output: Any
-    layers: tuple[str, ...]
-    method: str
-
-    def overlay(self, images: Any, **options: Any) -> Any:
-        """The heatmaps blended onto `images`, as `camlib.overlay` does it.
-
-        Args:
-            images: what was explained: a batch ``(N, C, H, W)`` in [0, 1] or uint8, or one image
-                of any kind that `camlib.overlay` takes.
-            options: of `camlib.overlay`.
-        """
-        from camlib.visual import overlay
-
-        return overlay(images, self.heatmap, **options)
-
-    def figure(self, images: Any = None, **options: Any) -> Figure:
-        """The heatmaps beside `images` if given, as `camlib.visual.figure` draws them."""
-        from camlib.visual import figure
-
-        return figure(images, {self.method: self}, **options)
-
-    def show(self, images: Any = None, **options: Any) -> None:
-        """Display the figure, in a notebook."""
-        from IPython.display import display
-
-        display(self.figure(images, **options))
-
-    def save(self, path: str | Path, images: Any = None, **options: Any) -> None:
-        """Write the figure to `path`; the suffix says the format."""
-        from camlib.visual import save_picture
-
-        save_picture(self.figure(images, **options), path)
-
-    def _repr_png_(self) -> bytes | None:
-        from camlib.visual import to_png
-
-        try:
-            return to_png(self.figure())
-        except InputError:  # maps of series and volumes are no pictures; a notebook shows the repr
-            return None
-
-    def __repr__(self) -> str:
-        shape = tuple(self.heatmap.shape)
-        target = None if self.target is None else self.target.tolist()
-        return f"Explanation({self.method}, heatmap={shape}, target={target}, layers={self.layers})"
-
-
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """One forward pass on the clean input.
-
-    Attributes:
-        model: without wrappers.
-        inputs: what the model was called with.
-        seen: what the layers returned.
-        output: what the model returned.
-        target: what is explained, resolved.
-        scores: ``(N, K)``, with their graph.
-        shape: ``()`` for one score a sample, ``(K,)`` for several.
-    """
-
-    model: nn.Module
-    inputs: Inputs
-    seen: Capture
-    output: Any
-    target: Target
-    scores: Tensor
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, inputs: Inputs, target: Any, layers: tuple[str, ...], graph: Graph
-    ) -> Pass:
-        """The pass, `target` resolved on its output."""
-        with capture(model, layers, graph=graph) as seen:
-            output = inputs.run(model)
-            seen.activations()
-            # A model that leaves a no_grad block of its own leaves the hook's grad mode with it.
-            with torch.set_grad_enabled(graph != "none"):
-                chosen = targets.resolve(target, output, len(inputs))
-                scores = chosen(output)
-                shape = tuple(scores.shape[1:])
-                scores = scores.reshape(len(inputs), -1)
-        return cls(model, inputs, seen, output, chosen, scores, shape)
 
 
 class Method(ABC):
@@ -299,7 +176,7 @@ class LayerMethod(Method):
 
     def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
         """The clean pass and its maps."""
-        graphs = (self.graph,) if self.graph == "none" else _GRAPHS
+        graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable else graphs:
             run = Pass.of(model, given.owned(), target, self.layers, graph)
             try:
@@ -432,63 +309,6 @@ class PixelMethod(Method):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
-
-
-def input_gradients(
-    model: nn.Module, given: Inputs, target: Any, rule: AbstractContextManager[Any] | None = None
-) -> tuple[Pass, Tensor]:
-    """The clean pass, and the gradient of each score at the image, ``(N, K, C, *size)``.
-
-    Args:
-        model: without wrappers.
-        given: the arguments of its call.
-        target: what to explain.
-        rule: a context in which the model runs.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        image = given.image.detach().clone().requires_grad_()
-        with rule or nullcontext():
-            run = Pass.of(model, given.owned().with_image(image.clone()), target, (), "whole")
-        found = [gradient for [gradient] in gradients(run.scores, [image], ["the input"])]
-    return run, torch.cat(found).movedim(0, 1)
-
-
-def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:
-    """The last layer of `model` that has a grid and a gradient for these inputs.
-
-    Raises:
-        LayerError: there is none.
-    """
-    candidates = grids(model, given)
-    for graph, visit in product(_GRAPHS, reversed(candidates)):
-        try:
-            run = Pass.of(model, given.owned(), target, (visit.name,), graph)
-            if any(gradient.any() for [gradient] in run.seen.gradients(run.scores)):
-                return visit.name
-        except GraphError:
-            continue
-    raise LayerError(
-        f"{type(model).__name__} has no layer with a grid and a gradient for inputs of size "
-        f"{given.size}; pass layer="
-    )
-
-
-def grids(model: nn.Module, given: Inputs) -> list[Visit]:
-    """The layers of `model` with a grid of more than one position, in the order they finish."""
-    with visits(model) as order:
-        given.owned().run(model)
-    return [visit for visit in order if _has_grid(model, visit, given)]
-
-
-def _has_grid(model: nn.Module, visit: Visit, given: Inputs) -> bool:
-    try:
-        layout = recognize(visit.shape, given.size, up_to(model, visit.module))
-    except LayoutError:
-        return False
-    # A pooling to a fixed size may even enlarge: its grid is not that of what it pools.
-    pooled = isinstance(visit.module, _AdaptiveAvgPoolNd | _AdaptiveMaxPoolNd)
-    several = math.prod(layout.grid(visit.shape)) > 1
-    return visit.shape[0] == len(given) and several and not pooled
 
 
 def _examine(found: list[Tensor], layers: tuple[str, ...]) -> None:

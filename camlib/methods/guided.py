@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from camlib.layers import Layers
-from camlib.methods.base import Explanation, Method
+from camlib.methods.base import Method
+from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.pixel import GuidedBackprop
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import InputError
+from camlib.forward import Pass
 from camlib.layers import Layers
-from camlib.methods.base import LayerMethod, Pass
+from camlib.methods.base import LayerMethod
 from camlib.targets import Category, Target
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.capture import capture
 from camlib.errors import CamlibWarning, InputError, TargetError
+from camlib.forward import Pass, input_gradients
 from camlib.inputs import Inputs, detached
 from camlib.layers import Layer, find, unwrap
-from camlib.methods.base import Explanation, Pass, PixelMethod, input_gradients
+from camlib.methods.base import PixelMethod
+from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
 from camlib.rules import Rectifying
 

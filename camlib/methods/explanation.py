@@ -1,0 +1,86 @@
+"""What a method returns: everything one call knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from camlib.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Everything one call knows, for ``N`` samples.
+
+    Several classes a sample add an axis ``K`` after ``N`` to everything but `output`.
+
+    Attributes:
+        heatmap: what the method's call returns: ``(N, H, W)`` in [0, 1] at the input's size, or the
+            attribution ``(N, C, H, W)`` of a pixel method.
+        map: the method's map at the layer's own grid ``(N, h, w)``, in units of the score, after
+            the ReLU its paper has. For several layers, the fused map at the finest of their grids.
+        maps: the map of each layer at its own grid, in the order of `layers`.
+        score: the scores explained, ``(N,)``.
+        target: the classes explained, ``(N,)``; ``None`` where the target is no class.
+        output: what the model returned, detached.
+        layers: dotted names of the layers.
+        method: name of the method.
+    """
+
+    heatmap: Tensor
+    map: Tensor
+    maps: tuple[Tensor, ...]
+    score: Tensor
+    target: Tensor | None
+    output: Any
+    layers: tuple[str, ...]
+    method: str
+
+    def overlay(self, images: Any, **options: Any) -> Any:
+        """The heatmaps blended onto `images`, as `camlib.overlay` does it.
+
+        Args:
+            images: what was explained: a batch ``(N, C, H, W)`` in [0, 1] or uint8, or one image
+                of any kind that `camlib.overlay` takes.
+            options: of `camlib.overlay`.
+        """
+        from camlib.visual import overlay
+
+        return overlay(images, self.heatmap, **options)
+
+    def figure(self, images: Any = None, **options: Any) -> Figure:
+        """The heatmaps beside `images` if given, as `camlib.visual.figure` draws them."""
+        from camlib.visual import figure
+
+        return figure(images, {self.method: self}, **options)
+
+    def show(self, images: Any = None, **options: Any) -> None:
+        """Display the figure, in a notebook."""
+        from IPython.display import display
+
+        display(self.figure(images, **options))
+
+    def save(self, path: str | Path, images: Any = None, **options: Any) -> None:
+        """Write the figure to `path`; the suffix says the format."""
+        from camlib.visual import save_picture
+
+        save_picture(self.figure(images, **options), path)
+
+    def _repr_png_(self) -> bytes | None:
+        from camlib.visual import to_png
+
+        try:
+            return to_png(self.figure())
+        except InputError:  # maps of series and volumes are no pictures; a notebook shows the repr
+            return None
+
+    def __repr__(self) -> str:
+        shape = tuple(self.heatmap.shape)
+        target = None if self.target is None else self.target.tolist()
+        return f"Explanation({self.method}, heatmap={shape}, target={target}, layers={self.layers})"
