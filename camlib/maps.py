@@ -26,6 +26,21 @@ Fuse = Literal["mean", "max", "product", "scaled_max"] | None
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+def check(*, fuse: Fuse, normalize: Normalize) -> None:
+    """Nothing, if these are ways to fuse and to normalise.
+
+    Raises:
+        InputError: one is not.
+    """
+    if fuse is not None and fuse not in _FUSIONS:
+        known = ", ".join(map(repr, _FUSIONS))
+        raise InputError(f"fuse={fuse!r} is not known; use one of {known} or None")
+    if not isinstance(normalize, bool) and normalize not in ("minmax", "max"):
+        raise InputError(
+            f"normalize={normalize!r} is not known; use True, 'minmax', 'max' or False"
+        )
+
+
 def positions(tensor: Tensor) -> tuple[int, ...]:
     """The dimensions after sample and channel: those of the grid."""
     return tuple(range(2, tensor.ndim))
@@ -70,9 +85,6 @@ def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
         how: ``True`` or ``"minmax"``: from its minimum and maximum to [0, 1], a flat map to zeros;
             ``"max"``: divided by its largest absolute value, so that 0 stays "no evidence" and a
             uniform map stays visible; ``False``: left in its unit.
-
-    Raises:
-        InputError: `how` is none of these.
     """
     if how is False:
         return maps
@@ -80,12 +92,10 @@ def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
     if how == "max":
         peak = maps.abs().amax(axes, keepdim=True)
         return maps / peak.where(peak > 0, 1)
-    if how is True or how == "minmax":
-        low = maps.amin(axes, keepdim=True)
-        span = maps.amax(axes, keepdim=True) - low
-        level = flat(maps)
-        return ((maps - low) / span.where(~level, 1)).where(~level, 0)
-    raise InputError(f"normalize={how!r} is not known; use True, 'minmax', 'max' or False")
+    low = maps.amin(axes, keepdim=True)
+    span = maps.amax(axes, keepdim=True) - low
+    level = flat(maps)
+    return ((maps - low) / span.where(~level, 1)).where(~level, 0)
 
 
 def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
@@ -98,15 +108,9 @@ def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
         maps: one ``(N, K, *size)`` a layer, all of the same size.
         how: ``"mean"``, ``"max"``, ``"product"``, or ``"scaled_max"``: the maximum of
             ``tanh(2 M / max M)`` (Layer-CAM), which lifts the weaker parts of a map.
-
-    Raises:
-        InputError: `how` is none of these.
     """
     if how is None:
         return torch.stack(list(maps), 2)
-    if how not in _FUSIONS:
-        known = ", ".join(map(repr, _FUSIONS))
-        raise InputError(f"fuse={how!r} is not known; use one of {known} or None")
     if len(maps) == 1:
         return maps[0]
     return _FUSIONS[how](torch.stack([normalize(m, "max") for m in maps]))

@@ -74,7 +74,7 @@ def test_fusions():
     assert torch.equal(maps.fuse([one, two], "scaled_max"), expected)
     assert torch.equal(maps.fuse([one, two], None), torch.stack([one, two], 2))
     with pytest.raises(InputError, match="fuse='sum' is not known; use one of 'mean', 'max'"):
-        maps.fuse([one, two], "sum")
+        GradCAM(pooled(), ["features", "tail"], fuse="sum")
 
 
 @pytest.mark.parametrize("fuse", ["mean", "max", "product", "scaled_max", None])

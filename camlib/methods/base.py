@@ -69,8 +69,9 @@ class LayerMethod(Method):
             for units of the score.
 
     Raises:
+        InputError: an option has no such value.
         LayerError: a layer is not in `model`.
-        ModelError: `model` is not a module.
+        ModelError: `model` is not a module, or scripted.
     """
 
     graph: ClassVar[Graph] = "tail"
@@ -91,6 +92,7 @@ class LayerMethod(Method):
         resize: bool = True,
         normalize: Normalize = True,
     ) -> None:
+        maps.check(fuse=fuse, normalize=normalize)
         self.model = model
         self.layers = names(unwrap(model), layer)
         self.fuse: Fuse = fuse
@@ -145,6 +147,7 @@ class LayerMethod(Method):
         relu = self.relu if relu is None else relu
         resize = self.resize if resize is None else resize
         normalize = self.normalize if normalize is None else normalize
+        maps.check(fuse=self.fuse, normalize=normalize)
         with explaining(model, given.image.device):
             with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
                 if not self.layers:
