@@ -121,3 +121,16 @@ def images(count: int = 2, *size: int, seed: int = 1) -> Tensor:
     """Random images ``(count, 3, *size)``, 8 x 8 by default."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *(size or (8, 8)), generator=generator)
+
+
+def by_hand(net: Net, batch: Tensor, layer: int, target: int) -> tuple[Tensor, Tensor]:
+    """Value of ``features[layer]`` and its gradient of class `target`, everything out of place."""
+    found = batch
+    for module in net.features[: layer + 1]:
+        found = module(found.clone())
+    activation = found.detach().clone().requires_grad_()
+    rest = activation
+    for module in [*net.features[layer + 1 :], *net.tail]:
+        rest = module(rest.clone())
+    [gradient] = torch.autograd.grad(rest[:, target].sum(), activation)
+    return activation.detach(), gradient

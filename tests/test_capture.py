@@ -3,25 +3,12 @@ from collections import namedtuple
 
 import pytest
 import torch
-from nets import Net, convolutional, images, pooled
+from nets import Net, by_hand, convolutional, images, pooled
 from snapshot import snapshot
 from torch import nn
 
 from camlib import GradCAM, GraphError, LayerError
 from camlib.capture import capture, visits
-
-
-def by_hand(net, batch, layer):
-    """Value of ``features[layer]`` and its gradient of class 1, everything out of place."""
-    found = batch
-    for module in net.features[: layer + 1]:
-        found = module(found.clone())
-    activation = found.detach().clone().requires_grad_()
-    rest = activation
-    for module in [*net.features[layer + 1 :], *net.tail]:
-        rest = module(rest.clone())
-    [gradient] = torch.autograd.grad(rest[:, 1].sum(), activation)
-    return activation.detach(), gradient
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
@@ -31,7 +18,7 @@ def test_in_place_layers_do_not_overwrite_what_is_captured(layer):
         scores = net(batch)[:, 1:2]
         [[gradient]] = seen.gradients(scores)
     [activation] = seen.activations()
-    expected_activation, expected_gradient = by_hand(net, batch, layer)
+    expected_activation, expected_gradient = by_hand(net, batch, layer, 1)
     torch.testing.assert_close(activation.detach(), expected_activation)
     torch.testing.assert_close(gradient[0], expected_gradient)
 
@@ -41,8 +28,8 @@ def test_several_layers_from_one_pass():
     with capture(net, ["features.4", "features.1", "tail.0"]) as seen:
         [found] = seen.gradients(net(batch)[:, 1:2])
     assert seen.names == ("features.4", "features.1", "tail.0")
-    torch.testing.assert_close(found[0][0], by_hand(net, batch, 4)[1])
-    torch.testing.assert_close(found[1][0], by_hand(net, batch, 1)[1])
+    torch.testing.assert_close(found[0][0], by_hand(net, batch, 4, 1)[1])
+    torch.testing.assert_close(found[1][0], by_hand(net, batch, 1, 1)[1])
 
 
 def test_many_classes_come_in_chunks(monkeypatch):

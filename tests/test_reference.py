@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import Net, convolutional, images, pooled
+from nets import by_hand, convolutional, images, pooled
 from reference import REFERENCES, cam, fused_layer_cam, score_cam
-from torch import Tensor
 
 import camlib
 from camlib import CAM, LayerCAM, ScoreCAM
-
-
-def activation_and_gradient(
-    net: Net, image: Tensor, layer: int, target: int
-) -> tuple[Tensor, Tensor]:
-    """By hand: run to the layer, cut, run on out of place, differentiate."""
-    found = image[None]
-    for module in net.features[: layer + 1]:
-        found = module(found.clone())
-    activation = found.detach().clone().requires_grad_()
-    rest = activation
-    for module in [*net.features[layer + 1 :], *net.tail]:
-        rest = module(rest.clone())
-    rest[0, target].backward()
-    return activation.detach()[0], activation.grad[0]
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -40,7 +24,7 @@ def test_gradient_methods(name, options, function, build, layer, in_place):
     method = getattr(camlib, name)(net, f"features.{layer}", **options)
     found = method.explain(batch, target=[2, 0, 1]).map
     expected = [
-        function(*activation_and_gradient(net, image, layer, target))
+        function(*(found[0] for found in by_hand(net, image[None], layer, target)))
         for image, target in zip(batch, [2, 0, 1], strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-12)
