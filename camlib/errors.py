@@ -14,6 +14,9 @@ Each error is also the standard type beside it, so that ``except ValueError`` wo
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class CamlibError(Exception):
     """Everything camlib raises on purpose."""
@@ -45,3 +48,11 @@ class GraphError(CamlibError, RuntimeError):
 
 class CamlibWarning(UserWarning):
     """A result that is probably not what was meant."""
+
+
+def warn(message: str) -> None:
+    """A `CamlibWarning` that points at the user's line: the first one outside this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("camlib."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, CamlibWarning, stacklevel=level)

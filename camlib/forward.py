@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from camlib import targets
 from camlib.capture import Capture, Graph, capture, gradients
 from camlib.inputs import Inputs
+from camlib.rules import without_recomputation
 from camlib.targets import Target
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
@@ -76,5 +77,6 @@ def input_gradients(
         image = given.image.detach().clone().requires_grad_()
         with rule or nullcontext():
             run = Pass.of(model, given.owned().with_image(image.clone()), target, (), "whole")
-        found = [gradient for [gradient] in gradients(run.scores, [image], ["the input"])]
+        with without_recomputation() if rule else nullcontext():
+            found = [gradient for [gradient] in gradients(run.scores, [image], ["the input"])]
     return run, torch.cat(found).movedim(0, 1)

@@ -7,12 +7,16 @@ gradient passes ``1[a > 0] R``, the deconvnet ``1[R > 0] R``, guided backpropaga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
+
+from camlib.errors import GraphError
 
 Rule = Literal["guided", "deconvnet"]
 """The rule by which a rectifier passes its signal back."""
@@ -45,9 +49,11 @@ class Rectifying(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         in_place = name.endswith("_") or kwargs.get("inplace", False) is True
         name = name.strip("_")
+        [source] = args[:1] or [kwargs.get("input")]
+        if not isinstance(source, Tensor) or not source.is_floating_point():
+            return func(*args, **kwargs)
         if name in _BOUNDS and (bounds := _BOUNDS[name](args, kwargs)) is not None:
             self.met += 1
-            [source] = args[:1] or [kwargs["input"]]
             result = _Rectified.apply(source, *bounds, self.rule == "guided")
             return source.copy_(result) if in_place else result
         if name in _SMOOTH:
@@ -55,7 +61,6 @@ class Rectifying(TorchFunctionMode):
                 self.passed.add(name)
                 return func(*args, **kwargs)
             self.met += 1
-            [source] = args[:1] or [kwargs["input"]]
             # An in-place call would overwrite what its own backward pass needs.
             value = func(source.clone() if in_place else source, *args[1:], **kwargs)
             if self.rule == "guided":
@@ -64,6 +69,22 @@ class Rectifying(TorchFunctionMode):
                 result = _Straight.apply(source, value)
             return source.copy_(result) if in_place else result
         return func(*args, **kwargs)
+
+
+@contextmanager
+def without_recomputation() -> Iterator[None]:
+    """A backward pass that must find what the forward pass left, and not run layers again.
+
+    Raises:
+        GraphError: the model recomputes activations, where no rule is in force.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise GraphError(
+            "the model recomputes its activations (torch.utils.checkpoint) outside the rule for "
+            "ReLU; turn checkpointing off, such as with memory_efficient=False"
+        ) from None
 
 
 class _Rectified(torch.autograd.Function):
@@ -92,7 +113,7 @@ class _Positive(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.view_as(value)
+        return value.clone()  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *signals: Tensor) -> Tensor:
@@ -104,7 +125,7 @@ class _Straight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
-        return value.view_as(value)
+        return value.clone()  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None]:
@@ -144,6 +165,7 @@ _BOUNDS: dict[str, Callable[[Any, Any], tuple[float | None] | None]] = {
     "hardtanh": _from_zero("min_val", "max_val"),
     "clamp": _from_zero("min", "max"),
     "clamp_min": _from_zero("min", None),
+    "clip": _from_zero("min", "max"),
     "threshold": _threshold,
 }
 """Upper bound of a rectifier by function name, ``None`` where the call is not a rectifier's."""

@@ -22,14 +22,6 @@ from camlib.visual import save_picture
 SCENE = zoo.scene(236, classes=["disc", "cross"])
 
 
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The current folder, with a scene in it; nothing is ever downloaded."""

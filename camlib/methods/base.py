@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.candidates import default_layer
 from camlib.capture import Graph
-from camlib.errors import CamlibWarning, GraphError, InputError, LayoutError
+from camlib.errors import GraphError, InputError, LayoutError, warn
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs, detached
 from camlib.layers import Layers, find, names, unwrap, up_to
@@ -324,9 +323,7 @@ def _examine(found: list[Tensor], layers: tuple[str, ...]) -> None:
                 "NaN or infinity, or overflow in half precision; look for them with torch.isfinite"
             )
         if empty:
-            warnings.warn(
+            warn(
                 f"a map at layer {name!r} is zero everywhere: nothing there speaks for the target; "
-                "relu=False shows what speaks against it, another layer may know more",
-                CamlibWarning,
-                stacklevel=4,
+                "relu=False shows what speaks against it, another layer may know more"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,14 +10,14 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.capture import capture
-from camlib.errors import CamlibWarning, InputError, TargetError
+from camlib.errors import InputError, TargetError, warn
 from camlib.forward import Pass, input_gradients
 from camlib.inputs import Inputs, detached
 from camlib.layers import Layer, find, unwrap
 from camlib.methods.base import PixelMethod
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
-from camlib.rules import Rectifying
+from camlib.rules import Rectifying, without_recomputation
 
 _REDUCTIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda gradient: gradient,
@@ -173,7 +172,8 @@ class Deconvnet(PixelMethod):
                 output = given.owned().with_image(image.clone()).run(model)
             [activation] = seen.activations()
             start = _start(activation.detach(), self.layer, unit, channel)
-            [signal] = torch.autograd.grad(activation, image, start)
+            with without_recomputation():
+                [signal] = torch.autograd.grad(activation, image, start)
         _warn_without_relu(self, model, rule)
         signal = maps.precise(signal)
         return Explanation(
@@ -202,7 +202,7 @@ def _start(
 ) -> Tensor:
     """`activation` ``(N, C, *grid)`` at the units asked for, zero elsewhere."""
     index = channel if unit is None else unit
-    place = index if isinstance(index, tuple) else (index,)
+    place = index if isinstance(index, tuple) and channel is None else (index,)
     shape = activation.shape[1:]
     if len(place) not in (1, len(shape)) or any(
         not isinstance(i, int) or not -size <= i < size
@@ -226,9 +226,7 @@ def _start(
 def _warn_without_relu(method: PixelMethod, model: nn.Module, rule: Rectifying) -> None:
     if not rule.met:
         met = f"; generalize=True applies its rule to {', '.join(sorted(rule.passed))}"
-        warnings.warn(
+        warn(
             f"{type(method).__name__} met no ReLU in {type(model).__name__}, so this is the plain "
-            f"gradient{met if rule.passed else ''}",
-            CamlibWarning,
-            stacklevel=5,
+            f"gradient{met if rule.passed else ''}"
         )

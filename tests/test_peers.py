@@ -1,0 +1,319 @@
+"""Beside the other libraries: equal where they are right, and where they are not, who is.
+
+`grad-cam` stands for its module `pytorch_grad_cam`. Each test of a defect computes the paper's
+value itself, so it says which of the two libraries is wrong, and by how much.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from nets import Net, Pooling, convolutional, images, rectifying, spread
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import camlib
+from camlib import Deconvnet, GradCAM, GradCAMPlusPlus, GuidedBackprop, Saliency, maps
+
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.skipif(
+        any(
+            importlib.util.find_spec(name) is None
+            for name in ("pytorch_grad_cam", "torchcam", "captum")
+        ),
+        reason="the libraries to compare with are not installed; install the extra `peers`",
+    ),
+    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
+]
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def peers() -> dict[str, Any]:
+    """The other libraries; what they warn of while they are imported is theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import captum.attr
+        import pytorch_grad_cam
+        import pytorch_grad_cam.utils.model_targets
+        import torchcam.methods
+    return {
+        "grad-cam": pytorch_grad_cam,
+        "target": pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget,
+        "torchcam": torchcam.methods,
+        "captum": captum.attr,
+    }
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> tuple[nn.Module, Tensor]:
+    """MobileNetV2 with its ImageNet weights, and six photographs."""
+    if not DATA.is_dir():
+        pytest.skip("the real networks and images of ../shared/data are not here")
+    from PIL import Image
+
+    spec = importlib.util.spec_from_file_location(
+        "mobilenet_v2_imagenet", DATA / "mobilenet_v2_imagenet.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    files = sorted((DATA / "images").glob("*.jpg"))[::34]
+    return module.load(), torch.cat([module.to_tensor(Image.open(file)) for file in files])
+
+
+def as_grad_cam_scales(found: Tensor, size: int) -> np.ndarray:
+    """Maps ``(N, h, w)`` scaled first, resized then, and scaled again."""
+    return maps.normalize(maps.resize(maps.normalize(found[:, None]), (size, size)))[:, 0].numpy()
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("layer", ["features.18", "features.14.conv.0.2"])
+@pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "LayerCAM", "XGradCAM"])
+def test_maps_equal_those_of_grad_cam_on_a_real_network(peers, mobilenet, name, layer):
+    model, batch = mobilenet
+    classes = model(batch).argmax(1)
+    found = getattr(camlib, name)(model, layer).explain(batch, classes).map
+    with getattr(peers["grad-cam"], name)(model, [model.get_submodule(layer)]) as peer:
+        theirs = peer(batch, [peers["target"](int(c)) for c in classes])
+    model.zero_grad()
+    assert np.abs(as_grad_cam_scales(found, 224) - theirs).max() < 1e-4
+
+
+def wide(seed: int = 0) -> nn.Sequential:
+    """A network with overlapping pooling, every ReLU a module of its own."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(16, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24 * 9, 32),
+        nn.ReLU(),
+        nn.Linear(32, 4),
+    )
+    return spread(net, seed)
+
+
+@pytest.mark.parametrize("build", [rectifying, wide])
+@pytest.mark.parametrize(
+    ("name", "method"), [("GuidedBackprop", GuidedBackprop), ("Deconvolution", Deconvnet)]
+)
+def test_pixels_equal_those_of_captum_where_every_relu_is_a_module(peers, build, name, method):
+    net = build()
+    batch = images(3) if build is rectifying else images(3, 31, 31)
+    found = method(net)(batch, [0, 3, 1])
+    theirs = getattr(peers["captum"], name)(net).attribute(batch, target=[0, 3, 1])
+    assert (found - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+class ByHand(torch.autograd.Function):
+    """A ReLU and its rule, written as in the papers."""
+
+    @staticmethod
+    def forward(ctx, source, rule):
+        ctx.rule = rule
+        ctx.save_for_backward(source)
+        return source * (source > 0)
+
+    @staticmethod
+    def backward(ctx, signal):
+        [source] = ctx.saved_tensors
+        positive = signal * (signal > 0)
+        return positive if ctx.rule == "deconvnet" else positive * (source > 0), None
+
+
+@pytest.fixture(scope="module")
+def functional() -> dict[str, nn.Module]:
+    """Networks of torchvision that call ReLU as a function, GoogLeNet nothing else."""
+    options = {"aux_logits": False, "init_weights": False}
+    return {
+        "googlenet": spread(torchvision.models.googlenet(weights=None, **options)),
+        "densenet121": spread(torchvision.models.densenet121(weights=None)),
+    }
+
+
+@pytest.mark.parametrize("network", ["googlenet", "densenet121"])
+@pytest.mark.parametrize(
+    ("name", "method", "rule"),
+    [("GuidedBackprop", GuidedBackprop, "guided"), ("Deconvolution", Deconvnet, "deconvnet")],
+)
+def test_functional_relus_follow_the_rule_and_in_captum_do_not(
+    peers, monkeypatch, functional, network, name, method, rule
+):
+    net = functional[network]
+    batch = images(1, 64, 64)
+    found = method(net)(batch, 7)
+    theirs = getattr(peers["captum"], name)(net).attribute(batch, target=7)
+    source = batch.clone().requires_grad_()
+    with monkeypatch.context() as patch:  # nn.ReLU calls it too
+        patch.setattr(F, "relu", lambda a, inplace=False: ByHand.apply(a, rule))
+        [expected] = torch.autograd.grad(net(source)[0, 7], source)
+    peak = expected.abs().max()
+    assert (found - expected).abs().max() < 1e-5 * peak
+    assert (theirs - expected).abs().max() > 0.1 * peak
+
+
+@pytest.mark.shared
+def test_captum_and_grad_cam_return_the_plain_gradient_of_a_network_of_relu6(peers, mobilenet):
+    model, batch = mobilenet
+    batch = batch[:1]
+    gradient = Saliency(model)(batch, 0)
+    theirs = peers["captum"].GuidedBackprop(model).attribute(batch, target=0)
+    torch.testing.assert_close(theirs, gradient)
+    other = peers["grad-cam"].GuidedBackpropReLUModel(model, torch.device("cpu"))(batch, 0)
+    torch.testing.assert_close(torch.tensor(other).permute(2, 0, 1)[None], gradient)
+    model.zero_grad()
+    assert correlation(GuidedBackprop(model)(batch, 0), gradient) < 0.5
+
+
+def test_grad_cam_returns_one_image_of_a_batch_and_twice_the_value_the_second_time(peers):
+    net = rectifying()
+    batch = images(2)
+    found = GuidedBackprop(net)(batch, 1)
+    peer = peers["grad-cam"].GuidedBackpropReLUModel(net, torch.device("cpu"))
+    given = batch.clone()
+    first, second = (torch.tensor(peer(given, 1).copy()) for _ in range(2))
+    assert first.shape == (8, 8, 3)
+    torch.testing.assert_close(second, 2 * first)
+    torch.testing.assert_close(first, found[0].permute(1, 2, 0))
+    assert torch.equal(GuidedBackprop(net)(batch, 1), found)
+
+
+def activation_and_gradient(model: nn.Module, layer: str, batch: Tensor, target: Tensor):
+    """By hand, in float64: a hook that keeps a clone, and autograd."""
+    kept = []
+    module = model.get_submodule(layer)
+    handle = module.register_forward_hook(lambda _m, _i, out: kept.append(out) or out.clone())
+    try:
+        scores = model(batch)
+    finally:
+        handle.remove()
+    score = scores[torch.arange(len(batch)), target].sum()
+    [gradient] = torch.autograd.grad(score, kept)
+    return kept[0].detach().double(), gradient.double()
+
+
+def equation_19(activation: Tensor, gradient: Tensor, epsilon: float = 0.0) -> Tensor:
+    """``w_k = sum_i alpha_ki relu(g_ki)``, ``alpha = g^2 / (2 g^2 + sum(A) g^3)``."""
+    area = activation.sum((2, 3), keepdim=True)
+    alpha = gradient**2 / (2 * gradient**2 + area * gradient**3 + epsilon)
+    return (alpha.where(gradient != 0, 0) * gradient.clamp(min=0)).sum((2, 3))
+
+
+def weighted(weights: Tensor, activation: Tensor) -> Tensor:
+    return (weights[:, :, None, None] * activation).sum(1).relu()
+
+
+def test_torchcam_weighs_by_the_cube_of_the_gradient_and_camlib_by_equation_19(peers):
+    net = convolutional()
+    batch = images(2)
+    target = torch.tensor([1, 1])
+    activation, gradient = activation_and_gradient(net, "features", batch, target)
+    with peers["torchcam"].GradCAMpp(net, "features", input_shape=(3, 8, 8)) as peer:
+        scores = net(batch)
+        [theirs] = peer._get_weights([1, 1], scores)
+    cubes = gradient.clamp(min=0).pow(3).sum((2, 3))
+    paper = equation_19(activation, gradient)
+    torch.testing.assert_close(theirs.double(), cubes, rtol=1e-4, atol=1e-9)
+    assert not torch.allclose(theirs.double(), paper, rtol=0.1)
+
+    found = GradCAMPlusPlus(net, "features").weights(activation, gradient)[:, :, 0, 0]
+    torch.testing.assert_close(found, paper)
+    found = GradCAMPlusPlus(net, "features").explain(batch, 1).map
+    torch.testing.assert_close(found.double(), weighted(paper, activation), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.shared
+def test_the_epsilon_of_grad_cam_is_not_small_on_a_real_network(peers, mobilenet):
+    model, batch = mobilenet
+    classes = model(batch).argmax(1)
+    activation, gradient = activation_and_gradient(model, "features.18", batch, classes)
+    paper = weighted(equation_19(activation, gradient), activation)
+    theirs = weighted(equation_19(activation, gradient, 1e-6), activation)
+
+    found = GradCAMPlusPlus(model, "features.18").explain(batch, classes).map
+    torch.testing.assert_close(found.double(), paper, rtol=1e-4, atol=1e-6)
+    with peers["grad-cam"].GradCAMPlusPlus(model, [model.features[18]]) as peer:
+        shown = peer(batch, [peers["target"](int(c)) for c in classes])
+    model.zero_grad()
+    assert np.abs(shown - as_grad_cam_scales(theirs, 224)).max() < 1e-3
+    assert np.abs(shown - as_grad_cam_scales(paper, 224)).max() > 0.02
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_grad_cam_leaves_mode_hooks_and_gradients_behind_and_camlib_nothing(peers):
+    net = convolutional().train()
+    batch = images(2)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+
+    GradCAM(net, "features")(batch, 1)
+    assert all(module.training for module in net.modules())
+    assert hooks(net) == 0
+    assert all(bool((p.grad == 1).all()) for p in net.parameters())
+
+    peer = peers["grad-cam"].GradCAM(net, [net.features])
+    peer(batch, [peers["target"](1)] * 2)
+    assert not any(module.training for module in net.modules())
+    assert hooks(net) == 2
+    assert not any(bool((p.grad == 1).all()) for p in net.parameters())
+
+
+def test_grad_cam_takes_the_relu_after_a_convolution_for_the_convolution(peers):
+    net = convolutional(in_place=True)
+    batch = images(2)
+    target = torch.tensor([1, 1])
+    activation, gradient = activation_and_gradient(net, "features.3", batch, target)
+    assert activation.min() < 0
+    weights = gradient.mean((2, 3))
+    found = GradCAM(net, "features.3").explain(batch, 1).map
+    torch.testing.assert_close(found.double(), weighted(weights, activation))
+
+    with peers["grad-cam"].GradCAM(net, [net.features[3]]) as peer:
+        theirs = peer(batch, [peers["target"](1)] * 2)
+    overwritten = as_grad_cam_scales(weighted(weights, activation.relu()), 8)
+    assert np.abs(theirs - overwritten).max() < 1e-4
+    assert np.abs(theirs - as_grad_cam_scales(found, 8)).max() > 0.1
+
+
+@pytest.fixture
+def uniform() -> Iterator[tuple[nn.Module, Tensor]]:
+    """Every position speaks for class 1 alike."""
+    net = Net(nn.Conv2d(3, 2, 1), nn.Sequential(Pooling(), nn.Linear(2, 2))).eval()
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 0.5)
+    yield net, torch.ones(1, 3, 8, 8)
+
+
+def test_uniform_evidence_disappears_in_the_peers_and_can_be_kept_in_camlib(peers, uniform):
+    net, batch = uniform
+    with peers["grad-cam"].GradCAM(net, [net.features]) as peer:
+        assert not peer(batch, [peers["target"](1)]).any()
+    with peers["torchcam"].GradCAM(net, "features", input_shape=(3, 8, 8)) as peer:
+        scores = net(batch)
+        assert not peer(1, scores)[0].any()
+    found = GradCAM(net, "features").explain(batch, 1, normalize="max")
+    assert bool((found.map > 0).all())
+    assert bool((found.heatmap == 1).all())
+    assert not GradCAM(net, "features")(batch, 1).any()
