@@ -12,8 +12,9 @@ object leaves nothing on the model. Three facts about PyTorch shape the rest.
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from camlib.errors import GraphError, LayerError
+from camlib.errors import GraphError, LayerError, warn
 from camlib.layers import Layer, find
 
 Graph = Literal["none", "tail", "whole"]
@@ -41,11 +42,23 @@ class Capture:
 
     Attributes:
         names: dotted names of the layers, in the order they were asked for.
+        calls: how often each of them ran.
+        interrupted: whether the model itself switched grad mode off after a layer, so that part of
+            the graph is missing.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
+        self.calls = dict.fromkeys(names, 0)
+        self.interrupted = False
         self._outputs: dict[str, tuple[Tensor, int]] = {}
+        self._passed_on: dict[str, Tensor] = {}
+
+    @property
+    def aliased(self) -> str | None:
+        """The layer that returned its own input, if what followed changed its output in place."""
+        changed = [name for name, tensor in self._passed_on.items() if tensor._version]
+        return changed[0] if changed else None
 
     def activations(self) -> list[Tensor]:
         """The output of each layer, of its last call if it was called more than once.
@@ -59,12 +72,18 @@ class Capture:
                     f"layer {name!r} did not run in the forward pass; choose one that does"
                 )
             tensor, version = self._outputs[name]
-            if tensor._version != version:
+            if not tensor.is_inference() and tensor._version != version:
                 raise LayerError(
                     f"the output of layer {name!r} was overwritten in place through another name "
                     "after it ran; choose the layer before or after it"
                 )
         return [self._outputs[name][0] for name in self.names]
+
+    def warn_of_repeats(self) -> None:
+        """A warning for each layer that ran more than once: its map is of the last call."""
+        for name, calls in self.calls.items():
+            if calls > 1:
+                warn(f"layer {name!r} ran {calls} times in one pass; the map is of its last call")
 
     def gradients(self, scores: Tensor, *, create_graph: bool = False) -> Iterator[list[Tensor]]:
         """The gradients of `scores` ``(N, K)`` at each layer, as `gradients` has them.
@@ -98,23 +117,38 @@ def capture(
     thread = threading.get_ident()
 
     def hook_for(name: str) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
             where, tensor = _activation(name, output)
+            seen.calls[name] += 1
+            if tensor.is_inference():
+                if graph != "none":
+                    raise GraphError(
+                        f"layer {name!r} runs under inference_mode() in the model itself, where "
+                        "nothing has a gradient; use no_grad() there, or choose a later layer"
+                    )
+                seen._outputs[name] = tensor.clone(), 0
+                return None
             if graph != "none":
+                seen.interrupted |= bool(seen._outputs) and not torch.is_grad_enabled()
                 torch.set_grad_enabled(True)
                 if not tensor.requires_grad:
-                    tensor = tensor.detach().requires_grad_()
+                    # The output itself takes part, as the model may have kept it elsewhere.
+                    own = any(tensor is kept for kept in _state(module))
+                    tensor = (tensor.detach() if own else tensor).requires_grad_()
             seen._outputs[name] = tensor, tensor._version
-            return _replaced(output, where, tensor.clone())
+            passed = tensor.clone()
+            if any(tensor is given for given in args):
+                seen._passed_on[name] = passed
+            return _replaced(output, where, passed)
 
         return hook
 
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(graph == "whole"))
-        for name, module in found:
+        for name, module in dict(found).items():
             stack.callback(module.register_forward_hook(hook_for(name)).remove)
         yield seen
 
@@ -231,7 +265,8 @@ def visits(model: nn.Module) -> Iterator[list[Visit]]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():
-            if name and name.rpartition(".")[2] != "_orig_mod":
+            scripted = isinstance(module, torch.jit.ScriptModule)
+            if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
                 stack.callback(module.register_forward_hook(hook_for(name)).remove)
         yield order
     order += visited.values()
@@ -242,7 +277,7 @@ def _activation(name: str, output: Any) -> tuple[Any, Tensor]:
     items: Mapping[Any, Any] = {}
     if isinstance(output, Tensor):
         items = {None: output}
-    elif isinstance(output, Mapping):
+    elif isinstance(output, MutableMapping):
         items = output
     elif isinstance(output, tuple | list):
         items = dict(enumerate(output))
@@ -255,11 +290,19 @@ def _activation(name: str, output: Any) -> tuple[Any, Tensor]:
     )
 
 
+def _state(module: nn.Module) -> Iterator[Tensor]:
+    """What belongs to `module` itself and must not be marked."""
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+
+
 def _replaced(output: Any, where: Any, tensor: Tensor) -> Any:
     """`output` with `tensor` at `where`."""
     if where is None:
         return tensor
-    if isinstance(output, Mapping):
-        return type(output)(**{**output, where: tensor})
+    if isinstance(output, MutableMapping):
+        twin = copy.copy(output)
+        twin[where] = tensor
+        return twin
     parts = [*output[:where], tensor, *output[where + 1 :]]
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from camlib import targets
 from camlib.capture import Capture, Graph, capture, gradients
+from camlib.errors import LayerError
 from camlib.inputs import Inputs
 from camlib.rules import without_recomputation
 from camlib.targets import Target
@@ -47,18 +48,43 @@ class Pass:
 
     @classmethod
     def of(
-        cls, model: nn.Module, inputs: Inputs, target: Any, layers: tuple[str, ...], graph: Graph
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        target: Any,
+        layers: tuple[str, ...],
+        graph: Graph,
+        rule: AbstractContextManager[Any] | None = None,
     ) -> Pass:
-        """The pass, `target` resolved on its output."""
+        """The pass, in the context of `rule`, with `target` resolved on its output.
+
+        Raises:
+            LayerError: a layer did not run, or cannot be read without changing the answer.
+            TargetError: `target` does not fit the output.
+        """
         with capture(model, layers, graph=graph) as seen:
-            output = inputs.run(model)
+            try:
+                with rule or nullcontext():
+                    output = inputs.owned().run(model)
+            except RuntimeError as error:
+                if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
+                    raise LayerError(
+                        f"the output of layer {', '.join(map(repr, seen.names))} was overwritten "
+                        "in place through another name after it ran; choose the layer before or "
+                        "after it"
+                    ) from error
+                raise
             seen.activations()
             # A model that leaves a no_grad block of its own leaves the hook's grad mode with it.
+            seen.interrupted |= graph != "none" and not torch.is_grad_enabled()
             with torch.set_grad_enabled(graph != "none"):
                 chosen = targets.resolve(target, output, len(inputs))
                 scores = chosen(output)
-                shape = tuple(scores.shape[1:])
-                scores = scores.reshape(len(inputs), -1)
+        if seen.aliased is not None:
+            _check_alias(model, inputs, chosen, scores, seen.aliased)
+        shape = tuple(scores.shape[1:])
+        with torch.set_grad_enabled(graph != "none"):
+            scores = scores.reshape(len(inputs), -1)
         return cls(model, inputs, seen, output, chosen, scores, shape)
 
 
@@ -75,8 +101,20 @@ def input_gradients(
     """
     with torch.inference_mode(False), torch.enable_grad():
         image = given.image.detach().clone().requires_grad_()
-        with rule or nullcontext():
-            run = Pass.of(model, given.owned().with_image(image.clone()), target, (), "whole")
+        run = Pass.of(model, given.with_image(image), target, (), "whole", rule)
         with without_recomputation() if rule else nullcontext():
             found = [gradient for [gradient] in gradients(run.scores, [image], ["the input"])]
     return run, torch.cat(found).movedim(0, 1)
+
+
+def _check_alias(
+    model: nn.Module, inputs: Inputs, target: Target, scores: Tensor, layer: str
+) -> None:
+    """Nothing, if the answer is what it is without the copy that went on after `layer`."""
+    with torch.no_grad():
+        plain = target(inputs.owned().run(model))
+    if not torch.allclose(plain, scores.detach(), rtol=1e-3, atol=1e-5):
+        raise LayerError(
+            f"layer {layer!r} returns its input itself, which the model changes in place later and "
+            "uses elsewhere too, so it cannot be read; choose the layer before it"
+        )

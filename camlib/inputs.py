@@ -6,8 +6,9 @@ first floating-point tensor with a grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Inputs:
         return self.image.shape[0]
 
     def owned(self) -> Inputs:
-        """The same arguments, their tensors copied.
+        """The same arguments, their tensors copied, also those in tuples, lists and mappings.
 
         The copies are safe from models that change their input in place, and usable by autograd
         even if they were made in inference mode.
@@ -94,27 +95,37 @@ class Inputs:
             raise
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
-        def changed(value: Any) -> Any:
-            return change(value) if isinstance(value, Tensor) else value
-
         return replace(
             self,
-            args=tuple(changed(value) for value in self.args),
-            kwargs={name: changed(value) for name, value in self.kwargs.items()},
+            args=tuple(_mapped(change, value) for value in self.args),
+            kwargs={name: _mapped(change, value) for name, value in self.kwargs.items()},
         )
 
 
 def detached(output: Any) -> Any:
-    """`output` with every tensor in it, also inside tuples, lists and mappings, detached."""
-    if isinstance(output, Tensor):
-        return output.detach()
-    if isinstance(output, Mapping):
-        items = {key: detached(value) for key, value in output.items()}
-        return items if type(output) is dict else type(output)(**items)
-    if isinstance(output, tuple | list):
-        parts = [detached(value) for value in output]
-        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    return output
+    """`output` with every tensor in it detached, also those in what holds others."""
+    return _mapped(Tensor.detach, output)
+
+
+def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with `change` made to the tensors in tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, MutableMapping):
+        twin = copy.copy(value)
+        for key, part in value.items():
+            twin[key] = _mapped(change, part)
+        return twin
+    if isinstance(value, tuple | list):
+        parts = [_mapped(change, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        other = copy.copy(value)
+        for field in fields(value):
+            part = _mapped(change, getattr(value, field.name))
+            object.__setattr__(other, field.name, part)  # also where it is frozen
+        return other
+    return value
 
 
 def _described(given: Any) -> str:

@@ -39,7 +39,7 @@ def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     """Dotted name and module of `layer` in `model`, both without wrappers.
 
     Raises:
-        LayerError: there is no such layer in `model`.
+        LayerError: there is no such layer in `model`, or it is scripted.
     """
     model = unwrap(model)
     modules = {
@@ -50,7 +50,7 @@ def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     if isinstance(layer, str):
         for name in (_eager(layer), _eager(layer).removeprefix("module.")):
             if name in modules:
-                return name, modules[name]
+                return name, _with_hooks(name, modules[name])
         near = get_close_matches(layer, modules, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {_some(modules)}"
         raise LayerError(f"layer {layer!r} not found in {type(model).__name__}; {hint}")
@@ -61,11 +61,20 @@ def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     wanted = unwrap(layer)
     for name, module in modules.items():
         if module is wanted:
-            return name, module
+            return name, _with_hooks(name, module)
     raise LayerError(
         f"the {type(wanted).__name__} given as layer is not part of {type(model).__name__}; "
         "pass a module of this very model, or its dotted name"
     )
+
+
+def _with_hooks(name: str, module: nn.Module) -> nn.Module:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise LayerError(
+            f"layer {name!r} is scripted ({module.original_name}) and cannot be read, as it runs "
+            "no hooks; choose another layer, or pass the model it was made from"
+        )
+    return module
 
 
 def names(model: nn.Module, layer: Layers) -> tuple[str, ...]:
@@ -86,13 +95,6 @@ def names(model: nn.Module, layer: Layers) -> tuple[str, ...]:
     if not isinstance(several, Sequence) or not several:
         raise LayerError(f"expected a layer, a list of layers or None, got {layer!r}")
     return tuple(find(model, each)[0] for each in several)
-
-
-def up_to(model: nn.Module, module: nn.Module) -> list[nn.Module]:
-    """The modules of `model` in order of registration, up to `module` and what is in it."""
-    modules = list(model.modules())
-    last = list(module.modules())[-1]
-    return modules[: modules.index(last) + 1]
 
 
 def _eager(name: str) -> str:

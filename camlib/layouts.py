@@ -48,49 +48,70 @@ _CHANNELS_FIRST = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
     nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
 )
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
 
 def recognize(
-    shape: Sequence[int], size: Sequence[int], modules: Iterable[nn.Module] = ()
+    shape: Sequence[int],
+    size: Sequence[int],
+    module: nn.Module | None = None,
+    neighbours: Callable[[], Iterable[nn.Module]] = tuple,
 ) -> ChannelsFirst | ChannelsLast:
     """The layout of an activation of `shape` for an input of spatial `size`.
 
     Args:
         shape: of the activation.
         size: of the input, without samples and channels.
-        modules: those of the model up to the layer, asked from the last where the shape alone fits
-            both: a convolution or a batch norm says channels first, a linear layer or a layer norm
-            channels last.
+        module: whose output it is. That of a convolution or a batch norm has channels first.
+        neighbours: the modules that ran before and after on the same axes, asked where the shape
+            fits both: a convolution, norm or pooling over channels says first, a linear layer or a
+            layer norm last.
 
     Raises:
         LayoutError: no reading fits, or two.
     """
-    readings: list[ChannelsFirst | ChannelsLast]
-    readings = [ChannelsFirst(), ChannelsLast()] if len(shape) == len(size) + 2 else []
+    if len(shape) != len(size) + 2:
+        raise LayoutError(
+            f"an activation of shape {tuple(shape)} has no grid for an input of size "
+            f"{tuple(size)}; choose a layer before pooling or flattening, or pass layout=, a "
+            "function from the activation to (N, C, *grid)"
+        )
+    own = said_by(module)
+    if own == ChannelsFirst():
+        return ChannelsFirst()
     for fits in (_proportional, _even, _within):
-        fitting = [reading for reading in readings if fits(reading.grid(shape), size)]
+        fitting = [layout for layout in _LAYOUTS if fits(layout.grid(shape), size)]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             break
-    if len(readings) == 2:
-        for module in reversed(list(modules)):
-            if isinstance(module, _CHANNELS_FIRST):
-                return ChannelsFirst()
-            if isinstance(module, _CHANNELS_LAST):
-                return ChannelsLast()
-        raise LayoutError(
-            f"an activation of shape {tuple(shape)} for an input of size {tuple(size)} can be read "
-            "as channels first or as channels last; pass layout=camlib.layouts.ChannelsFirst() or "
-            "layout=camlib.layouts.ChannelsLast()"
-        )
+    said = [own] if own else [layout for each in neighbours() if (layout := said_by(each))]
+    if said and ChannelsLast() not in said:
+        return ChannelsFirst()
+    # One linear layer proves little: axes are often moved before and after it, unseen.
+    if (own or len(said) > 1) and ChannelsFirst() not in said:
+        return ChannelsLast()
     raise LayoutError(
-        f"an activation of shape {tuple(shape)} has no grid for an input of size {tuple(size)}; "
-        "choose a layer before pooling or flattening, or pass layout=, a function from the "
-        "activation to (N, C, *grid)"
+        f"an activation of shape {tuple(shape)} for an input of size {tuple(size)} can be read "
+        "as channels first or as channels last; pass layout=camlib.layouts.ChannelsFirst() or "
+        "layout=camlib.layouts.ChannelsLast()"
     )
+
+
+_LAYOUTS: tuple[ChannelsFirst | ChannelsLast, ...] = (ChannelsFirst(), ChannelsLast())
+
+
+def said_by(module: nn.Module | None) -> ChannelsFirst | ChannelsLast | None:
+    """The layout that `module` is known to have."""
+    if isinstance(module, _CHANNELS_FIRST):
+        return ChannelsFirst()
+    # Not of subclasses: those of LayerNorm are often made for channels first.
+    return ChannelsLast() if type(module) in _CHANNELS_LAST else None
 
 
 def _proportional(grid: Sequence[int], size: Sequence[int]) -> bool:

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
-
-_lock = threading.Lock()
-_switched: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-_eager = 0
-_eager_stance = ExitStack()
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -32,7 +26,8 @@ def explaining(model: nn.Module, device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(uncompiled())
-        stack.enter_context(_random_numbers_kept(device))
+        for kind in {"cpu", device.type} & _RANDOM.keys():
+            stack.enter_context(_random[kind].held(device))
         if torch.is_autocast_enabled(device.type):
             stack.callback(torch.clear_autocast_cache)
         yield
@@ -45,19 +40,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     The flag alone is set: ``train()`` and ``eval()`` are overridden in some models, with effects
     that cannot be taken back.
     """
-    with _lock:
-        switched = [m for m in model.modules() if m.training or m in _switched]
-        for module in switched:
-            _switched[module] = _switched.get(module, 0) + 1
-            module.training = False
+    switched: list[nn.Module] = []
     try:
+        with _lock:
+            for module in model.modules():
+                if module.training or id(module) in _switched:
+                    switched.append(module)
+                    _switched[id(module)] = _switched.get(id(module), 0) + 1
+                    module.training = False
         yield
     finally:
         with _lock:
             for module in switched:
-                _switched[module] -= 1
-                if not _switched[module]:
-                    del _switched[module]
+                left = _switched.pop(id(module), 1) - 1
+                if left > 0:
+                    _switched[id(module)] = left
+                else:
                     module.training = True
 
 
@@ -70,25 +68,61 @@ def uncompiled() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
         yield
         return
-    global _eager
-    with _lock:
-        if not _eager:
-            _eager_stance.enter_context(torch.compiler.set_stance("force_eager"))
-        _eager += 1
-    try:
+    with _stance.held():
         yield
-    finally:
-        with _lock:
-            _eager -= 1
-            if not _eager:
-                _eager_stance.close()
 
 
-@contextmanager
-def _random_numbers_kept(device: torch.device) -> Iterator[None]:
-    with ExitStack() as stack:
-        cuda = [device] if device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
-        if device.type == "mps":
-            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
-        yield
+class _Shared:
+    """A change to PyTorch that threads share: the first to come makes it, the last undoes it."""
+
+    def __init__(self, change: Callable[..., Callable[[], object]]) -> None:
+        self.change = change
+        self.holders = 0
+        self.undo: Callable[[], object] | None = None
+
+    @contextmanager
+    def held(self, *given: object) -> Iterator[None]:
+        """The change in force; `given` goes to it."""
+        entered = False
+        try:
+            with _lock:
+                self.holders += 1
+                entered = True
+                if self.undo is None:
+                    self.undo = self.change(*given)
+            yield
+        finally:
+            with _lock:
+                self.holders -= entered
+                if not self.holders and self.undo is not None:
+                    undo, self.undo = self.undo, None
+                    undo()
+
+
+def _eager() -> Callable[[], object]:
+    stack = ExitStack()
+    stack.enter_context(torch.compiler.set_stance("force_eager"))
+    return stack.close
+
+
+def _kept(kind: str) -> Callable[[torch.device], Callable[[], object]]:
+    """Saves the random numbers of a kind of device; what it returns puts them back."""
+    get, put = _RANDOM[kind]
+
+    def keep(device: torch.device) -> Callable[[], object]:
+        state = get(device)
+        return lambda: put(state, device)
+
+    return keep
+
+
+_RANDOM: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
+    "cpu": (lambda _: torch.get_rng_state(), lambda state, _: torch.set_rng_state(state)),
+    "cuda": (torch.cuda.get_rng_state, torch.cuda.set_rng_state),
+    "mps": (lambda _: torch.mps.get_rng_state(), lambda state, _: torch.mps.set_rng_state(state)),
+}
+
+_lock = threading.Lock()
+_switched: dict[int, int] = {}
+_stance = _Shared(_eager)
+_random = {kind: _Shared(_kept(kind)) for kind in _RANDOM}

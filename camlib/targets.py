@@ -43,7 +43,7 @@ class Category(Target):
 
     Args:
         classes: class indices, ``(N,)``, or ``(N, K)`` for several a sample.
-        probability: the class's softmax probability instead.
+        probability: the class's softmax probability instead; the sigmoid of a single output.
     """
 
     def __init__(self, classes: Tensor, *, probability: bool = False) -> None:
@@ -54,7 +54,9 @@ class Category(Target):
         """The scores of the classes, shaped like `classes`."""
         scores = logits(output)
         if self.probability:
-            scores = scores.softmax(1, dtype=torch.promote_types(scores.dtype, torch.float32))
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            # A single output is one of two classes: a softmax over it alone would always be 1.
+            scores = scores.softmax(1) if scores.shape[1] > 1 else scores.sigmoid()
         picked = scores.gather(1, self.classes.reshape(len(self.classes), -1).to(scores.device))
         return picked.reshape(self.classes.shape)
 
@@ -79,7 +81,7 @@ class _Custom(Target):
         if not isinstance(scores, Tensor) or not scores.is_floating_point():
             given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
             raise TargetError(f"expected the target to return a floating-point tensor, got {given}")
-        if scores.ndim not in (1, 2) or scores.shape[0] != self.count:
+        if scores.ndim not in (1, 2) or scores.shape[0] != self.count or not scores.numel():
             raise TargetError(
                 f"expected the target to return ({self.count},) or ({self.count}, K), a score for "
                 f"each sample, got {tuple(scores.shape)}; sum over the other axes, and do not rely "
@@ -158,8 +160,8 @@ def logits(output: Any) -> Tensor:
             f"cannot tell the class scores in the model's output ({held}); pass a function, such "
             "as target=lambda out: out[0][:, 3]"
         )
-    if found.ndim == 1:
-        found = found[:, None]
+    if found.ndim < 2:
+        found = found.reshape(-1, 1)
     if found.ndim != 2:
         raise TargetError(
             f"expected class scores (N, classes), the model returned {tuple(found.shape)}; pass a "

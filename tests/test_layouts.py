@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Net, Pooling, images, pooled
+from nets import Net, Pooling, images, pooled, spread
 from torch import nn
 
 from camlib import GradCAM, LayoutError, layouts
@@ -36,18 +36,56 @@ def test_channels_last(shape, size):
     assert recognize(shape, size) == ChannelsLast()
 
 
-def test_modules_decide_where_the_shape_does_not():
+def test_neighbours_decide_where_the_shape_does_not():
     shape, size = (2, 8, 8, 8), (32, 32)
-    assert (
-        recognize(shape, size, [nn.Linear(1, 1), nn.Conv2d(1, 1, 1), nn.ReLU()]) == ChannelsFirst()
-    )
-    assert (
-        recognize(shape, size, [nn.Conv2d(1, 1, 1), nn.Linear(1, 1), nn.GELU()]) == ChannelsLast()
-    )
-    with pytest.raises(
-        LayoutError, match=r"can be read as channels first or as channels last; pass"
-    ):
-        recognize(shape, size, [nn.ReLU()])
+    conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
+    relu = nn.ReLU()
+    assert recognize(shape, size, relu, lambda: [conv, nn.ReLU()]) == ChannelsFirst()
+    assert recognize(shape, size, relu, lambda: [linear, nn.LayerNorm(8)]) == ChannelsLast()
+    assert recognize(shape, size, linear, lambda: [conv]) == ChannelsLast()
+    assert recognize((2, 16, 50), (100,), nn.Conv1d(1, 1, 1)) == ChannelsFirst()
+    for around in ([], [relu], [linear], [linear, conv]):
+        with pytest.raises(LayoutError, match=r"can be read as channels first or as channels last"):
+            recognize(shape, size, relu, lambda found=around: found)
+
+
+def test_convolution_has_channels_first_whatever_its_stride():
+    assert recognize((1, 16, 64, 64), (64, 256), nn.Conv2d(1, 16, 3)) == ChannelsFirst()
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """As in ConvNeXt: for channels first, whatever its name says."""
+
+    def forward(self, features):
+        return super().forward(features.movedim(1, -1)).movedim(-1, 1)
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.depth = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.wide = nn.Linear(channels, channels)
+
+    def forward(self, features):
+        return features + self.wide(self.norm(self.depth(features).movedim(1, -1))).movedim(-1, 1)
+
+
+def test_as_many_channels_as_rows_and_columns():
+    stem = nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), LayerNorm2d(8))
+    tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    net = spread(nn.Sequential(stem, Block(8), nn.Conv2d(8, 8, 1), Block(8), nn.ReLU(), *tail))
+    batch = images(2, 16, 16)
+    for layer in ("0", "0.1", "1.depth", "2", "4"):
+        expected = GradCAM(net, layer, layout=ChannelsFirst())(batch, 1, relu=False)
+        try:
+            found = GradCAM(net, layer)(batch, 1, relu=False)
+        except LayoutError:
+            continue  # an error is right, a wrong map is not
+        torch.testing.assert_close(found, expected)
+        assert layer != "4"  # between a linear layer and a pooling nobody knows
+    with pytest.raises(LayoutError, match=r"layer '1': .* can be read as channels first or as"):
+        GradCAM(net, "1")(batch, 1)
 
 
 @pytest.mark.parametrize("shape", [(2, 197, 768), (2, 1000)])

@@ -184,18 +184,16 @@ def layers(*, model: str, size: int | None) -> None:
     """
     import torch
 
-    from camlib.candidates import default_layer, grids
+    from camlib.candidates import candidates, default_layer
     from camlib.inputs import Inputs
     from camlib.integrations.torchvision import untrained
-    from camlib.layers import up_to
-    from camlib.layouts import recognize
 
     network, usual = (scenenet().model, 128) if model.lower() == "scenenet" else untrained(model)
     size = size or usual
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     given = Inputs.of(noise)
     try:
-        found, default = grids(network, given), default_layer(network, given)
+        found, default = candidates(network, given), default_layer(network, given)
     except CamlibError:
         raise
     # Networks refuse a size in their own ways, from assertions to errors deep inside.
@@ -205,12 +203,11 @@ def layers(*, model: str, size: int | None) -> None:
             f"size is {usual}: --size {usual}"
         ) from None
     rows = []
-    for visit in found:
-        layout = recognize(visit.shape, given.size, up_to(network, visit.module))
-        stride = f"{size / layout.grid(visit.shape)[-1]:.3g}"
-        shape = " x ".join(map(str, visit.shape[1:]))
-        mark = "default" if visit.name == default else ""
-        rows.append([visit.name, type(visit.module).__name__, shape, stride, mark])
+    for layer in found:
+        stride = f"{size / layer.grid[-1]:.3g}"
+        shape = " x ".join(map(str, layer.shape[1:]))
+        mark = "default" if layer.name == default else ""
+        rows.append([layer.name, type(layer.module).__name__, shape, stride, mark])
     table(["layer", "kind", "output", "stride", ""], rows)
 
 

@@ -55,17 +55,16 @@ class CAM(LayerMethod):
         rounding: float,
     ) -> Tensor:
         """The maps ``(N, K, *grid)`` of `classes` ``(N, K)``."""
-        closest = float("inf")
-        for features in _readings(activation):
+        closest, best = float("inf"), (activation, activation[0, :, :0])
+        for features in (activation, activation.relu()):  # what the pooling may have seen
             pooled = features.flatten(2).mean(2)
             for weight, bias in _classifiers(model, pooled, logits):
-                error = _distance(pooled @ weight.T + bias, logits)
-                if error <= rounding:
-                    return torch.einsum("nkc,nc...->nk...", weight[classes], features)
-                closest = min(closest, error)
-            if pooled.shape == logits.shape and _distance(pooled, logits) <= rounding:
-                samples = torch.arange(len(classes), device=classes.device)[:, None]
-                return features[samples, classes]
+                error = _distance(pooled @ weight.T, logits - bias)
+                if error < closest:
+                    closest, best = error, (features, weight)
+        if closest <= rounding:
+            features, weight = best
+            return torch.einsum("nkc,nc...->nk...", weight[classes], features)
         raise ModelError(
             f"CAM needs global average pooling and one linear layer (or 1x1 convolution) right "
             f"after layer {name!r} of {type(model).__name__}; "
@@ -79,21 +78,18 @@ class CAM(LayerMethod):
         )
 
 
-def _readings(activation: Tensor) -> Iterator[Tensor]:
-    """What the pooling may have seen of `activation`."""
-    yield activation
-    yield activation.relu()
-
-
-def _distance(estimate: Tensor, logits: Tensor) -> float:
-    """The largest error of `estimate`, as a share of the largest value of `logits`."""
-    return float((estimate - logits).abs().max() / logits.abs().max())
+def _distance(estimate: Tensor, expected: Tensor) -> float:
+    """The largest error of `estimate`, as a share of the largest value of `expected`."""
+    scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    return float((estimate - expected).abs().max() / scale)
 
 
 def _classifiers(
     model: nn.Module, pooled: Tensor, logits: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Weight and bias of every layer that could lead from `pooled` to `logits`, last one first."""
+    """Weight and bias of what could lead from `pooled` to `logits`: layers, or nothing at all."""
+    if pooled.shape == logits.shape:
+        yield torch.eye(pooled.shape[1]).to(pooled), pooled.new_zeros(pooled.shape[1])
     shape = logits.shape[1], pooled.shape[1]
     for module in reversed(list(model.modules())):
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):

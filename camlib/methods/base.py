@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.candidates import default_layer
+from camlib.candidates import default_layer, layout_of
 from camlib.capture import Graph
 from camlib.errors import GraphError, InputError, LayoutError, warn
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs, detached
-from camlib.layers import Layers, find, names, unwrap, up_to
-from camlib.layouts import Layout, recognize
+from camlib.layers import Layers, names, unwrap
+from camlib.layouts import Layout
 from camlib.maps import Fuse, Normalize
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
@@ -96,6 +96,7 @@ class LayerMethod(Method):
         self.layers = names(unwrap(model), layer)
         self.fuse: Fuse = fuse
         self.layout = layout
+        self._layouts: dict[Any, Layout] = {}
         self.differentiable = differentiable
         self.relu = self.rectify if relu is None else relu
         self.resize = resize
@@ -152,6 +153,7 @@ class LayerMethod(Method):
                 if not self.layers:
                     self.layers = (default_layer(model, given, target),)
                 run, signed = self._explained(model, given, target)
+                run.seen.warn_of_repeats()
                 # A model spread over devices leaves its maps where the layers are.
                 found = [(m.relu() if relu else m).to(given.image.device) for m in signed]
                 if not self.differentiable:
@@ -180,7 +182,9 @@ class LayerMethod(Method):
         """The clean pass and its maps."""
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable else graphs:
-            run = Pass.of(model, given.owned(), target, self.layers, graph)
+            run = Pass.of(model, given, target, self.layers, graph)
+            if run.seen.interrupted and graph == "tail":
+                continue
             try:
                 return run, self._maps(run)
             except GraphError:
@@ -201,17 +205,16 @@ class LayerMethod(Method):
     def _arranged(self, run: Pass, name: str, tensor: Tensor) -> Tensor:
         layout = self.layout
         if layout is None:
-            _, module = find(run.model, name)
-            try:
-                layout = recognize(tensor.shape, run.inputs.size, up_to(run.model, module))
-            except LayoutError as error:
-                raise LayoutError(f"layer {name!r}: {error}") from None
+            key = name, tensor.shape[1:], run.inputs.size
+            if key not in self._layouts:
+                self._layouts[key] = layout_of(run.model, run.inputs, name, tensor.shape)
+            layout = self._layouts[key]
         arranged = layout(tensor)
-        if arranged.ndim != run.inputs.image.ndim:
+        if arranged.ndim != run.inputs.image.ndim or arranged.shape[0] % len(run.inputs):
             raise LayoutError(
                 f"layer {name!r}: the layout made {tuple(arranged.shape)} of "
-                f"{tuple(tensor.shape)}; expected (N, C, *grid) with {len(run.inputs.size)} axes "
-                "in the grid"
+                f"{tuple(tensor.shape)}; expected (N, C, *grid) with N={len(run.inputs)} and "
+                f"{len(run.inputs.size)} axes in the grid"
             )
         return arranged
 
@@ -290,10 +293,12 @@ class PixelMethod(Method):
         """Everything one call knows; the arguments are those of the call."""
         given = Inputs.of(inputs)
         model = unwrap(self.model)
-        with explaining(model, given.image.device):
+        with explaining(model, given.image.device), torch.inference_mode(False):
             run, attribution = self._attributed(model, given, target)
-        shape = len(given), *run.shape
-        attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
+            shape = len(given), *run.shape
+            attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
+            if not attribution.isfinite().all():
+                raise InputError(_NOT_FINITE.format("the attribution"))
         return Explanation(
             heatmap=attribution,
             map=attribution,
@@ -313,15 +318,18 @@ class PixelMethod(Method):
         return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
 
 
+_NOT_FINITE = (
+    "{} is not finite: the inputs or the model's values hold NaN or infinity, or overflow in half "
+    "precision; look for them with torch.isfinite"
+)
+
+
 def _examine(found: list[Tensor], layers: tuple[str, ...]) -> None:
     """Refuse maps that are not finite; warn of maps that are zero everywhere."""
     states = [torch.stack([~m.isfinite().all(), (m == 0).flatten(2).all(2).any()]) for m in found]
     for name, (broken, empty) in zip(layers, torch.stack(states).tolist(), strict=True):
         if broken:
-            raise InputError(
-                f"the map at layer {name!r} is not finite: the inputs or the model's values hold "
-                "NaN or infinity, or overflow in half precision; look for them with torch.isfinite"
-            )
+            raise InputError(_NOT_FINITE.format(f"the map at layer {name!r}"))
         if empty:
             warn(
                 f"a map at layer {name!r} is zero everywhere: nothing there speaks for the target; "

@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from camlib.errors import InputError
 from camlib.layers import Layers
+from camlib.layouts import Layout
+from camlib.maps import Fuse
 from camlib.methods.base import Method
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
@@ -24,16 +27,28 @@ class GuidedGradCAM(Method):
     Args:
         model: see `GradCAM`.
         layer: see `GradCAM`.
+        fuse: see `GradCAM`; the maps of several layers must become one.
+        layout: see `GradCAM`.
         generalize: see `GuidedBackprop`.
-        options: of `GradCAM`.
+
+    Raises:
+        InputError: `fuse` is ``None``.
     """
 
     cost = "2 forward, 1 backward, 1 backward of what follows the layer"
 
     def __init__(
-        self, model: nn.Module, layer: Layers = None, *, generalize: bool = False, **options: Any
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        fuse: Fuse = "mean",
+        layout: Layout | None = None,
+        generalize: bool = False,
     ) -> None:
-        self.cam = GradCAM(model, layer, **options)
+        if fuse is None:
+            raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")
+        self.cam = GradCAM(model, layer, fuse=fuse, layout=layout)
         self.guided = GuidedBackprop(model, generalize=generalize)
         self.model = model
 
@@ -44,7 +59,7 @@ class GuidedGradCAM(Method):
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
         """Everything one call knows; `map` is Grad-CAM's at the layer's grid."""
         seen = self.cam.explain(inputs, target)
-        pixels = self.guided(inputs, target if seen.target is None else seen.target)
+        pixels = self.guided(inputs, seen.target if target is None else target)
         heatmap = pixels * seen.heatmap.unsqueeze(seen.score.ndim).to(pixels.dtype)
         return replace(seen, heatmap=heatmap, method=type(self).__name__)
 

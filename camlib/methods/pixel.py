@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.capture import capture
+from camlib.candidates import layout_of
+from camlib.capture import capture, gradients
 from camlib.errors import InputError, TargetError, warn
 from camlib.forward import Pass, input_gradients
 from camlib.inputs import Inputs, detached
 from camlib.layers import Layer, find, unwrap
+from camlib.layouts import ChannelsFirst, Layout
 from camlib.methods.base import PixelMethod
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
@@ -171,9 +174,14 @@ class Deconvnet(PixelMethod):
             with rule, capture(model, [self.layer], graph="whole") as seen:
                 output = given.owned().with_image(image.clone()).run(model)
             [activation] = seen.activations()
-            start = _start(activation.detach(), self.layer, unit, channel)
-            with without_recomputation():
-                [signal] = torch.autograd.grad(activation, image, start)
+            layout: Layout = ChannelsFirst()
+            if activation.ndim == image.ndim:
+                layout = layout_of(model, given, self.layer, activation.shape)
+            arranged = layout(activation)
+            start = _start(arranged.detach(), self.layer, unit, channel)
+            with torch.enable_grad(), without_recomputation():
+                excited = (arranged * start).flatten(1).sum(1, keepdim=True)
+                [[signal]] = next(gradients(excited, [image], ["the input"]))
         _warn_without_relu(self, model, rule)
         signal = maps.precise(signal)
         return Explanation(
@@ -202,17 +210,20 @@ def _start(
 ) -> Tensor:
     """`activation` ``(N, C, *grid)`` at the units asked for, zero elsewhere."""
     index = channel if unit is None else unit
-    place = index if isinstance(index, tuple) and channel is None else (index,)
     shape = activation.shape[1:]
-    if len(place) not in (1, len(shape)) or any(
-        not isinstance(i, int) or not -size <= i < size
-        for i, size in zip(place, shape, strict=False)
+    asked: tuple[Any, ...] = unit if isinstance(unit, tuple) and channel is None else (index,)
+    try:
+        place: tuple[int, ...] = tuple(operator.index(i) for i in asked)
+    except TypeError:
+        place = ()
+    if len(place) not in (1, len(shape)) or not all(
+        -size <= i < size for i, size in zip(place, shape, strict=False)
     ):
         raise TargetError(
             f"there is no unit {index!r} in layer {layer!r} of shape {tuple(shape)}; pass a "
             "channel, or a channel and a position"
         )
-    chosen = (slice(None), *place)
+    chosen: tuple[slice | int, ...] = (slice(None), *place)
     kept = torch.zeros_like(activation, dtype=torch.bool)
     kept[chosen] = True
     if unit is not None and len(place) < len(shape):
