@@ -282,10 +282,10 @@ def test_model_that_enlarges_the_batch():
         GradCAM(net, "features")(images())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_scripted_part():
     base = pooled()
-    with pytest.warns((DeprecationWarning, FutureWarning)):
-        scripted = torch.jit.script(base.tail)
+    scripted = torch.jit.script(base.tail)
     net = Net(base.features, scripted).eval()
     torch.testing.assert_close(GradCAM(net)(images()), GradCAM(base)(images()))
     with pytest.raises(LayerError, match="layer 'tail' is scripted"):
