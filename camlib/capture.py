@@ -23,18 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from camlib.errors import GraphError, LayerError, warn
+from camlib.gradients import gradients
 from camlib.layers import Layer, find
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""
-
-_CHUNK_BYTES = 2**27
-
-_UNREACHED = (
-    "no gradient flows from the score to {!r}: another part of the model gives the answer, or what "
-    "lies between is detached, runs under torch.no_grad() or inference_mode(), or the target is "
-    "not differentiable; choose another layer or target"
-)
 
 
 class Capture:
@@ -151,76 +144,6 @@ def capture(
         for name, module in dict(found).items():
             stack.callback(module.register_forward_hook(hook_for(name)).remove)
         yield seen
-
-
-def gradients(
-    scores: Tensor,
-    tensors: Sequence[Tensor],
-    names: Sequence[str],
-    *,
-    create_graph: bool = False,
-) -> Iterator[list[Tensor]]:
-    """The gradient of every score at each of `tensors`, in chunks of classes.
-
-    Samples do not mix in evaluation mode, so one backward pass serves the whole batch. Several
-    classes share one batched backward pass, or take one each where an operator cannot be batched.
-    No ``.grad`` is touched.
-
-    Args:
-        scores: ``(N, K)``.
-        tensors: what to differentiate by, each ``(N, ...)``.
-        names: what each of them is, for errors.
-        create_graph: whether the gradients can be differentiated again.
-
-    Yields:
-        For each of `tensors`, ``(k, N, ...)``: the next ``k`` classes. Chunks bound the memory.
-
-    Raises:
-        GraphError: the scores do not depend on one of `tensors`.
-    """
-    if not scores.requires_grad:
-        raise GraphError(_UNREACHED.format(names[0]))
-    classes = scores.shape[1]
-    bytes_per_class = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    step = max(1, _CHUNK_BYTES // max(1, bytes_per_class))
-    for start in range(0, classes, step):
-        chunk = range(start, min(start + step, classes))
-        keep = create_graph or chunk.stop < classes
-        found = _chunk_gradients(scores, tensors, chunk, keep=keep, create_graph=create_graph)
-        for name, gradient in zip(names, found, strict=True):
-            if gradient is None:
-                raise GraphError(_UNREACHED.format(name))
-        yield [gradient for gradient in found if gradient is not None]
-
-
-def _chunk_gradients(
-    scores: Tensor, tensors: Sequence[Tensor], chunk: range, *, keep: bool, create_graph: bool
-) -> Sequence[Tensor | None]:
-    def backward(cotangent: Tensor, *, keep: bool, batched: bool) -> Sequence[Tensor | None]:
-        return torch.autograd.grad(
-            scores,
-            tensors,
-            cotangent,
-            retain_graph=keep,
-            create_graph=create_graph,
-            allow_unused=True,
-            is_grads_batched=batched,
-        )
-
-    cotangents = scores.new_zeros(len(chunk), *scores.shape)
-    for row, column in enumerate(chunk):
-        cotangents[row, :, column] = 1
-    if len(chunk) == 1:
-        found = backward(cotangents[0], keep=keep, batched=False)
-        return [None if gradient is None else gradient[None] for gradient in found]
-    try:
-        return backward(cotangents, keep=True, batched=True)
-    except RuntimeError:  # an operator without a batching rule
-        rows = [backward(cotangent, keep=True, batched=False) for cotangent in cotangents]
-        return [
-            None if parts[0] is None else torch.stack([part for part in parts if part is not None])
-            for parts in zip(*rows, strict=True)
-        ]
 
 
 @dataclass(frozen=True)

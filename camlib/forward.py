@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from camlib import targets
-from camlib.capture import Capture, Graph, capture, gradients
+from camlib.capture import Capture, Graph, capture
 from camlib.errors import LayerError
+from camlib.gradients import gradients
 from camlib.inputs import Inputs
 from camlib.rules import without_recomputation
 from camlib.targets import Target

@@ -157,3 +157,19 @@ def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:
         [[max(s[i][j] for s in scaled) for j in range(columns)] for i in range(rows)],
         dtype=maps[0].dtype,
     )
+
+
+class ReluByHand(torch.autograd.Function):
+    """A ReLU and its rule, ``"guided"`` or ``"deconvnet"``, written as in the papers."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, rule: str) -> Tensor:
+        ctx.rule = rule
+        ctx.save_for_backward(source)
+        return source * (source > 0)
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
+        [source] = ctx.saved_tensors
+        positive = signal * (signal > 0)
+        return positive if ctx.rule == "deconvnet" else positive * (source > 0), None

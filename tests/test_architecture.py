@@ -22,6 +22,7 @@ ORDER = [
     "modes",
     "rules",
     "inputs",
+    "gradients",
     "capture",
     "forward",
     "candidates",

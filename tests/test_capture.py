@@ -36,7 +36,7 @@ def test_many_classes_come_in_chunks(monkeypatch):
     net, batch = convolutional(), images()
     with capture(net, ["features"]) as seen:
         [whole] = seen.gradients(net(batch))
-    monkeypatch.setattr("camlib.capture._CHUNK_BYTES", 3 * 2 * 6 * 4 * 4 * 4)
+    monkeypatch.setattr("camlib.gradients._CHUNK_BYTES", 3 * 2 * 6 * 4 * 4 * 4)
     with capture(net, ["features"]) as seen:
         chunks = list(seen.gradients(net(batch)))
     assert [len(gradient) for [gradient] in chunks] == [3, 1]

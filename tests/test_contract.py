@@ -35,7 +35,7 @@ def net():
     return pooled()
 
 
-def close(found, expected, tolerance=1e-5):
+def assert_near(found, expected, tolerance=1e-5):
     scale = float(expected.abs().max())
     assert scale > 0
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * scale)
@@ -85,7 +85,7 @@ def test_batch_equals_each_sample_alone(kind, net):
     batch = images(3)
     together = kind(net)(batch, target=[0, 1, 2])
     alone = [kind(net)(image[None], target=t) for t, image in enumerate(batch)]
-    close(together, torch.cat(alone))
+    assert_near(together, torch.cat(alone))
 
 
 def test_forms_of_a_target_agree(kind, net):
@@ -106,7 +106,7 @@ def test_forms_of_a_target_agree(kind, net):
         name = next(name for name, value in METHODS.items() if value is kind)
         forms.append(function.get(name, lambda out: out[:, 1]))
     for form in forms:
-        close(method(batch, target=form), expected)
+        assert_near(method(batch, target=form), expected)
 
 
 def test_several_classes_equal_single_calls(kind, net):
@@ -114,14 +114,14 @@ def test_several_classes_equal_single_calls(kind, net):
     several = method(batch, target=[[0, 3, 1], [2, 0, 3]])
     assert several.shape == shape_of(kind, 2, 3)
     for k, target in enumerate([[0, 2], [3, 0], [1, 3]]):
-        close(several[:, k], method(batch, target=target))
+        assert_near(several[:, k], method(batch, target=target))
     for_all = method(batch, target=[[2, 1]])
-    close(for_all[:, 1], method(batch, target=1))
+    assert_near(for_all[:, 1], method(batch, target=1))
 
 
 def test_predicted_class_is_the_default(kind, net):
     batch = images(4)
-    close(kind(net)(batch), kind(net)(batch, target=net(batch).argmax(1)))
+    assert_near(kind(net)(batch), kind(net)(batch, target=net(batch).argmax(1)))
 
 
 class Failing(nn.Module):
@@ -195,14 +195,14 @@ def test_user_gradients_survive_a_call_between_forward_and_backward(kind, net):
 
 def test_training_mode_gives_the_same_map(kind, net):
     expected = kind(net)(images())
-    close(kind(net.train())(images()), expected)
+    assert_near(kind(net.train())(images()), expected)
     assert net.training
     assert net.features[1].training
 
 
 def test_frozen_model_gives_the_same_map(kind, net):
     expected = kind(net)(images())
-    close(kind(net.requires_grad_(False))(images()), expected)
+    assert_near(kind(net.requires_grad_(False))(images()), expected)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -212,15 +212,15 @@ def test_grad_mode_of_the_caller_does_not_matter(kind, net, context):
         found = kind(net)(images())
         several = kind(net)(images(), target=[[0, 1]])
         assert torch.is_grad_enabled() == (context is torch.enable_grad)
-    close(found, expected)
-    close(several, kind(net)(images(), target=[[0, 1]]))
+    assert_near(found, expected)
+    assert_near(several, kind(net)(images(), target=[[0, 1]]))
 
 
 def test_inputs_made_in_inference_mode(kind, net):
     expected = kind(net)(images())
     with torch.inference_mode():
         batch = images() + 0
-    close(kind(net)(batch), expected)
+    assert_near(kind(net)(batch), expected)
 
 
 def test_bfloat16_model(kind, net):
@@ -252,21 +252,21 @@ def test_autocast(kind, net):
 def test_compiled_model_cold_and_warm(kind, net):
     expected = kind(net)(images())
     compiled = torch.compile(net, backend="eager")
-    close(kind(compiled)(images()), expected)
+    assert_near(kind(compiled)(images()), expected)
     compiled(images())
-    close(kind(compiled)(images()), expected)
+    assert_near(kind(compiled)(images()), expected)
     inner = copy.deepcopy(net)
     inner.features = torch.compile(inner.features, backend="eager")
     inner.tail.compile(backend="eager")
     inner(images())
     layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}
-    close(kind(inner, **layer)(images()), expected)
+    assert_near(kind(inner, **layer)(images()), expected)
     torch.testing.assert_close(inner(images()), net(images()))
 
 
 def test_data_parallel(kind, net):
     expected = kind(net)(images())
-    close(kind(nn.DataParallel(net))(images()), expected)
+    assert_near(kind(nn.DataParallel(net))(images()), expected)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def test_distributed_data_parallel(kind, net):
     expected = kind(net)(images())
     wrapped = nn.parallel.DistributedDataParallel(net)
     before = snapshot(wrapped)
-    close(kind(wrapped)(images()), expected)
+    assert_near(kind(wrapped)(images()), expected)
     assert snapshot(wrapped) == before
 
 
@@ -304,17 +304,17 @@ def test_threads_share_a_model(kind, net):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(explain, batches))
     for one, other in zip(found, expected, strict=True):
-        close(one, other)
+        assert_near(one, other)
     assert snapshot(net) == before
 
 
 def test_pickle_and_deepcopy(kind, net):
     method = kind(net)
     expected = method(images())
-    close(pickle.loads(pickle.dumps(method))(images()), expected)
+    assert_near(pickle.loads(pickle.dumps(method))(images()), expected)
     twin = copy.deepcopy(method)
     assert twin.model is not net
-    close(twin(images()), expected)
+    assert_near(twin(images()), expected)
 
 
 def test_nothing_holds_the_model(kind):
@@ -347,7 +347,7 @@ def test_series_images_and_volumes(kind, axes):
 def test_memory_layout_does_not_matter(kind, net):
     expected = kind(net)(images())
     channels_last = images().to(memory_format=torch.channels_last)
-    close(kind(net.to(memory_format=torch.channels_last))(channels_last), expected)
+    assert_near(kind(net.to(memory_format=torch.channels_last))(channels_last), expected)
 
 
 def test_tuple_and_mapping_inputs(kind, net):
@@ -363,9 +363,9 @@ def test_tuple_and_mapping_inputs(kind, net):
     scale = torch.tensor([[2.0], [3.0]]) if free else ones
     found = kind(model)((images(), scale), target=1)
     named = kind(model)({"scale": scale, "images": images()}, target=1)
-    close(named, found)
+    assert_near(named, found)
     if issubclass(kind, LayerMethod) and "PlusPlus" not in kind.__name__:
-        close(found, plain)
+        assert_near(found, plain)
 
 
 def test_bad_inputs(kind, net):

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torchvision
 from nets import Net, Pooling, convolutional, images, rectifying, spread
+from reference import ReluByHand
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -124,22 +125,6 @@ def test_pixels_equal_those_of_captum_where_every_relu_is_a_module(peers, build,
     assert (found - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
-class ByHand(torch.autograd.Function):
-    """A ReLU and its rule, written as in the papers."""
-
-    @staticmethod
-    def forward(ctx, source, rule):
-        ctx.rule = rule
-        ctx.save_for_backward(source)
-        return source * (source > 0)
-
-    @staticmethod
-    def backward(ctx, signal):
-        [source] = ctx.saved_tensors
-        positive = signal * (signal > 0)
-        return positive if ctx.rule == "deconvnet" else positive * (source > 0), None
-
-
 @pytest.fixture(scope="module")
 def functional() -> dict[str, nn.Module]:
     """Networks of torchvision that call ReLU as a function, GoogLeNet nothing else."""
@@ -164,7 +149,7 @@ def test_functional_relus_follow_the_rule_and_in_captum_do_not(
     theirs = getattr(peers["captum"], name)(net).attribute(batch, target=7)
     source = batch.clone().requires_grad_()
     with monkeypatch.context() as patch:  # nn.ReLU calls it too
-        patch.setattr(F, "relu", lambda a, inplace=False: ByHand.apply(a, rule))
+        patch.setattr(F, "relu", lambda a, inplace=False: ReluByHand.apply(a, rule))
         [expected] = torch.autograd.grad(net(source)[0, 7], source)
     peak = expected.abs().max()
     assert (found - expected).abs().max() < 1e-5 * peak

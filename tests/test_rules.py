@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from nets import Functional, Net, Pooling, images, spread
+from reference import ReluByHand
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
@@ -244,23 +245,6 @@ def test_the_rule_holds_in_its_thread_alone():
     assert mode.met == 0
 
 
-class ByHand(torch.autograd.Function):
-    """A ReLU and its rule, written as in the papers."""
-
-    @staticmethod
-    def forward(ctx, source, rule):
-        ctx.rule = rule
-        ctx.save_for_backward(source)
-        return source * (source > 0)
-
-    @staticmethod
-    def backward(ctx, signal):
-        [source] = ctx.saved_tensors
-        if ctx.rule == "guided":
-            return (source > 0) * (signal > 0) * signal, None
-        return (signal > 0) * signal, None
-
-
 class Reused(nn.Module):
     """A residual network with one activation for all places, as a function of `relu`."""
 
@@ -284,7 +268,7 @@ class Reused(nn.Module):
 
 
 def expected_on_reused(rule: str, batch: Tensor, target: list[int]) -> Tensor:
-    net = spread(Reused(lambda a: ByHand.apply(a, rule))).double()
+    net = spread(Reused(lambda a: ReluByHand.apply(a, rule))).double()
     source = batch.clone().requires_grad_()
     scores = net(source)[torch.arange(len(batch)), target]
     return torch.autograd.grad(scores.sum(), source)[0]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.candidates import layout_of
-from camlib.capture import capture, gradients
+from camlib.capture import capture
 from camlib.errors import InputError, TargetError, warn
 from camlib.forward import Pass, input_gradients
+from camlib.gradients import gradients
 from camlib.inputs import Inputs, detached
 from camlib.layers import Layer, find, unwrap
 from camlib.layouts import ChannelsFirst, Layout
