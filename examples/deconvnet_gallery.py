@@ -1,7 +1,10 @@
 """The nine scenes that excite a feature map most, and what excites it in each.
 
 The picture of Zeiler and Fergus (ECCV 2014), for the built-in network: reconstructions by the
-deconvnet on the left, the patches of the images they come from on the right.
+deconvnet on the left, the patches of the images they come from on the right. This network strides
+instead of pooling, so no switches tell one image from another: the reconstructions of a channel
+show its filter, the patches what answers to it. A network with max-pooling, such as VGG, shows the
+image too.
 
     python examples/deconvnet_gallery.py [FILE]
 """
