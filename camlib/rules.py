@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointError
 
 from camlib.errors import GraphError
 
@@ -78,6 +77,8 @@ def without_recomputation() -> Iterator[None]:
     Raises:
         GraphError: the model recomputes activations, where no rule is in force.
     """
+    from torch.utils.checkpoint import CheckpointError  # loads SymPy in older versions
+
     try:
         yield
     except CheckpointError:
