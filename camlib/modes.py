@@ -21,7 +21,7 @@ def explaining(model: nn.Module, device: torch.device) -> Iterator[None]:
 
     Evaluation mode, compiled parts run as written, random numbers put back, and no copies of
     weights left in the cache of autocast: those made without a graph would cut the gradients of a
-    training step in the same autocast block.
+    training step in the same autocast block (torch 2.6 does so, 2.15 no longer).
     """
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))

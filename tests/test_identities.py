@@ -35,11 +35,11 @@ def signed(kind, net, target, layer="features", batch=None, **options):
     return kind(net, layer, **options).explain(batch, target=target, relu=False).map
 
 
-def same(found, expected):
+def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def differ(found, other, by=1e-3):
+def assert_differ(found, other, by=1e-3):
     assert (found - other).abs().max() > by * other.abs().max()
 
 
@@ -48,22 +48,24 @@ def test_on_pooling_and_linear_the_family_is_one_method(target):
     net = pooled().double()
     cam = signed(CAM, net, target)
     for kind in LINEAR:
-        same(signed(kind, net, target), cam / CELLS)
+        assert_same(signed(kind, net, target), cam / CELLS)
 
 
 def test_cam_sums_to_the_output():
     net, batch = pooled().double(), images().double()
     bias = net.tail[1].bias.detach()
-    same(signed(CAM, net, [1, 2]).mean((1, 2)) + bias[[1, 2]], net(batch)[[0, 1], [1, 2]].detach())
+    assert_same(
+        signed(CAM, net, [1, 2]).mean((1, 2)) + bias[[1, 2]], net(batch)[[0, 1], [1, 2]].detach()
+    )
     hires = signed(HiResCAM, net, [1, 2]).sum((1, 2))
-    same(hires + bias[[1, 2]], net(batch)[[0, 1], [1, 2]].detach())
+    assert_same(hires + bias[[1, 2]], net(batch)[[0, 1], [1, 2]].detach())
 
 
 def test_hires_sums_to_the_output_of_one_linear_layer_and_grad_cam_does_not():
     net, batch = flat().double(), images().double()
     output = (net(batch) - net.tail[1].bias)[:, 2].detach()
-    same(signed(HiResCAM, net, 2).sum((1, 2)), output)
-    differ(signed(GradCAM, net, 2).sum((1, 2)), output)
+    assert_same(signed(HiResCAM, net, 2).sum((1, 2)), output)
+    assert_differ(signed(GradCAM, net, 2).sum((1, 2)), output)
 
 
 def test_weights_of_grad_cam_plus_plus_on_pooling_and_linear():
@@ -72,9 +74,9 @@ def test_weights_of_grad_cam_plus_plus_on_pooling_and_linear():
     gradient = net.tail[1].weight[2].detach()[:, None, None] / CELLS
     area = activation.sum((2, 3), keepdim=True)
     weights = CELLS * gradient.clamp(min=0) / (2 + gradient * area)
-    same(signed(GradCAMPlusPlus, net, 2), (weights * activation).sum(1))
+    assert_same(signed(GradCAMPlusPlus, net, 2), (weights * activation).sum(1))
     positive = (gradient.clamp(min=0) * activation).sum(1)
-    same(signed(GradCAMPlusPlus, net, 2, normalize_alpha=True), positive)
+    assert_same(signed(GradCAMPlusPlus, net, 2, normalize_alpha=True), positive)
 
 
 def test_denominator_of_grad_cam_plus_plus_sums_activations_alone():
@@ -90,8 +92,10 @@ def test_denominator_of_grad_cam_plus_plus_sums_activations_alone():
         [gradient] = torch.autograd.grad(net.tail(activation)[:, 2].sum(), activation)
         return (mixed(activation, gradient) * activation).sum(1).detach()
 
-    same(theirs(pooled().double()), signed(GradCAMPlusPlus, pooled().double(), 2))
-    differ(theirs(convolutional().double()), signed(GradCAMPlusPlus, convolutional().double(), 2))
+    assert_same(theirs(pooled().double()), signed(GradCAMPlusPlus, pooled().double(), 2))
+    assert_differ(
+        theirs(convolutional().double()), signed(GradCAMPlusPlus, convolutional().double(), 2)
+    )
 
 
 def test_grad_cam_plus_plus_does_not_underflow():
@@ -105,18 +109,18 @@ def test_grad_cam_plus_plus_does_not_underflow():
 
 def test_hires_is_not_grad_cam_before_a_convolution():
     net = convolutional().double()
-    differ(signed(HiResCAM, net, 1), signed(GradCAM, net, 1))
+    assert_differ(signed(HiResCAM, net, 1), signed(GradCAM, net, 1))
 
 
 def test_xgrad_conserves_gradient_times_activation():
     net = convolutional().double()
-    same(signed(XGradCAM, net, 1).sum((1, 2)), signed(HiResCAM, net, 1).sum((1, 2)))
+    assert_same(signed(XGradCAM, net, 1).sum((1, 2)), signed(HiResCAM, net, 1).sum((1, 2)))
 
 
 def test_element_wise_is_layer_cam_on_activations_that_are_not_negative():
     net = convolutional().double()
-    same(signed(ElementWiseGradCAM, net, 1), signed(LayerCAM, net, 1))
-    differ(*(signed(kind, net, 1, "tail.3") for kind in (ElementWiseGradCAM, LayerCAM)))
+    assert_same(signed(ElementWiseGradCAM, net, 1), signed(LayerCAM, net, 1))
+    assert_differ(*(signed(kind, net, 1, "tail.3") for kind in (ElementWiseGradCAM, LayerCAM)))
 
 
 def test_layer_cam_exceeds_hires_by_what_negative_gradients_take():
@@ -126,7 +130,7 @@ def test_layer_cam_exceeds_hires_by_what_negative_gradients_take():
 
 def test_without_biases_hires_sums_to_the_output():
     net, batch = rectifying(bias=False).double(), images().double()
-    same(signed(HiResCAM, net, 3).sum((1, 2)), net(batch)[:, 3].detach())
+    assert_same(signed(HiResCAM, net, 3).sum((1, 2)), net(batch)[:, 3].detach())
 
 
 def test_with_biases_hires_and_their_gradients_sum_to_the_output():
@@ -136,7 +140,7 @@ def test_with_biases_hires_and_their_gradients_sum_to_the_output():
     gradients = torch.autograd.grad(score, biases)
     rest = sum((b * g).sum() for b, g in zip(biases, gradients, strict=True))
     found = signed(HiResCAM, net, 3, batch=batch).sum()
-    same(found + rest.detach(), score.detach())
+    assert_same(found + rest.detach(), score.detach())
 
 
 @pytest.mark.parametrize("kind", GRADIENT)
@@ -148,7 +152,7 @@ def test_linear_in_the_score_where_the_rule_is(kind):
 
     found = signed(kind, net, contrast)
     expected = 2 * signed(kind, net, 1) - 0.5 * signed(kind, net, 3)
-    (same if kind in LINEAR else differ)(found, expected)
+    (assert_same if kind in LINEAR else assert_differ)(found, expected)
 
 
 @pytest.mark.parametrize("kind", LINEAR)
@@ -157,8 +161,10 @@ def test_probabilities_from_the_maps_of_all_classes(kind):
     every = kind(net, "features").explain(images().double(), target=[[0, 1, 2, 3]], relu=False).map
     share = net(images().double()).softmax(1).detach()[..., None, None]
     mean = (share * every).sum(1)
-    same(signed(kind, net, lambda out: out.softmax(1)[:, 1]), share[:, 1] * (every[:, 1] - mean))
-    same(signed(kind, net, lambda out: out.log_softmax(1)[:, 1]), every[:, 1] - mean)
+    assert_same(
+        signed(kind, net, lambda out: out.softmax(1)[:, 1]), share[:, 1] * (every[:, 1] - mean)
+    )
+    assert_same(signed(kind, net, lambda out: out.log_softmax(1)[:, 1]), every[:, 1] - mean)
 
 
 class Scaled(nn.Module):
@@ -178,8 +184,8 @@ def test_rescaled_channels_leave_gradient_rules_alone():
         nn.Sequential(Scaled(1 / factors), *net.tail),
     )
     for kind in GRADIENT:
-        same(signed(kind, scaled, 1), signed(kind, net, 1))
-    differ(signed(ScoreCAM, scaled, 1), signed(ScoreCAM, net, 1))
+        assert_same(signed(kind, scaled, 1), signed(kind, net, 1))
+    assert_differ(signed(ScoreCAM, scaled, 1), signed(ScoreCAM, net, 1))
 
 
 @pytest.mark.parametrize("kind", GRADIENT)
@@ -187,8 +193,8 @@ def test_scaled_score_keeps_the_normalised_map(kind):
     net, batch = convolutional().double(), images().double()
     found = kind(net, "features")(batch, target=lambda out: 3 * out[:, 2])
     expected = kind(net, "features")(batch, target=2)
-    (differ if kind is GradCAMPlusPlus else same)(found, expected)
-    same(kind(net, "features")(batch, target=lambda out: out[:, 2] + 7), expected)
+    (assert_differ if kind is GradCAMPlusPlus else assert_same)(found, expected)
+    assert_same(kind(net, "features")(batch, target=lambda out: out[:, 2] + 7), expected)
 
 
 def with_channels(net, order):
@@ -209,14 +215,16 @@ def with_channels(net, order):
 def test_order_of_channels_does_not_matter(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([3, 1, 5, 0, 2, 4]))
-    same(signed(kind, twin, 2), signed(kind, net, 2))
+    assert_same(signed(kind, twin, 2), signed(kind, net, 2))
 
 
 @pytest.mark.parametrize("kind", [GradCAM, HiResCAM, LayerCAM, GradCAMPlusPlus])
 def test_channel_split_in_two(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([0, 1, 2, 3, 4, 5, 5]))
-    (differ if kind is GradCAMPlusPlus else same)(signed(kind, twin, 2), signed(kind, net, 2))
+    (assert_differ if kind is GradCAMPlusPlus else assert_same)(
+        signed(kind, twin, 2), signed(kind, net, 2)
+    )
 
 
 @pytest.mark.parametrize("kind", GRADIENT)
@@ -231,7 +239,7 @@ def test_flipped_image_gives_the_flipped_map(kind):
         convolution.weight.data += convolution.weight.data.flip(3)
     batch = images().double()
     found = signed(kind, net, 2, "1", batch.flip(3))
-    same(found, signed(kind, net, 2, "1", batch).flip(2))
+    assert_same(found, signed(kind, net, 2, "1", batch).flip(2))
 
 
 def test_guided_grad_cam_is_guided_backprop_where_grad_cam_looks():
@@ -240,7 +248,7 @@ def test_guided_grad_cam_is_guided_backprop_where_grad_cam_looks():
     found = GuidedGradCAM(net, "features")(batch, target=2)
     assert (heatmap == 0).any()
     assert (found[(heatmap == 0)[:, None].expand_as(found)] == 0).all()
-    same(found, GuidedBackprop(net)(batch, target=2) * heatmap[:, None])
+    assert_same(found, GuidedBackprop(net)(batch, target=2) * heatmap[:, None])
 
 
 def affine(net, factors, shifts):
@@ -275,12 +283,12 @@ def test_scores_of_score_cam_do_not_depend_on_the_scale_of_a_channel():
 def test_with_a_softmax_over_channels_the_baseline_is_irrelevant():
     net = convolutional().double()
     plain = signed(ScoreCAM, net, 2, channel_softmax=True)
-    same(signed(ScoreCAM, net, 2, channel_softmax=True, baseline="zero"), plain)
-    same(signed(ScoreCAM, net, 2, channel_softmax=True, baseline="blur"), plain)
-    differ(signed(ScoreCAM, net, 2, baseline="blur"), signed(ScoreCAM, net, 2))
+    assert_same(signed(ScoreCAM, net, 2, channel_softmax=True, baseline="zero"), plain)
+    assert_same(signed(ScoreCAM, net, 2, channel_softmax=True, baseline="blur"), plain)
+    assert_differ(signed(ScoreCAM, net, 2, baseline="blur"), signed(ScoreCAM, net, 2))
 
 
 def test_all_channels_are_the_most_channels():
     net = convolutional().double()
-    same(signed(ScoreCAM, net, 2, max_channels=6), signed(ScoreCAM, net, 2))
-    differ(signed(ScoreCAM, net, 2, max_channels=2), signed(ScoreCAM, net, 2))
+    assert_same(signed(ScoreCAM, net, 2, max_channels=6), signed(ScoreCAM, net, 2))
+    assert_differ(signed(ScoreCAM, net, 2, max_channels=2), signed(ScoreCAM, net, 2))
