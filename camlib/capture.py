@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from camlib.errors import GraphError, LayerError, warn
-from camlib.gradients import gradients
-from camlib.layers import Layer, find
+from camlib.gradients import gradients, reached
+from camlib.modules import Layer, call_of, find
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""
@@ -38,12 +38,15 @@ class Capture:
         calls: how often each of them ran.
         interrupted: whether the model itself switched grad mode off after a layer, so that part of
             the graph is missing.
+        shown: the share of each axis that the image takes of what the model made of it, below 1
+            where it was padded at the end; empty where nothing is known.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.calls = dict.fromkeys(names, 0)
         self.interrupted = False
+        self.shown: tuple[float, ...] = ()
         self._outputs: dict[str, tuple[Tensor, int]] = {}
         self._passed_on: dict[str, Tensor] = {}
 
@@ -54,15 +57,17 @@ class Capture:
         return changed[0] if changed else None
 
     def activations(self) -> list[Tensor]:
-        """The output of each layer, of its last call if it was called more than once.
+        """The output of each layer, of its last call unless another is in its name.
 
         Raises:
             LayerError: a layer did not run, or its output was overwritten.
         """
         for name in self.names:
             if name not in self._outputs:
+                ran = f"ran {calls} times" if (calls := self.calls[name]) else "did not run"
                 raise LayerError(
-                    f"layer {name!r} did not run in the forward pass; choose one that does"
+                    f"layer {name!r} {ran} in the forward pass; choose one that does"
+                    + f", up to @{calls - 1}" * bool(calls)
                 )
             tensor, version = self._outputs[name]
             if not tensor.is_inference() and tensor._version != version:
@@ -75,8 +80,11 @@ class Capture:
     def warn_of_repeats(self) -> None:
         """A warning for each layer that ran more than once: its map is of the last call."""
         for name, calls in self.calls.items():
-            if calls > 1:
-                warn(f"layer {name!r} ran {calls} times in one pass; the map is of its last call")
+            if calls > 1 and call_of(name) is None:
+                warn(
+                    f"layer {name!r} ran {calls} times in one pass; the map is of its last call; "
+                    f"'{name}@0' is the first"
+                )
 
     def gradients(self, scores: Tensor, *, create_graph: bool = False) -> Iterator[list[Tensor]]:
         """The gradients of `scores` ``(N, K)`` at each layer, as `gradients` has them.
@@ -87,6 +95,15 @@ class Capture:
         """
         return gradients(scores, self.activations(), self.names, create_graph=create_graph)
 
+    def reached(self, scores: Tensor) -> Sequence[Tensor | None]:
+        """The gradient of each sample's first score at each layer, as `reached` has it.
+
+        Raises:
+            LayerError: a layer did not run.
+            GraphError: the scores depend on nothing at all.
+        """
+        return reached(scores, self.activations(), self.names)
+
 
 @contextmanager
 def capture(
@@ -96,7 +113,7 @@ def capture(
 
     Args:
         model: the model, or the part of it that will be called.
-        layers: modules of `model`, or their dotted names.
+        layers: modules of `model`, or their dotted names; ``"head@2"`` is the third call of head.
         graph: ``"tail"`` for gradients at the layers, ``"whole"`` for a loss on the map itself or
             for gradients at the inputs, ``"none"`` for values alone.
 
@@ -113,8 +130,10 @@ def capture(
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
-            where, tensor = _activation(name, output)
             seen.calls[name] += 1
+            if call_of(name) not in (None, seen.calls[name] - 1):
+                return None
+            where, tensor = _activation(name, output)
             if tensor.is_inference():
                 if graph != "none":
                     raise GraphError(
@@ -138,12 +157,24 @@ def capture(
 
         return hook
 
+    def padding(_module: nn.Module, _args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            batch, [first, *_] = output[0].tensors, output[0].image_sizes
+            seen.shown = tuple(s / p for s, p in zip(first, batch.shape[2:], strict=True))
+
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(graph == "whole"))
         for name, module in dict(found).items():
             stack.callback(module.register_forward_hook(hook_for(name)).remove)
+        for module in model.modules():
+            if type(module).__name__ in _PADDING:
+                stack.callback(module.register_forward_hook(padding).remove)
         yield seen
+
+
+_PADDING = ("GeneralizedRCNNTransform",)
+"""Modules that return a batch, padded at the end, and the size of each image in it."""
 
 
 @dataclass(frozen=True)
@@ -154,18 +185,28 @@ class Visit:
         name: dotted name.
         module: the module.
         shape: of the first floating-point tensor it returned.
+        calls: how often it ran.
+        parts: how many floating-point tensors it returned.
+        total: the sum of the absolute values of the first, if asked for.
     """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
+    calls: int
+    parts: int
+    total: float
 
 
 @contextmanager
-def visits(model: nn.Module) -> Iterator[list[Visit]]:
+def visits(model: nn.Module, *, totals: bool = False) -> Iterator[list[Visit]]:
     """The modules of `model` that run in the block, in the order in which they finish.
 
     A module that runs more than once stands where its last run finished.
+
+    Args:
+        model: the model that will be called.
+        totals: whether to sum what each of them returned.
     """
     visited: dict[str, Visit] = {}
     thread = threading.get_ident()
@@ -174,19 +215,17 @@ def visits(model: nn.Module) -> Iterator[list[Visit]]:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
             if threading.get_ident() != thread:
                 return
-            try:
-                _, tensor = _activation(name, output)
-            except LayerError:
+            found = [value for _, value in _tensors(output)]
+            if not found:
                 return
-            visited.pop(name, None)
-            visited[name] = Visit(name, module, tuple(tensor.shape))
+            calls = visited.pop(name).calls + 1 if name in visited else 1
+            total = float(found[0].detach().abs().sum(dtype=torch.float64)) if totals else 0.0
+            visited[name] = Visit(name, module, tuple(found[0].shape), calls, len(found), total)
 
         return hook
 
     order: list[Visit] = []
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():
             scripted = isinstance(module, torch.jit.ScriptModule)
             if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
@@ -197,20 +236,26 @@ def visits(model: nn.Module) -> Iterator[list[Visit]]:
 
 def _activation(name: str, output: Any) -> tuple[Any, Tensor]:
     """Key and value of the first floating-point tensor in `output`, key ``None`` if bare."""
-    items: Mapping[Any, Any] = {}
-    if isinstance(output, Tensor):
-        items = {None: output}
-    elif isinstance(output, MutableMapping):
-        items = output
-    elif isinstance(output, tuple | list):
-        items = dict(enumerate(output))
-    for key, value in items.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return key, value
+    for key, value in _tensors(output):
+        return key, value
     raise LayerError(
         f"layer {name!r} returned {type(output).__name__} with no floating-point tensor in it; "
         "choose another layer"
     )
+
+
+def _tensors(output: Any) -> Iterator[tuple[Any, Tensor]]:
+    """Key and value of the floating-point tensors in `output`, key ``None`` if bare."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(output, Tensor):
+        items = [(None, output)]
+    elif isinstance(output, MutableMapping):
+        items = output.items()
+    elif isinstance(output, tuple | list):
+        items = enumerate(output)
+    for key, value in items:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield key, value
 
 
 def _state(module: nn.Module) -> Iterator[Tensor]:

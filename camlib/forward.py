@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import targets
-from camlib.capture import Capture, Graph, capture
+from camlib.capture import Capture, Graph, Visit, capture, visits
 from camlib.errors import LayerError
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
@@ -37,6 +37,7 @@ class Pass:
         target: what is explained, resolved.
         scores: ``(N, K)``, with their graph.
         shape: ``()`` for one score a sample, ``(K,)`` for several.
+        order: the modules that ran, if they were recorded.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Pass:
     target: Target
     scores: Tensor
     shape: tuple[int, ...]
+    order: list[Visit]
 
     @classmethod
     def of(
@@ -56,8 +58,12 @@ class Pass:
         layers: tuple[str, ...],
         graph: Graph,
         rule: AbstractContextManager[Any] | None = None,
+        *,
+        record: bool = False,
     ) -> Pass:
         """The pass, in the context of `rule`, with `target` resolved on its output.
+
+        With `record`, every module that runs is noted.
 
         Raises:
             LayerError: a layer did not run, or cannot be read without changing the answer.
@@ -65,7 +71,9 @@ class Pass:
         """
         with capture(model, layers, graph=graph) as seen:
             try:
-                with rule or nullcontext():
+                recording: AbstractContextManager[list[Visit]]
+                recording = visits(model) if record else nullcontext([])
+                with rule or nullcontext(), recording as order:
                     output = inputs.owned().run(model)
             except RuntimeError as error:
                 if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
@@ -86,7 +94,7 @@ class Pass:
         shape = tuple(scores.shape[1:])
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
-        return cls(model, inputs, seen, output, chosen, scores, shape)
+        return cls(model, inputs, seen, output, chosen, scores, shape, order)
 
 
 def input_gradients(

@@ -58,6 +58,26 @@ def gradients(
         yield [gradient for gradient in found if gradient is not None]
 
 
+def reached(
+    scores: Tensor, tensors: Sequence[Tensor], names: Sequence[str]
+) -> Sequence[Tensor | None]:
+    """The gradient of each sample's first score at each of `tensors`, ``None`` where none arrives.
+
+    Args:
+        scores: ``(N, K)``.
+        tensors: what to differentiate by.
+        names: what each of them is, for errors.
+
+    Raises:
+        GraphError: the scores depend on nothing at all.
+    """
+    if not scores.requires_grad:
+        raise GraphError(_UNREACHED.format(names[0]))
+    cotangent = torch.zeros_like(scores)
+    cotangent[:, 0] = 1
+    return torch.autograd.grad(scores, tensors, cotangent, allow_unused=True)
+
+
 def _chunk_gradients(
     scores: Tensor, tensors: Sequence[Tensor], chunk: range, *, keep: bool, create_graph: bool
 ) -> Sequence[Tensor | None]:

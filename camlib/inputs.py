@@ -1,7 +1,7 @@
 """What a model is called with, and the image in it.
 
-A model takes a tensor, several (a tuple) or named ones (a mapping). One of them is the image: the
-first floating-point tensor with a grid.
+A model takes a tensor, several (a tuple), named ones (a mapping) or a list of images (detection).
+One of them is the image: the first floating-point tensor with a grid, or the list.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from camlib.errors import InputError
@@ -18,44 +19,74 @@ from camlib.errors import InputError
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of a model's call, one of them the image ``(N, C, *size)``."""
+    """The arguments of a model's call, one of them the image.
+
+    Attributes:
+        args: positional.
+        kwargs: by name.
+        key: of the image: a position or a name.
+        image: ``(N, C, *size)``, or a clip ``(N, T, C, H, W)``; a list of images is one batch.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     key: int | str
+    image: Tensor
 
     @classmethod
     def of(cls, given: Any) -> Inputs:
         """`given` as arguments: a tensor, a tuple of positional or a mapping of keyword arguments.
 
+        Any of them may be a list of images ``(C, H, W)``, as detection networks take it.
+
         Raises:
-            InputError: there is no image in `given`, or it is empty.
+            InputError: there is no image in `given`, or it is empty, or a list of several sizes.
         """
         if isinstance(given, Inputs):
             return given
         kwargs = dict(given) if isinstance(given, Mapping) else {}
         args = () if kwargs else given if isinstance(given, tuple) else (given,)
         for key, value in [*enumerate(args), *kwargs.items()]:
-            if isinstance(value, Tensor) and value.ndim >= 3 and value.is_floating_point():
+            if isinstance(value, list) and value and all(_is_image(each, 3) for each in value):
+                shapes = [tuple(each.shape) for each in value]
+                if len(set(shapes)) > 1:
+                    raise InputError(
+                        f"the images of the list have shapes {', '.join(map(str, shapes))}; pass "
+                        "those of one size together, the others in calls of their own"
+                    )
+                value = torch.stack(value)
+            if _is_image(value):
                 if not value.numel():
                     raise InputError(f"the images are empty: shape {tuple(value.shape)}")
-                return cls(args, kwargs, key)
+                return cls(args, kwargs, key, value)
         raise InputError(
             "expected images as a floating-point tensor (N, C, H, W), (N, C, L) or "
-            "(N, C, D, H, W), or a tuple or mapping with one in it, got " + _described(given)
+            "(N, C, D, H, W), a list of images (C, H, W), or a tuple or mapping with one in it, "
+            "got " + _described(given)
         )
 
     @property
-    def image(self) -> Tensor:
-        """The image, ``(N, C, *size)``."""
-        image = self.args[self.key] if isinstance(self.key, int) else self.kwargs[self.key]
-        assert isinstance(image, Tensor)
-        return image
+    def axis(self) -> int:
+        """Where the image has its channels: behind the frames in a clip ``(N, T, C, H, W)``."""
+        shape = self.image.shape
+        return 2 if len(shape) == 5 and shape[1] > 4 and shape[2] in (1, 3) else 1
 
     @property
     def size(self) -> tuple[int, ...]:
         """The image's size without samples and channels."""
-        return tuple(self.image.shape[2:])
+        shape = list(self.image.shape)
+        del shape[self.axis], shape[0]
+        return tuple(shape)
+
+    @property
+    def several(self) -> bool:
+        """Whether there are tensors beside the image."""
+        named = [*enumerate(self.args), *self.kwargs.items()]
+        return bool(tensors_in([value for key, value in named if key != self.key]))
+
+    @property
+    def _given(self) -> Any:
+        return self.args[self.key] if isinstance(self.key, int) else self.kwargs[self.key]
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -77,10 +108,15 @@ class Inputs:
 
     def with_image(self, image: Tensor) -> Inputs:
         """The arguments with another image."""
+        value = list(image) if isinstance(self._given, list) else image
         if isinstance(self.key, int):
-            args = (*self.args[: self.key], image, *self.args[self.key + 1 :])
-            return replace(self, args=args)
-        return replace(self, kwargs={**self.kwargs, self.key: image})
+            args = (*self.args[: self.key], value, *self.args[self.key + 1 :])
+            return replace(self, args=args, image=image)
+        return replace(self, kwargs={**self.kwargs, self.key: value}, image=image)
+
+    def at_places(self, maps: Tensor) -> Tensor:
+        """`maps` ``(N, 1, *size)``, shaped to be multiplied with the image."""
+        return maps.movedim(1, self.axis)
 
     def run(self, model: nn.Module) -> Any:
         """What `model` returns for these arguments."""
@@ -95,11 +131,31 @@ class Inputs:
             raise
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
-        return replace(
+        changed = replace(
             self,
             args=tuple(_mapped(change, value) for value in self.args),
             kwargs={name: _mapped(change, value) for name, value in self.kwargs.items()},
         )
+        given = changed._given
+        return changed if isinstance(given, list) else replace(changed, image=given)
+
+
+def _is_image(value: Any, axes: int | None = None) -> bool:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return False
+    return value.ndim >= 3 if axes is None else value.ndim == axes
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in tuples, lists, mappings and dataclasses, one after the other."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _mapped(keep, value)
+    return found
 
 
 def detached(output: Any) -> Any:

@@ -1,107 +1,246 @@
-"""Layers by name: wrappers off, name to module and back."""
+"""Which layers of a model can be explained, how each is read, and which of them to take.
+
+The best layer is usually the last one that still knows places: it has seen the most, and what
+follows it is linear or nearly so. In a transformer that answers from its class token, what comes
+out of the last block at the patches is not looked at any more; the gradient tells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch import Tensor, nn
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
-from camlib.errors import LayerError, ModelError
+from camlib import maps
+from camlib.capture import Graph, Visit, visits
+from camlib.clues import beside, clues_of
+from camlib.errors import LayerError, LayoutError
+from camlib.forward import GRAPHS, Pass
+from camlib.inputs import Inputs, tensors_in
+from camlib.layouts import ChannelsFirst, Known
+from camlib.modes import explaining
+from camlib.modules import Layer, Layers, find, names, unwrap
+from camlib.recognition import recognize
 
-Layer = nn.Module | str
-"""A module of the model, or its dotted name."""
-
-Layers = Layer | Sequence[Layer] | None
-"""A layer, several, or ``None`` for the default."""
+__all__ = ["Candidate", "Layer", "Layers", "candidates", "find", "names", "unwrap"]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and `torch.compile`.
+@dataclass(frozen=True)
+class Candidate:
+    """A layer that can be explained.
+
+    Attributes:
+        name: dotted name.
+        module: the module.
+        shape: of what it returned.
+        layout: how that is read.
+        grid: the places in it.
+        stride: the input's size over the grid, along each axis.
+        share: how much of the gradient of the score lies on the grid, 0 to 1: less than 1 where
+            class or register tokens take part, 0 where the score does not depend on the grid.
+        default: whether ``layer=None`` takes this one.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False)
+    shape: tuple[int, ...]
+    layout: Known
+    grid: tuple[int, ...]
+    stride: tuple[float, ...]
+    share: float = 0.0
+    default: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The name of the module's class."""
+        return type(self.module).__name__
+
+
+def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candidate]:
+    """The layers of `model` with a grid of more than one place, in the order in which they finish.
+
+    Args:
+        model: any network; it is left as found.
+        inputs: what a method would be called with.
+        target: what a method would explain.
 
     Raises:
-        ModelError: `model` is not a module.
+        CamlibError: the inputs or the target do not fit the model.
+
+    Example:
+        >>> for layer in camlib.layers.candidates(model, images):
+        ...     print(layer.name, layer.kind, layer.grid, f"{layer.share:.0%}")
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module as the model, got {type(model).__name__}")
-    while True:
-        if isinstance(model, DataParallel | DistributedDataParallel):
-            model = model.module
-        elif isinstance(original := getattr(model, "_orig_mod", None), nn.Module):
-            model = original
-        else:
-            return model
-
-
-def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
-    """Dotted name and module of `layer` in `model`, both without wrappers.
-
-    Raises:
-        LayerError: there is no such layer in `model`, or it is scripted.
-    """
-    model = unwrap(model)
-    modules = {
-        _eager(name): unwrap(module)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if name
-    }
-    if isinstance(layer, str):
-        for name in (_eager(layer), _eager(layer).removeprefix("module.")):
-            if name in modules:
-                return name, _with_hooks(name, modules[name])
-        near = get_close_matches(layer, modules, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {_some(modules)}"
-        raise LayerError(f"layer {layer!r} not found in {type(model).__name__}; {hint}")
-    if not isinstance(layer, nn.Module):
-        raise LayerError(
-            f"expected a module of the model or its dotted name as a layer, got {layer!r}"
+    given, model = Inputs.of(inputs), unwrap(model)
+    with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
+        found, preferred = _readable(model, given)
+        shares: dict[str, Tensor] = {}
+        for graph in GRAPHS:
+            shares = shares or _shares(model, given, target, found, graph)
+        try:
+            default = _choose(model, given, target, found, preferred)
+        except LayerError:
+            default = ""
+    return [
+        replace(
+            c, share=float(shares.get(c.name, torch.zeros(1)).mean()), default=c.name == default
         )
-    wanted = unwrap(layer)
-    for name, module in modules.items():
-        if module is wanted:
-            return name, _with_hooks(name, module)
+        for c in found
+    ]
+
+
+def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:
+    """The last layer of `model` that has a grid, and a gradient on it for each sample.
+
+    Raises:
+        GraphError: the score depends on no layer at all.
+        LayerError: there is none.
+    """
+    return _choose(model, given, target, *_readable(model, given))
+
+
+def layout_of(
+    model: nn.Module, given: Inputs, order: Sequence[Visit], name: str, shape: Sequence[int]
+) -> Known:
+    """The layout of layer `name`, which returned `shape` in a pass that went in `order`.
+
+    Raises:
+        LayoutError: no reading fits, or two.
+    """
+    _, module = find(model, name)
+    order = order or _visited(model, given)[0]
+    clues = clues_of(model, order, given)
+    clues = replace(clues, beside=partial(beside, order, name.partition("@")[0]))
+    try:
+        return recognize(shape, given.size, module, clues, count=len(given))
+    except LayoutError as error:
+        raise LayoutError(f"layer {name!r}: {error}") from None
+
+
+def _choose(
+    model: nn.Module,
+    given: Inputs,
+    target: Any,
+    found: Sequence[Candidate],
+    preferred: Collection[str],
+) -> str:
+    good = [c for c in found if c.name in preferred]
+    others = [c for c in found if c.name not in preferred]
+    for graph in GRAPHS:
+        partly = ""
+        for part in [*_from_the_end(good), *_from_the_end(others)]:
+            shares = _shares(model, given, target, part, graph)
+            reached = [c.name for c in reversed(part) if c.name in shares]
+            for name in reached:
+                if shares[name].all():
+                    return name
+            partly = partly or next((name for name in reached if shares[name].any()), "")
+        if partly:
+            return partly
     raise LayerError(
-        f"the {type(wanted).__name__} given as layer is not part of {type(model).__name__}; "
-        "pass a module of this very model, or its dotted name"
+        f"{type(model).__name__} has no layer with a grid and a gradient for inputs of size "
+        f"{given.size}; pass layer="
     )
 
 
-def _with_hooks(name: str, module: nn.Module) -> nn.Module:
-    if isinstance(module, torch.jit.ScriptModule):
-        raise LayerError(
-            f"layer {name!r} is scripted ({module.original_name}) and cannot be read, as it runs "
-            "no hooks; choose another layer, or pass the model it was made from"
-        )
-    return module
+def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str]]:
+    """The layers with a grid, and the names of those that a default is taken from first."""
+    order, output = _visited(model, given)
+    clues = clues_of(model, order, given)
+    dense = {t.shape[1] for t in tensors_in(output) if t.ndim == len(given.size) + 2}
+    found: list[Candidate] = []
+    preferred = set()
+    for visit in order:
+        if "RoI" in type(visit.module).__name__:
+            break  # what follows has the grid of a region
+        around = replace(clues, beside=partial(beside, order, visit.name))
+        try:
+            layout = recognize(visit.shape, given.size, visit.module, around, count=len(given))
+            grid = layout.grid_of(visit.shape)
+        except LayoutError:
+            continue
+        # A pooling to a fixed size may even enlarge: its grid is not that of what it pools.
+        if math.prod(grid) > 1 and not isinstance(visit.module, _POOLING):
+            stride = tuple(s / g for s, g in zip(given.size, grid, strict=True))
+            found.append(Candidate(visit.name, visit.module, visit.shape, layout, grid, stride))
+            if _telling(visit, layout, dense):
+                preferred.add(visit.name)
+    return found, preferred
 
 
-def names(model: nn.Module, layer: Layers) -> tuple[str, ...]:
-    """The dotted names of `layer`, empty for ``None``.
+_POOLING = _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
+
+
+def _telling(visit: Visit, layout: Known, answers: Collection[int]) -> bool:
+    """Whether a layer holds what the model knows at its point.
+
+    Not so the parts of an attention or a perceptron, the queries of a decoder, one level of a
+    pyramid (a layer with several calls or outputs), and the answer itself, a channel a class.
+    """
+    if layout == ChannelsFirst():
+        inner = visit.shape[1] in answers
+    else:
+        inner = isinstance(visit.module, nn.Linear) or "decoder" in visit.name.lower()
+    return not inner and visit.calls == 1 and visit.parts == 1
+
+
+def _from_the_end(layers: Sequence[Candidate], least: int = 8) -> Iterator[Sequence[Candidate]]:
+    """`layers` in parts, the last one first, each twice as long as the one before."""
+    stop, step = len(layers), least
+    while stop:
+        start = max(0, stop - step)
+        yield layers[start:stop]
+        stop, step = start, 2 * step
+
+
+def _shares(
+    model: nn.Module, given: Inputs, target: Any, layers: Sequence[Candidate], graph: Graph
+) -> dict[str, Tensor]:
+    """The share of the gradient that lies on the grid of each of `layers`, ``(N,)``, by name.
+
+    A layer is left out if the graph does not reach it, or if it cannot be read.
 
     Raises:
-        LayerError: a layer is not in `model`, or the list of layers is empty.
-        ModelError: `model` is scripted.
+        GraphError: the score depends on no layer at all.
     """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            f"the layers of a scripted model ({model.original_name}) run no hooks and cannot be "
-            "read; pass the model it was made from"
-        )
-    if layer is None:
-        return ()
-    several = [layer] if isinstance(layer, str | nn.Module) else layer
-    if not isinstance(several, Sequence) or not several:
-        raise LayerError(f"expected a layer, a list of layers or None, got {layer!r}")
-    return tuple(find(model, each)[0] for each in several)
+    if not layers:
+        return {}
+    try:
+        run = Pass.of(model, given, target, tuple(c.name for c in layers), graph)
+    except LayerError:  # one of them is overwritten later on
+        half = len(layers) // 2
+        parts = (layers[:half], layers[half:]) if half else ()
+        return {k: v for p in parts for k, v in _shares(model, given, target, p, graph).items()}
+    if graph == "tail" and (run.seen.interrupted or not run.scores.requires_grad):
+        return {}
+    gradients = run.seen.reached(run.scores)
+    return {
+        c.name: _share(c.layout, maps.precise(gradient))
+        for c, gradient in zip(layers, gradients, strict=True)
+        if gradient is not None
+    }
 
 
-def _eager(name: str) -> str:
-    """`name` without what `torch.compile` put in."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+def _share(layout: Known, gradient: Tensor) -> Tensor:
+    on_grid = layout(gradient.abs()).flatten(1).sum(1)
+    samples = 0 if getattr(layout, "batch_first", True) else 1
+    whole = gradient.abs().movedim(samples, 0).flatten(1).sum(1)
+    return on_grid / whole.where(whole > 0, 1)
 
 
-def _some(modules: dict[str, nn.Module], most: int = 8) -> str:
-    listed = [repr(name) for name in modules if "." not in name]
-    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
+def _visited(model: nn.Module, given: Inputs) -> tuple[list[Visit], Any]:
+    """The modules that run and depend on the image, and what the model returns."""
+    with visits(model, totals=given.several) as order:
+        output = given.owned().run(model)
+    if given.several:  # a text beside the image has layers of its own
+        with visits(model, totals=True) as again:
+            given.with_image((given.image + 1).cos()).owned().run(model)
+        totals = {visit.name: visit.total for visit in again}
+        order = [visit for visit in order if visit.total != totals.get(visit.name)]
+    return order, output

@@ -1,12 +1,13 @@
 """Which axis of an activation is what: any activation -> ``(N, C, *grid)``.
 
-The grid of a layer is a coarser copy of the input's: about the same stride along every axis. That
-tells channels first from channels last without asking, in all but odd cases.
+Which of these layouts a layer has is recognised from shapes; any function will do instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from camlib.errors import LayoutError
 
 Layout = Callable[[Tensor], Tensor]
 """Turns an activation, or its gradient, into ``(N, C, *grid)``."""
+
+Shape = abc.Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class ChannelsFirst:
         """`activation` as it is."""
         return activation
 
-    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The grid in `shape`."""
+    def grid_of(self, shape: Shape) -> tuple[int, ...]:
+        """The grid in an activation of `shape`."""
         return tuple(shape[2:])
 
 
@@ -38,9 +41,82 @@ class ChannelsLast:
         """`activation` with its last axis moved behind the first."""
         return activation.movedim(-1, 1)
 
-    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The grid in `shape`."""
+    def grid_of(self, shape: Shape) -> tuple[int, ...]:
+        """The grid in an activation of `shape`."""
         return tuple(shape[1:-1])
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """``(N, T, C)``, as vision transformers have it: a token for each patch, row by row.
+
+    Attributes:
+        prefix: how many tokens before the patches are none: class, distillation, registers.
+        grid: the patches along each axis, ``(rows, columns)`` or ``(frames, rows, columns)``;
+            ``None`` for a square.
+        suffix: how many tokens after the patches are none.
+        batch_first: whether it is ``(N, T, C)`` or ``(T, N, C)``.
+    """
+
+    prefix: int = 0
+    grid: tuple[int, ...] | None = None
+    suffix: int = 0
+    batch_first: bool = True
+
+    def __call__(self, activation: Tensor) -> Tensor:
+        """The patches of `activation` on their grid; the other tokens are left out."""
+        grid = self.grid_of(activation.shape)
+        tokens = activation if self.batch_first else activation.movedim(1, 0)
+        patches = tokens[:, self.prefix : tokens.shape[1] - self.suffix]
+        return patches.movedim(-1, 1).reshape(len(tokens), -1, *grid)
+
+    def grid_of(self, shape: Shape) -> tuple[int, ...]:
+        """The grid in an activation of `shape`.
+
+        Raises:
+            LayoutError: `shape` is not that of tokens, or of another number of them.
+        """
+        patches = -1
+        if len(shape) == 3:
+            patches = shape[1 if self.batch_first else 0] - self.prefix - self.suffix
+        side = math.isqrt(max(patches, 0))
+        grid = (side, side) if self.grid is None else tuple(self.grid)
+        if patches < 1 or math.prod(grid) != patches:
+            raise LayoutError(
+                f"{self!r} does not fit an activation of shape {tuple(shape)}; expected "
+                f"{'(N, T, C)' if self.batch_first else '(T, N, C)'} with T = prefix + patches + "
+                "suffix, and a grid of as many patches"
+            )
+        return grid
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """``(N, T, C)`` of a series: the tokens in a row are the grid.
+
+    Attributes:
+        prefix: how many tokens before the first step of the series are none.
+        batch_first: whether it is ``(N, T, C)`` or ``(T, N, C)``.
+    """
+
+    prefix: int = 0
+    batch_first: bool = True
+
+    def __call__(self, activation: Tensor) -> Tensor:
+        """`activation` as ``(N, C, T - prefix)``."""
+        return self._tokens(activation.shape)(activation)
+
+    def grid_of(self, shape: Shape) -> tuple[int, ...]:
+        """The grid in an activation of `shape`."""
+        return self._tokens(shape).grid_of(shape)
+
+    def _tokens(self, shape: Shape) -> Tokens:
+        length = shape[1 if self.batch_first else 0] - self.prefix
+        return Tokens(self.prefix, (length,), batch_first=self.batch_first)
+
+
+Known = ChannelsFirst | ChannelsLast | Tokens | Sequence
+"""A layout whose grid is known from the shape."""
 
 
 _CHANNELS_FIRST = (
@@ -56,75 +132,9 @@ _CHANNELS_FIRST = (
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
 
-def recognize(
-    shape: Sequence[int],
-    size: Sequence[int],
-    module: nn.Module | None = None,
-    neighbours: Callable[[], Iterable[nn.Module]] = tuple,
-) -> ChannelsFirst | ChannelsLast:
-    """The layout of an activation of `shape` for an input of spatial `size`.
-
-    Args:
-        shape: of the activation.
-        size: of the input, without samples and channels.
-        module: whose output it is. That of a convolution or a batch norm has channels first.
-        neighbours: the modules that ran before and after on the same axes, asked where the shape
-            fits both: a convolution, norm or pooling over channels says first, a linear layer or a
-            layer norm last.
-
-    Raises:
-        LayoutError: no reading fits, or two.
-    """
-    if len(shape) != len(size) + 2:
-        raise LayoutError(
-            f"an activation of shape {tuple(shape)} has no grid for an input of size "
-            f"{tuple(size)}; choose a layer before pooling or flattening, or pass layout=, a "
-            "function from the activation to (N, C, *grid)"
-        )
-    own = said_by(module)
-    if own == ChannelsFirst():
-        return ChannelsFirst()
-    for fits in (_proportional, _even, _within):
-        fitting = [layout for layout in _LAYOUTS if fits(layout.grid(shape), size)]
-        if len(fitting) == 1:
-            return fitting[0]
-        if fitting:
-            break
-    said = [own] if own else [layout for each in neighbours() if (layout := said_by(each))]
-    if said and ChannelsLast() not in said:
-        return ChannelsFirst()
-    # One linear layer proves little: axes are often moved before and after it, unseen.
-    if (own or len(said) > 1) and ChannelsFirst() not in said:
-        return ChannelsLast()
-    raise LayoutError(
-        f"an activation of shape {tuple(shape)} for an input of size {tuple(size)} can be read "
-        "as channels first or as channels last; pass layout=camlib.layouts.ChannelsFirst() or "
-        "layout=camlib.layouts.ChannelsLast()"
-    )
-
-
-_LAYOUTS: tuple[ChannelsFirst | ChannelsLast, ...] = (ChannelsFirst(), ChannelsLast())
-
-
 def said_by(module: nn.Module | None) -> ChannelsFirst | ChannelsLast | None:
     """The layout that `module` is known to have."""
     if isinstance(module, _CHANNELS_FIRST):
         return ChannelsFirst()
     # Not of subclasses: those of LayerNorm are often made for channels first.
     return ChannelsLast() if type(module) in _CHANNELS_LAST else None
-
-
-def _proportional(grid: Sequence[int], size: Sequence[int]) -> bool:
-    return all(g * size[0] == s * grid[0] for g, s in zip(grid, size, strict=True))
-
-
-def _even(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether one stride explains `grid` along every axis, give or take a border."""
-    border = 1.5
-    least = max(s / (g + border) for s, g in zip(size, grid, strict=True))
-    most = min(s / max(g - border, 1e-9) for s, g in zip(size, grid, strict=True))
-    return least <= most
-
-
-def _within(grid: Sequence[int], size: Sequence[int]) -> bool:
-    return all(g <= s for s, g in zip(size, grid, strict=True))

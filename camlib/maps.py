@@ -58,12 +58,22 @@ def weighted_sum(weights: Tensor, activation: Tensor) -> Tensor:
     return (weights * activation).sum(1)
 
 
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """`maps` ``(N, K, *grid)`` interpolated linearly to ``(N, K, *size)``, corners not aligned."""
+def resize(maps: Tensor, size: Sequence[int], shown: Sequence[float] = ()) -> Tensor:
+    """`maps` ``(N, K, *grid)`` interpolated linearly to ``(N, K, *size)``, corners not aligned.
+
+    Args:
+        maps: maps on a grid.
+        size: of the result.
+        shown: the share of each axis of the grid that becomes the result; what lies behind it, as
+            where an input was padded at the end, is cut off.
+    """
     size = tuple(size)
-    if maps.shape[2:] == size:
-        return maps
-    return F.interpolate(maps, size, mode=_INTERPOLATION[len(size)], align_corners=False)
+    whole = tuple(round(s / share) for s, share in zip(size, shown, strict=False)) or size
+    if maps.shape[2:] != whole:
+        maps = F.interpolate(maps, whole, mode=_INTERPOLATION[len(size)], align_corners=False)
+    for axis, length in zip(positions(maps), size, strict=True):
+        maps = maps.narrow(axis, 0, length)
+    return maps
 
 
 def flat(maps: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
-    "layers",
+    "modules",
     "layouts",
+    "recognition",
     "targets",
     "maps",
     "modes",
@@ -24,8 +25,9 @@ ORDER = [
     "inputs",
     "gradients",
     "capture",
+    "clues",
     "forward",
-    "candidates",
+    "layers",
     "methods.explanation",
     "methods.base",
     "methods.gradient",

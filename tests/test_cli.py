@@ -1,6 +1,7 @@
 """The `camlib` command: what it writes, what it says, and how it refuses."""
 
 import io
+import re
 import subprocess
 import sys
 from urllib.error import URLError
@@ -318,20 +319,20 @@ def test_untrained_networks_are_always_the_same():
 
 def test_layers_are_listed_with_shape_and_stride():
     lines = done("layers", "scenenet", "--size", "64").splitlines()
-    assert lines[0].split() == ["layer", "kind", "output", "stride"]
-    assert lines[1].split() == ["features.0.0", "Conv2d", "24", "x", "32", "x", "32", "2"]
-    assert lines[-1].split() == [
-        "features",
-        "Sequential",
-        "128",
-        "x",
-        "8",
-        "x",
-        "8",
-        "8",
-        "default",
-    ]
+    rows = [re.split(" {2,}", line) for line in lines]
+    assert rows[0] == ["layer", "kind", "output", "grid", "stride", "gradient on it"]
+    assert rows[1] == ["features.0.0", "Conv2d", "24 x 32 x 32", "32 x 32", "2", "100%"]
+    last = ["features", "Sequential", "128 x 8 x 8", "8 x 8", "8", "100%", "default"]
+    assert rows[-1] == last
     assert sum(line.endswith("default") for line in lines) == 1
+
+
+def test_layers_of_a_network_of_timm():
+    pytest.importorskip("timm", reason="timm is not installed")
+    lines = done("layers", "test_vit", "--size", "160").splitlines()
+    [default] = [re.split(" {2,}", line) for line in lines if line.endswith("default")]
+    assert default[:2] == ["blocks.5.norm1", "LayerNorm"]
+    assert default[3] == "10 x 10"
 
 
 def test_methods_are_listed_with_paper_and_cost():

@@ -3,54 +3,8 @@ import torch
 from nets import Net, Pooling, images, pooled, spread
 from torch import nn
 
-from camlib import GradCAM, LayoutError, layouts
-from camlib.layouts import ChannelsFirst, ChannelsLast, recognize
-
-
-@pytest.mark.parametrize(
-    ("shape", "size"),
-    [
-        ((2, 512, 7, 7), (224, 224)),
-        ((2, 512, 7, 10), (224, 320)),
-        ((2, 2048, 8, 8), (299, 299)),
-        ((2, 6, 4, 4), (8, 8)),
-        ((2, 64, 32, 32), (32, 32)),
-        ((2, 512, 1, 25), (32, 100)),
-        ((2, 32, 4, 7, 7), (16, 224, 224)),
-    ],
-)
-def test_channels_first(shape, size):
-    assert recognize(shape, size) == ChannelsFirst()
-
-
-@pytest.mark.parametrize(
-    ("shape", "size"),
-    [
-        ((2, 7, 7, 768), (224, 224)),
-        ((2, 56, 56, 96), (224, 224)),
-        ((2, 7, 10, 768), (224, 320)),
-        ((2, 8, 7, 7, 768), (16, 224, 224)),
-    ],
-)
-def test_channels_last(shape, size):
-    assert recognize(shape, size) == ChannelsLast()
-
-
-def test_neighbours_decide_where_the_shape_does_not():
-    shape, size = (2, 8, 8, 8), (32, 32)
-    conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
-    relu = nn.ReLU()
-    assert recognize(shape, size, relu, lambda: [conv, nn.ReLU()]) == ChannelsFirst()
-    assert recognize(shape, size, relu, lambda: [linear, nn.LayerNorm(8)]) == ChannelsLast()
-    assert recognize(shape, size, linear, lambda: [conv]) == ChannelsLast()
-    assert recognize((2, 16, 50), (100,), nn.Conv1d(1, 1, 1)) == ChannelsFirst()
-    for around in ([], [relu], [linear], [linear, conv]):
-        with pytest.raises(LayoutError, match=r"can be read as channels first or as channels last"):
-            recognize(shape, size, relu, lambda found=around: found)
-
-
-def test_convolution_has_channels_first_whatever_its_stride():
-    assert recognize((1, 16, 64, 64), (64, 256), nn.Conv2d(1, 16, 3)) == ChannelsFirst()
+from camlib import GradCAM, LayoutError
+from camlib.layouts import ChannelsFirst, ChannelsLast, Sequence, Tokens
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -84,14 +38,8 @@ def test_as_many_channels_as_rows_and_columns():
             continue  # an error is right, a wrong map is not
         torch.testing.assert_close(found, expected)
         assert layer != "4"  # between a linear layer and a pooling nobody knows
-    with pytest.raises(LayoutError, match=r"layer '1': .* can be read as channels first or as"):
+    with pytest.raises(LayoutError, match=r"layer '1': .* can be read in 2 ways; pass one of"):
         GradCAM(net, "1")(batch, 1)
-
-
-@pytest.mark.parametrize("shape", [(2, 197, 768), (2, 1000)])
-def test_no_grid(shape):
-    with pytest.raises(LayoutError, match=r"has no grid for an input of size \(224, 224\); choose"):
-        recognize(shape, (224, 224))
 
 
 class ToLast(nn.Module):
@@ -115,24 +63,26 @@ def test_channels_last_network_gives_the_same_map(size):
 
 
 def test_any_function_is_a_layout():
-    class Tokens(nn.Module):
+    class Reversed(nn.Module):
         def forward(self, features):
-            return features.flatten(2).mT
+            return features.flatten(2).mT.flip(1)
 
-    class Grid(nn.Module):
+    class Back(nn.Module):
         def forward(self, tokens):
-            return tokens.mT.unflatten(2, (4, 4))
+            return tokens.flip(1).mT.unflatten(2, (4, 4))
 
     net = pooled()
-    tokens = Net(nn.Sequential(net.features, Tokens()), nn.Sequential(Grid(), net.tail)).eval()
-    cam = GradCAM(tokens, "features", layout=lambda t: t.mT.unflatten(2, (4, 4)))
-    torch.testing.assert_close(cam(images()), GradCAM(net, "features")(images()))
-    with pytest.raises(LayoutError, match=r"layer 'features': an activation of shape \(2, 16, 6\)"):
-        GradCAM(tokens, "features")(images())
+    odd = Net(nn.Sequential(net.features, Reversed()), nn.Sequential(Back(), net.tail)).eval()
+    cam = GradCAM(odd, "features", layout=lambda t: t.flip(1).mT.unflatten(2, (4, 4)))
+    torch.testing.assert_close(
+        cam(images(), 1, relu=False), GradCAM(net, "features")(images(), 1, relu=False)
+    )
+    several = cam(images(), [[0, 3]], relu=False)
+    torch.testing.assert_close(several, GradCAM(net, "features")(images(), [[0, 3]], relu=False))
     with pytest.raises(
         LayoutError, match=r"the layout made \(2, 6, 16\) of \(2, 16, 6\); expected"
     ):
-        GradCAM(tokens, "features", layout=lambda t: t.mT)(images())
+        GradCAM(odd, "features", layout=lambda t: t.mT)(images(), 1, relu=False)
 
 
 def test_grid_is_never_transposed():
@@ -147,6 +97,57 @@ def test_grid_is_never_transposed():
         assert (found != 0).sum() == 1
 
 
-def test_names_are_public():
-    assert layouts.ChannelsFirst().grid((2, 3, 4, 5)) == (4, 5)
-    assert layouts.ChannelsLast().grid((2, 4, 5, 3)) == (4, 5)
+def places(*grid):
+    """A map ``(1, 1, *grid)`` whose value at a place is its number, row by row."""
+    return torch.arange(float(torch.Size(grid).numel())).reshape(1, 1, *grid)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (2, 3, 5), (7,)])
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("suffix", [0, 2])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_tokens_return_to_their_places(grid, prefix, suffix, batch_first):
+    channels = torch.cat([places(*grid), -places(*grid)], 1).expand(3, -1, *grid)
+    tokens = channels.flatten(2).mT
+    others = torch.full((3, prefix, 2), 99.0), torch.full((3, suffix, 2), 99.0)
+    row = torch.cat([others[0], tokens, others[1]], 1)
+    layout = Tokens(prefix, grid, suffix, batch_first)
+    given = row if batch_first else row.movedim(1, 0)
+    assert torch.equal(layout(given), channels)
+    assert layout.grid_of(given.shape) == grid
+
+
+def test_square_grid_is_the_default():
+    assert Tokens(prefix=1).grid_of((2, 17, 8)) == (4, 4)
+    assert torch.equal(Tokens()(places(4, 4).flatten(2).mT), places(4, 4))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_series_keep_their_steps(batch_first):
+    row = torch.cat([torch.full((1, 2, 1), 99.0), places(7).mT], 1)
+    given = row if batch_first else row.movedim(1, 0)
+    assert torch.equal(Sequence(2, batch_first)(given), places(7))
+    assert Sequence(2, batch_first).grid_of(given.shape) == (7,)
+
+
+@pytest.mark.parametrize("layout", [ChannelsFirst(), ChannelsLast()])
+def test_grids_keep_their_places(layout):
+    given = places(3, 5) if layout == ChannelsFirst() else places(3, 5).movedim(1, -1)
+    assert torch.equal(layout(given), places(3, 5))
+    assert layout.grid_of(given.shape) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        (Tokens(prefix=1), (2, 18, 8)),
+        (Tokens(grid=(3, 5)), (2, 16, 8)),
+        (Tokens(), (2, 8, 4, 4)),
+        (Tokens(prefix=9), (2, 4, 8)),
+    ],
+)
+def test_tokens_of_another_number(layout, shape):
+    with pytest.raises(LayoutError, match=r"Tokens\(.*does not fit an activation .* \(N, T, C\)"):
+        layout.grid_of(shape)
+    with pytest.raises(LayoutError, match=r"expected \(T, N, C\) with T = prefix \+ patches"):
+        Tokens(grid=(3, 5), batch_first=False).grid_of(shape)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from camlib import METHODS, Method
 from camlib.errors import InputError, TargetError
@@ -39,6 +40,21 @@ def network_named(name: str, weights: str) -> Network:
     if weights != "DEFAULT":
         raise InputError(f"scenenet has its weights built in; leave out --weights {weights}")
     return scenenet()
+
+
+def untrained_named(name: str) -> tuple[nn.Module, int, int]:
+    """The network called `name` with random weights, the size and the channels of its input.
+
+    Raises:
+        InputError: there is none.
+    """
+    from camlib.integrations import timm, torchvision
+
+    if name.lower() == "scenenet":
+        return scenenet().model, 128, 3
+    if timm.knows(name):
+        return timm.untrained(name)
+    return torchvision.untrained(name)
 
 
 def scenenet() -> Network:

@@ -17,6 +17,7 @@ from camlib.cli.arguments import (
     method_named,
     network_named,
     scenenet,
+    untrained_named,
 )
 from camlib.cli.files import read, save_array, writing
 from camlib.cli.terminal import bar, first_line, say, table, warnings_in_a_line
@@ -180,20 +181,18 @@ def explain(
 def layers(*, model: str, size: int | None) -> None:
     """List the layers of MODEL that can be explained.
 
-    The weights are random and nothing is downloaded.
+    MODEL is a classification network of torchvision or, where it is installed, of timm; or
+    scenenet, the built-in one. The weights are random and nothing is downloaded.
     """
     import torch
 
-    from camlib.candidates import candidates, default_layer
-    from camlib.inputs import Inputs
-    from camlib.integrations.torchvision import untrained
+    from camlib.layers import candidates
 
-    network, usual = (scenenet().model, 128) if model.lower() == "scenenet" else untrained(model)
+    network, usual, channels = untrained_named(model)
     size = size or usual
-    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    given = Inputs.of(noise)
+    noise = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
     try:
-        found, default = candidates(network, given), default_layer(network, given)
+        found = candidates(network, noise)
     except CamlibError:
         raise
     # Networks refuse a size in their own ways, from assertions to errors deep inside.
@@ -204,11 +203,11 @@ def layers(*, model: str, size: int | None) -> None:
         ) from None
     rows = []
     for layer in found:
-        stride = f"{size / layer.grid[-1]:.3g}"
-        shape = " x ".join(map(str, layer.shape[1:]))
-        mark = "default" if layer.name == default else ""
-        rows.append([layer.name, type(layer.module).__name__, shape, stride, mark])
-    table(["layer", "kind", "output", "stride", ""], rows)
+        shape, grid = (" x ".join(map(str, axes)) for axes in (layer.shape[1:], layer.grid))
+        mark = "default" if layer.default else ""
+        stride, share = f"{layer.stride[-1]:.3g}", f"{layer.share:.0%}"
+        rows.append([layer.name, layer.kind, shape, grid, stride, share, mark])
+    table(["layer", "kind", "output", "grid", "stride", "gradient on it", ""], rows)
 
 
 @main.command()

@@ -88,8 +88,8 @@ def load(name: str, weights: str = "DEFAULT") -> Network:
     return Network(model.eval(), classes, transform, lambda crop: (crop - mean) / std)
 
 
-def untrained(name: str) -> tuple[nn.Module, int]:
-    """The network `name` with random weights, the same on every call, and its input's size.
+def untrained(name: str) -> tuple[nn.Module, int, int]:
+    """The network `name` with random weights, always the same, its input's size and channels.
 
     Raises:
         InputError: there is no such network.
@@ -97,15 +97,21 @@ def untrained(name: str) -> tuple[nn.Module, int]:
     from torchvision.models import get_model, get_model_weights
 
     name = _known(name)
+    model = seeded(lambda: get_model(name, **_OPTIONS.get(name, {})))
+    [size] = get_model_weights(name).DEFAULT.transforms().crop_size
+    return model, size, 3
+
+
+def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` makes, always with the same random weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = get_model(name, **_OPTIONS.get(name, {})).eval()
+        model = build().eval()
         # Some networks start with a last layer of zeros, behind which nothing has a gradient.
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.02)
-    [size] = get_model_weights(name).DEFAULT.transforms().crop_size
-    return model, size
+    return model
 
 
 def _known(name: str) -> str:

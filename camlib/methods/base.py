@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.candidates import default_layer, layout_of
 from camlib.capture import Graph
-from camlib.errors import GraphError, InputError, LayoutError, warn
+from camlib.errors import (
+    CamlibError,
+    GraphError,
+    InputError,
+    LayerError,
+    LayoutError,
+    warn,
+)
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs, detached
-from camlib.layers import Layers, names, unwrap
-from camlib.layouts import Layout
+from camlib.layers import default_layer, layout_of
+from camlib.layouts import ChannelsFirst, Layout
 from camlib.maps import Fuse, Normalize
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
+from camlib.modules import Layers, names, unwrap
 
 
 class Method(ABC):
@@ -94,6 +104,7 @@ class LayerMethod(Method):
         maps.check(fuse=fuse, normalize=normalize)
         self.model = model
         self.layers = names(unwrap(model), layer)
+        self._chosen = not self.layers
         self.fuse: Fuse = fuse
         self.layout = layout
         self._layouts: dict[Any, Layout] = {}
@@ -150,17 +161,17 @@ class LayerMethod(Method):
         maps.check(fuse=self.fuse, normalize=normalize)
         with explaining(model, given.image.device):
             with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-                if not self.layers:
-                    self.layers = (default_layer(model, given, target),)
                 run, signed = self._explained(model, given, target)
                 run.seen.warn_of_repeats()
                 # A model spread over devices leaves its maps where the layers are.
                 found = [(m.relu() if relu else m).to(given.image.device) for m in signed]
                 if not self.differentiable:
-                    _examine(found, self.layers)
+                    self._examine(run, signed, found)
                 shape = len(given), *run.shape
-                fused = self._fused(found, max((m.shape[2:] for m in found), key=torch.Size.numel))
-                heat = self._fused(found, given.size) if resize else fused
+                fused = self._fused(found, max((m.shape[2:] for m in found), key=math.prod))
+                heat = fused
+                if resize:
+                    heat = self._fused(found, given.size, run.seen.shown)
                 apart = heat.flatten(1, -1 - len(given.size))
                 heat = maps.normalize(apart, normalize).reshape(heat.shape)
         return Explanation(
@@ -170,7 +181,7 @@ class LayerMethod(Method):
             score=maps.precise(run.scores.detach()).reshape(shape),
             target=run.target.classes,
             output=detached(run.output),
-            layers=self.layers,
+            layers=run.seen.names,
             method=type(self).__name__,
         )
 
@@ -179,10 +190,27 @@ class LayerMethod(Method):
         """The signed map of each layer, ``(N, K, *grid)``, in units of the score."""
 
     def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        """The clean pass and its maps."""
+        """The clean pass and its maps, at a layer found for these inputs if none was given."""
+        if not self._chosen:
+            return self._from(self.layers, model, given, target)
+        if self.layers:
+            # What was found for other inputs may say nothing here: another level of a pyramid does.
+            with suppress(GraphError, LayerError):
+                run, signed = self._from(self.layers, model, given, target)
+                if not any(map(_zero, signed)):
+                    return run, signed
+        self.layers = (default_layer(model, given, target),)
+        return self._from(self.layers, model, given, target)
+
+    def _from(
+        self, layers: tuple[str, ...], model: nn.Module, given: Inputs, target: Any
+    ) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and the maps at `layers`."""
+        known = {name for name, _, size in self._layouts if size == given.size}
+        record = self.layout is None and not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable else graphs:
-            run = Pass.of(model, given, target, self.layers, graph)
+            run = Pass.of(model, given, target, layers, graph, record=record)
             if run.seen.interrupted and graph == "tail":
                 continue
             try:
@@ -192,8 +220,10 @@ class LayerMethod(Method):
                     raise
         raise AssertionError("the whole graph comes last")
 
-    def _fused(self, found: list[Tensor], size: torch.Size | tuple[int, ...]) -> Tensor:
-        return maps.fuse([maps.resize(m, size) for m in found], self.fuse)
+    def _fused(
+        self, found: list[Tensor], size: Sequence[int], shown: Sequence[float] = ()
+    ) -> Tensor:
+        return maps.fuse([maps.resize(m, size, shown) for m in found], self.fuse)
 
     def _activations(self, run: Pass) -> list[Tensor]:
         """The activation of each layer, ``(N, C, *grid)``, in float32 at least."""
@@ -202,21 +232,50 @@ class LayerMethod(Method):
             for name, tensor in zip(run.seen.names, run.seen.activations(), strict=True)
         ]
 
+    def _layout(self, run: Pass, name: str, shape: torch.Size) -> Layout:
+        if self.layout is not None:
+            return self.layout
+        key = name, shape[1:], run.inputs.size
+        if key not in self._layouts:
+            self._layouts[key] = layout_of(run.model, run.inputs, run.order, name, shape)
+        return self._layouts[key]
+
     def _arranged(self, run: Pass, name: str, tensor: Tensor) -> Tensor:
-        layout = self.layout
-        if layout is None:
-            key = name, tensor.shape[1:], run.inputs.size
-            if key not in self._layouts:
-                self._layouts[key] = layout_of(run.model, run.inputs, name, tensor.shape)
-            layout = self._layouts[key]
-        arranged = layout(tensor)
-        if arranged.ndim != run.inputs.image.ndim or arranged.shape[0] % len(run.inputs):
+        """`tensor`, which came from layer `name`, as ``(N, C, *grid)``."""
+        arranged = self._layout(run, name, tensor.shape)(tensor)
+        if arranged.ndim != run.inputs.image.ndim or len(arranged) != len(run.inputs):
             raise LayoutError(
                 f"layer {name!r}: the layout made {tuple(arranged.shape)} of "
                 f"{tuple(tensor.shape)}; expected (N, C, *grid) with N={len(run.inputs)} and "
                 f"{len(run.inputs.size)} axes in the grid"
             )
         return arranged
+
+    def _examine(self, run: Pass, signed: list[Tensor], found: list[Tensor]) -> None:
+        """Refuse maps that are not finite; warn of maps that are zero everywhere."""
+        states = [
+            torch.stack([~m.isfinite().all(), _zero(m), _zero(s).to(m.device)])
+            for m, s in zip(found, signed, strict=True)
+        ]
+        for name, (broken, empty, idle) in zip(
+            run.seen.names, torch.stack(states).tolist(), strict=True
+        ):
+            if broken:
+                raise InputError(_NOT_FINITE.format(f"the map at layer {name!r}"))
+            if empty:
+                against = "" if idle else "relu=False shows what speaks against it; "
+                warn(
+                    f"a map at layer {name!r} is zero everywhere: nothing there speaks for the "
+                    f"target; {against}{self._better(run, name)}"
+                )
+
+    def _better(self, run: Pass, layer: str) -> str:
+        """What else to try where `layer` shows nothing."""
+        with suppress(CamlibError):
+            name = default_layer(run.model, run.inputs, run.target)
+            if name != layer:
+                return f"layer {name!r} may know more"
+        return "another layer may know more"
 
     def __repr__(self) -> str:
         layer = ", ".join(map(repr, self.layers)) or "None, chosen in the first call"
@@ -251,7 +310,11 @@ class GradientWeighted(LayerMethod):
     def _weighted(self, run: Pass, name: str, activation: Tensor, gradient: Tensor) -> Tensor:
         """The maps ``(N, k, *grid)`` of ``k`` classes, `gradient` ``(k, N, ...)``."""
         classes = len(gradient)
-        gradient = maps.precise(self._arranged(run, name, gradient.flatten(0, 1)))
+        if isinstance(self._layout(run, name, gradient.shape[1:]), ChannelsFirst):
+            gradient = gradient.flatten(0, 1)
+        else:
+            gradient = torch.cat([self._arranged(run, name, each) for each in gradient])
+        gradient = maps.precise(gradient)
         activation = activation.expand(classes, *activation.shape).flatten(0, 1)
         with torch.autocast(activation.device.type, enabled=False):
             found = maps.weighted_sum(self.weights(activation, gradient), activation)
@@ -324,14 +387,6 @@ _NOT_FINITE = (
 )
 
 
-def _examine(found: list[Tensor], layers: tuple[str, ...]) -> None:
-    """Refuse maps that are not finite; warn of maps that are zero everywhere."""
-    states = [torch.stack([~m.isfinite().all(), (m == 0).flatten(2).all(2).any()]) for m in found]
-    for name, (broken, empty) in zip(layers, torch.stack(states).tolist(), strict=True):
-        if broken:
-            raise InputError(_NOT_FINITE.format(f"the map at layer {name!r}"))
-        if empty:
-            warn(
-                f"a map at layer {name!r} is zero everywhere: nothing there speaks for the target; "
-                "relu=False shows what speaks against it, another layer may know more"
-            )
+def _zero(found: Tensor) -> Tensor:
+    """Whether one of the maps `found` ``(N, K, *grid)`` is zero everywhere, ``()``."""
+    return ~found.flatten(2).any(2).all()

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlib.layers import Layers
 from camlib.maps import Fuse, positions
 from camlib.methods.base import GradientWeighted
+from camlib.modules import Layers
 
 
 class GradCAM(GradientWeighted):

@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from camlib.errors import InputError
-from camlib.layers import Layers
+from camlib.inputs import Inputs
 from camlib.layouts import Layout
 from camlib.maps import Fuse
 from camlib.methods.base import Method
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.pixel import GuidedBackprop
+from camlib.modules import Layers
 
 
 class GuidedGradCAM(Method):
@@ -58,9 +59,11 @@ class GuidedGradCAM(Method):
 
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
         """Everything one call knows; `map` is Grad-CAM's at the layer's grid."""
-        seen = self.cam.explain(inputs, target)
-        pixels = self.guided(inputs, seen.target if target is None else target)
-        heatmap = pixels * seen.heatmap.unsqueeze(seen.score.ndim).to(pixels.dtype)
+        given = Inputs.of(inputs)
+        seen = self.cam.explain(given, target)
+        pixels = self.guided(given, seen.target if target is None else target)
+        channels = seen.score.ndim - 1 + given.axis
+        heatmap = pixels * seen.heatmap.unsqueeze(channels).to(pixels.dtype)
         return replace(seen, heatmap=heatmap, method=type(self).__name__)
 
     def __repr__(self) -> str:

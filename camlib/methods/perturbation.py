@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.errors import InputError
 from camlib.forward import Pass
-from camlib.layers import Layers
 from camlib.methods.base import LayerMethod
+from camlib.modules import Layers
 from camlib.targets import Category, Target
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -92,11 +92,15 @@ class ScoreCAM(LayerMethod):
         for batch in batches if self.progress is None else self.progress(batches):
             samples, channels = batch.unbind(1)
             masks = maps.resize(activation[samples, channels][:, None], run.inputs.size)
-            image = run.inputs.image[samples] * maps.normalize(masks).to(run.inputs.image.dtype)
+            masks = run.inputs.at_places(maps.normalize(masks)).to(run.inputs.image.dtype)
+            image = run.inputs.image[samples] * masks
             weights[samples, channels] = self._scores(run, target, samples, image).to(weights.dtype)
         if self.baseline is not None:
             image = run.inputs.image
-            blank = torch.zeros_like(image) if self.baseline == "zero" else maps.blur(image)
+            if self.baseline == "zero":
+                blank = torch.zeros_like(image)
+            else:
+                blank = run.inputs.at_places(maps.blur(image.movedim(run.inputs.axis, 1)))
             samples = torch.arange(len(image), device=image.device)
             weights = weights - self._scores(run, target, samples, blank)[:, None]
         if self.channel_softmax:

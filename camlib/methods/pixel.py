@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.candidates import layout_of
-from camlib.capture import capture
+from camlib.capture import capture, visits
 from camlib.errors import InputError, TargetError, warn
 from camlib.forward import Pass, input_gradients
 from camlib.gradients import gradients
 from camlib.inputs import Inputs, detached
-from camlib.layers import Layer, find, unwrap
+from camlib.layers import layout_of
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.methods.base import PixelMethod
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
+from camlib.modules import Layer, find, unwrap
 from camlib.rules import Rectifying, without_recomputation
 
 _REDUCTIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
@@ -172,12 +172,12 @@ class Deconvnet(PixelMethod):
         rule = self._rule()
         with explaining(model, given.image.device), torch.inference_mode(False):
             image = given.image.detach().clone().requires_grad_()
-            with rule, capture(model, [self.layer], graph="whole") as seen:
+            with rule, visits(model) as order, capture(model, [self.layer], graph="whole") as seen:
                 output = given.owned().with_image(image.clone()).run(model)
             [activation] = seen.activations()
             layout: Layout = ChannelsFirst()
-            if activation.ndim == image.ndim:
-                layout = layout_of(model, given, self.layer, activation.shape)
+            if activation.ndim > 2:
+                layout = layout_of(model, given, order, self.layer, activation.shape)
             arranged = layout(activation)
             start = _start(arranged.detach(), self.layer, unit, channel)
             with torch.enable_grad(), without_recomputation():

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from camlib.capture import capture
 from camlib.errors import InputError, TargetError
-from camlib.layers import Layer, unwrap
 from camlib.methods import Deconvnet
 from camlib.modes import explaining
+from camlib.modules import Layer, unwrap
 from camlib.visual.attribution import to_image
 from camlib.visual.page import Row, draw
 from camlib.visual.pictures import check_unit, to_array
