@@ -11,7 +11,7 @@ import click
 import torch
 
 import camlib
-from benchmarks.cases import BASELINE, CASES, Setting
+from benchmarks.cases import BASELINE, CASES, Setting, camlib_classes
 from benchmarks.measure import Ratio, peak, ready, times
 
 _PACKAGES = ("torch", "torchvision", "torchcam", "captum", "grad-cam")
@@ -59,6 +59,44 @@ def inference(
     click.echo("|---|---|---|---|---|---|")
     for case in chosen:
         click.echo(_row(case, found.get(case), failed.get(case), peaks))
+
+
+@main.command()
+@click.option("--model", default="resnet50", help="A network of torchvision, random weights.")
+@click.option("--layer", default="layer4", help="Where the map is read.")
+@click.option("--batch", default=1, help="Images in a call.")
+@click.option("--size", default=224, help="Height and width of an image.")
+@click.option(
+    "--count", "counts", multiple=True, default=[1, 10, 100], help="Classes; the first is 1."
+)
+@click.option("--rounds", default=15, help="Rounds after the one that warms up.")
+@click.option("--threads", default=2, help="Threads of torch.")
+def classes(
+    model: str,
+    layer: str,
+    batch: int,
+    size: int,
+    counts: tuple[int, ...],
+    rounds: int,
+    threads: int,
+) -> None:
+    """What more classes cost beside one, in the same call of Grad-CAM, on the CPU."""
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", camlib.CamlibWarning)
+    setting = Setting(model, layer, batch, size)
+    calls = {f"classes: {count}": camlib_classes(setting, count) for count in counts}
+    found, _ = times(calls, rounds, next(iter(calls)))
+
+    click.echo(f"Grad-CAM at {layer} of {model}, random weights, batch {batch} at {size} x {size}")
+    click.echo(f"{rounds} rounds, median and quartiles of the ratio to one class in each round")
+    click.echo(f"{_machine()}, {threads} threads\n{_versions()}\n")
+    click.echo("| case | time / one class | quartiles | seconds |")
+    click.echo("|---|---|---|---|")
+    for case, ratio in found.items():
+        click.echo(
+            f"| {case} | {ratio.median:.2f} | {ratio.low:.2f} to {ratio.high:.2f} "
+            f"| {ratio.seconds:.3f} |"
+        )
 
 
 def _row(case: str, ratio: Ratio | None, reason: str | None, peaks: dict[str, float | str]) -> str:

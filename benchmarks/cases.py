@@ -61,6 +61,14 @@ def camlib_grad_cam(setting: Setting) -> Call:
     return lambda: cam(images, classes)
 
 
+def camlib_classes(setting: Setting, count: int) -> Call:
+    """The first `count` classes for every image."""
+    from camlib import GradCAM
+
+    cam, images = GradCAM(setting.network(), setting.layer), setting.images()
+    return lambda: cam(images, [list(range(count))])
+
+
 def grad_cam_grad_cam(setting: Setting) -> Call:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget

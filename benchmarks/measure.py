@@ -40,7 +40,9 @@ class Ratio:
     seconds: float
 
 
-def times(calls: dict[str, Call], rounds: int) -> tuple[dict[str, Ratio], dict[str, str]]:
+def times(
+    calls: dict[str, Call], rounds: int, baseline: str = BASELINE
+) -> tuple[dict[str, Ratio], dict[str, str]]:
     """The ratio of each case, and why each of the others failed; one more round warms up."""
     seconds: dict[str, list[float]] = {case: [] for case in calls}
     failed: dict[str, str] = {}
@@ -56,7 +58,7 @@ def times(calls: dict[str, Call], rounds: int) -> tuple[dict[str, Ratio], dict[s
                 failed[case] = _sentence(error)
                 continue
             seconds[case].append(time.perf_counter() - start)
-    base = seconds[BASELINE][1:]
+    base = seconds[baseline][1:]
     found = {}
     for case in order:
         if case not in failed:

@@ -108,6 +108,7 @@ class LayerMethod(Method):
         self.fuse: Fuse = fuse
         self.layout = layout
         self._layouts: dict[Any, Layout] = {}
+        self._advice: dict[str, str] = {}
         self.differentiable = differentiable
         self.relu = self.rectify if relu is None else relu
         self.resize = resize
@@ -270,12 +271,14 @@ class LayerMethod(Method):
                 )
 
     def _better(self, run: Pass, layer: str) -> str:
-        """What else to try where `layer` shows nothing."""
-        with suppress(CamlibError):
-            name = default_layer(run.model, run.inputs, run.target)
-            if name != layer:
-                return f"layer {name!r} may know more"
-        return "another layer may know more"
+        """What else to try where `layer` shows nothing; sought once."""
+        if layer not in self._advice:
+            self._advice[layer] = "another layer may know more"
+            with suppress(CamlibError):
+                name = default_layer(run.model, run.inputs, run.target)
+                if name != layer:
+                    self._advice[layer] = f"layer {name!r} may know more"
+        return self._advice[layer]
 
     def __repr__(self) -> str:
         layer = ", ".join(map(repr, self.layers)) or "None, chosen in the first call"
