@@ -11,7 +11,7 @@ from camlib import GradCAM, ScoreCAM, TargetError, targets
 
 def test_predicted_class():
     output = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
-    target = targets.resolve(None, output, 2)
+    target = targets.resolve(None, output, 2, (8, 8))
     assert target.classes.tolist() == [1, 0]
     assert target(output).tolist() == [2, 3]
 
@@ -31,7 +31,7 @@ def test_predicted_class():
 )
 def test_classes(target, classes):
     output = torch.arange(6.0).reshape(2, 3)
-    found = targets.resolve(target, output, 2)
+    found = targets.resolve(target, output, 2, (8, 8))
     assert found.classes.tolist() == classes
     rows = torch.arange(2).reshape(2, *[1] * (found.classes.ndim - 1))
     assert torch.equal(found(output), output[rows, found.classes])
@@ -39,20 +39,20 @@ def test_classes(target, classes):
 
 def test_category_is_checked_like_plain_classes():
     output = torch.arange(6.0).reshape(2, 3)
-    likely = targets.resolve(targets.Category(torch.tensor([1, -1]), probability=True), output, 2)
+    likely = targets.resolve(targets.Probability(torch.tensor([1, -1])), output, 2, (8, 8))
     assert likely.classes.tolist() == [1, 2]
     torch.testing.assert_close(likely(output), output.softmax(1)[[0, 1], [1, 2]])
     with pytest.raises(TargetError, match=r"a target of shape \(3,\) does not fit 2 samples"):
-        targets.resolve(targets.Category(torch.tensor([1, 1, 1])), output, 2)
+        targets.resolve(targets.Category(torch.tensor([1, 1, 1])), output, 2, (8, 8))
     with pytest.raises(TargetError, match="class 5 is out of range"):
-        targets.resolve(targets.Category(torch.tensor([1, 5])), output, 2)
+        targets.resolve(targets.Category(torch.tensor([1, 5])), output, 2, (8, 8))
 
 
 def test_targets_are_indexed_by_sample():
     output = torch.arange(6.0).reshape(2, 3)
-    found = targets.resolve([0, 2], output, 2)[torch.tensor([1, 1, 0])]
+    found = targets.resolve([0, 2], output, 2, (8, 8))[torch.tensor([1, 1, 0])]
     assert found(torch.arange(9.0).reshape(3, 3)).tolist() == [2, 5, 6]
-    custom = targets.resolve(lambda out: out[:, 0], output, 2)[torch.tensor([1, 1, 0])]
+    custom = targets.resolve(lambda out: out[:, 0], output, 2, (8, 8))[torch.tensor([1, 1, 0])]
     assert custom(torch.arange(9.0).reshape(3, 3)).tolist() == [0, 3, 6]
 
 
@@ -78,7 +78,7 @@ def test_targets_are_indexed_by_sample():
 )
 def test_what_is_no_target(target, message):
     with pytest.raises(TargetError, match=message):
-        targets.resolve(target, torch.zeros(2, 3), 2)
+        targets.resolve(target, torch.zeros(2, 3), 2, (8, 8))
 
 
 @pytest.mark.parametrize(
