@@ -52,9 +52,10 @@ def indices(
     elif found.ndim == 2 and len(found) == 1:
         found = found.expand(count, -1)
     if found.ndim > 2 or len(found) != count or not found.numel():
+        article = "an" if name == "index" else "a"
         raise TargetError(
-            f"a {name} of shape {tuple(found.shape)} does not fit {count} samples; pass one "
-            f"{noun} for all, a list of one {noun} a sample, or (N, K): [[281, 285]] for two "
+            f"{article} {name} of shape {tuple(found.shape)} does not fit {count} samples; pass "
+            f"one {noun} for all, a list of one {noun} a sample, or (N, K): [[281, 285]] for two "
             f"{plural(noun)}"
         )
     return found

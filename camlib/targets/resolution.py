@@ -10,6 +10,12 @@ from torch import Tensor
 from camlib.errors import TargetError
 from camlib.targets.base import Target
 from camlib.targets.classes import Category
+from camlib.targets.dense import Segment
+from camlib.targets.detection import Detection
+from camlib.targets.embedding import Similarity
+from camlib.targets.forms import Classes
+from camlib.targets.outputs import embedding_in, is_dense, scores_in
+from camlib.targets.proposals import detects
 
 Score = Callable[[Any], Tensor]
 """A differentiable function of the model's output, ``(N,)`` or ``(N, K)``."""
@@ -21,7 +27,9 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
     Args:
         target: ``None`` (the predicted class), a class for all samples, one class a sample (a list
             or a 1-D tensor or array), several a sample ``(N, K)`` or ``(1, K)``, a `Target`, or a
-            function of the output. Negative classes count from the end.
+            function of the output. Negative classes count from the end. Classes of a dense output
+            mean `Segment`, those of a detector `Detection`; ``None`` means `Similarity` where there
+            are embeddings alone.
         output: what the model returned.
         count: the number of samples.
         size: of the input, without samples and channels.
@@ -30,9 +38,18 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
         TargetError: `target` is of no such form, or does not fit `output`.
     """
     if not isinstance(target, Target):
-        target = Custom(target, count) if callable(target) else Category(target)
+        target = Custom(target, count) if callable(target) else _meant(target, output, size)
     settled: Target = target.settled(output, count, size)
     return settled
+
+
+def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
+    """What `classes` mean for an output of this kind."""
+    if detects(output):
+        return Detection(label=classes)
+    if classes is None and scores_in(output) is None and embedding_in(output) is not None:
+        return Similarity()
+    return Segment(classes) if is_dense(output, size) else Category(classes)
 
 
 class Custom(Target):
