@@ -87,7 +87,7 @@ class Pass:
             # A model that leaves a no_grad block of its own leaves the hook's grad mode with it.
             seen.interrupted |= graph != "none" and not torch.is_grad_enabled()
             with torch.set_grad_enabled(graph != "none"):
-                chosen = targets.resolve(target, output, len(inputs))
+                chosen = targets.resolve(target, output, len(inputs), inputs.size)
                 scores = chosen(output)
         if seen.aliased is not None:
             _check_alias(model, inputs, chosen, scores, seen.aliased)

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from camlib.errors import InputError
 
-Normalize = bool | Literal["minmax", "max"]
-"""How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``False`` not."""
+Normalize = bool | Literal["minmax", "max", "centered"]
+"""How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``"centered"`` to
+[0, 1] with 0.5 for "no evidence", ``False`` not."""
 
 Fuse = Literal["mean", "max", "product", "scaled_max"] | None
 """How the maps of several layers become one; ``None`` keeps them apart."""
@@ -26,8 +27,8 @@ Fuse = Literal["mean", "max", "product", "scaled_max"] | None
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def check(*, fuse: Fuse, normalize: Normalize) -> None:
-    """Nothing, if these are ways to fuse and to normalise.
+def check(*, fuse: Fuse, normalize: Normalize | None) -> None:
+    """Nothing, if these are ways to fuse and to normalise; ``None`` leaves the latter open.
 
     Raises:
         InputError: one is not.
@@ -35,9 +36,14 @@ def check(*, fuse: Fuse, normalize: Normalize) -> None:
     if fuse is not None and fuse not in _FUSIONS:
         known = ", ".join(map(repr, _FUSIONS))
         raise InputError(f"fuse={fuse!r} is not known; use one of {known} or None")
-    if not isinstance(normalize, bool) and normalize not in ("minmax", "max"):
+    if not isinstance(normalize, bool) and normalize not in (
+        "minmax",
+        "max",
+        "centered",
+        None,
+    ):
         raise InputError(
-            f"normalize={normalize!r} is not known; use True, 'minmax', 'max' or False"
+            f"normalize={normalize!r} is not known; use True, 'minmax', 'max', 'centered' or False"
         )
 
 
@@ -94,14 +100,16 @@ def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
         maps: maps in any unit.
         how: ``True`` or ``"minmax"``: from its minimum and maximum to [0, 1], a flat map to zeros;
             ``"max"``: divided by its largest absolute value, so that 0 stays "no evidence" and a
-            uniform map stays visible; ``False``: left in its unit.
+            uniform map stays visible; ``"centered"``: ``0.5 + M / (2 max|M|)``, so that 0.5 is "no
+            evidence" in a map that keeps its sign; ``False``: left in its unit.
     """
     if how is False:
         return maps
     axes = positions(maps)
-    if how == "max":
+    if how in ("max", "centered"):
         peak = maps.abs().amax(axes, keepdim=True)
-        return maps / peak.where(peak > 0, 1)
+        scaled = maps / peak.where(peak > 0, 1)
+        return scaled if how == "max" else 0.5 + scaled / 2
     low = maps.amin(axes, keepdim=True)
     span = maps.amax(axes, keepdim=True) - low
     level = flat(maps)

@@ -164,3 +164,14 @@ def test_blur_keeps_the_mean_of_flat_images_and_smooths_others():
     rough = random(2, 3, 16, 20)
     assert maps.blur(rough).std() < rough.std() / 3
     assert maps.blur(random(2, 3, 9)).shape == (2, 3, 9)
+
+
+def test_centred_map_keeps_its_sign_around_one_half():
+    signed = torch.tensor([[[[1.0, -4.0, 0.0, 2.0]], [[0.0, 3.0, 1.5, 0.0]]]])
+    expected = torch.tensor([[[[0.625, 0.0, 0.5, 0.75]], [[0.5, 1.0, 0.75, 0.5]]]])
+    assert torch.equal(maps.normalize(signed, "centered"), expected)
+    assert maps.normalize(torch.zeros(1, 1, 2, 2), "centered").eq(0.5).all()
+    net, batch = pooled(), images()
+    found = GradCAM(net, "features", normalize="centered", relu=False)(batch)
+    raw = GradCAM(net, "features", normalize=False, relu=False)(batch)
+    torch.testing.assert_close(found, maps.normalize(raw[:, None], "centered")[:, 0])

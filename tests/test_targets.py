@@ -1,17 +1,14 @@
-from collections import OrderedDict
-
 import numpy as np
 import pytest
 import torch
-from nets import Net, convolutional, images, pooled
-from torch import nn
+from nets import convolutional, images, pooled
 
 from camlib import GradCAM, ScoreCAM, TargetError, targets
 
 
 def test_predicted_class():
     output = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
-    target = targets.resolve(None, output, 2)
+    target = targets.resolve(None, output, 2, (8, 8))
     assert target.classes.tolist() == [1, 0]
     assert target(output).tolist() == [2, 3]
 
@@ -31,7 +28,7 @@ def test_predicted_class():
 )
 def test_classes(target, classes):
     output = torch.arange(6.0).reshape(2, 3)
-    found = targets.resolve(target, output, 2)
+    found = targets.resolve(target, output, 2, (8, 8))
     assert found.classes.tolist() == classes
     rows = torch.arange(2).reshape(2, *[1] * (found.classes.ndim - 1))
     assert torch.equal(found(output), output[rows, found.classes])
@@ -39,20 +36,20 @@ def test_classes(target, classes):
 
 def test_category_is_checked_like_plain_classes():
     output = torch.arange(6.0).reshape(2, 3)
-    likely = targets.resolve(targets.Category(torch.tensor([1, -1]), probability=True), output, 2)
+    likely = targets.resolve(targets.Probability(torch.tensor([1, -1])), output, 2, (8, 8))
     assert likely.classes.tolist() == [1, 2]
     torch.testing.assert_close(likely(output), output.softmax(1)[[0, 1], [1, 2]])
     with pytest.raises(TargetError, match=r"a target of shape \(3,\) does not fit 2 samples"):
-        targets.resolve(targets.Category(torch.tensor([1, 1, 1])), output, 2)
+        targets.resolve(targets.Category(torch.tensor([1, 1, 1])), output, 2, (8, 8))
     with pytest.raises(TargetError, match="class 5 is out of range"):
-        targets.resolve(targets.Category(torch.tensor([1, 5])), output, 2)
+        targets.resolve(targets.Category(torch.tensor([1, 5])), output, 2, (8, 8))
 
 
 def test_targets_are_indexed_by_sample():
     output = torch.arange(6.0).reshape(2, 3)
-    found = targets.resolve([0, 2], output, 2)[torch.tensor([1, 1, 0])]
+    found = targets.resolve([0, 2], output, 2, (8, 8))[torch.tensor([1, 1, 0])]
     assert found(torch.arange(9.0).reshape(3, 3)).tolist() == [2, 5, 6]
-    custom = targets.resolve(lambda out: out[:, 0], output, 2)[torch.tensor([1, 1, 0])]
+    custom = targets.resolve(lambda out: out[:, 0], output, 2, (8, 8))[torch.tensor([1, 1, 0])]
     assert custom(torch.arange(9.0).reshape(3, 3)).tolist() == [0, 3, 6]
 
 
@@ -78,7 +75,7 @@ def test_targets_are_indexed_by_sample():
 )
 def test_what_is_no_target(target, message):
     with pytest.raises(TargetError, match=message):
-        targets.resolve(target, torch.zeros(2, 3), 2)
+        targets.resolve(target, torch.zeros(2, 3), 2, (8, 8))
 
 
 @pytest.mark.parametrize(
@@ -116,75 +113,104 @@ def test_function_of_several_scores():
     assert one.shape == (2, 1, 8, 8)
 
 
-class Wrapped(nn.Module):
-    def __init__(self, wrap):
-        super().__init__()
-        self.wrap = wrap
-
-    def forward(self, output):
-        return self.wrap(output)
+SCORES = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda out: {"logits": out, "loss": None},
-        lambda out: OrderedDict(out=out, aux=out * 0),
-        lambda out: {"scores": out},
-        lambda out: (out,),
-        lambda out: [out],
-    ],
-)
-def test_scores_are_found_in_the_output(wrap):
-    net = convolutional()
-    wrapped = Net(net.features, nn.Sequential(*net.tail, Wrapped(wrap))).eval()
-    seen = GradCAM(wrapped, "features").explain(images(), target=1)
-    assert torch.equal(seen.heatmap, GradCAM(net, "features")(images(), target=1))
-    assert type(seen.output) is type(wrap(torch.zeros(2, 4)))
+def settled(target, output=SCORES, size=(8, 8)):
+    count = len(next(iter(output.values())) if isinstance(output, dict) else output)
+    return targets.resolve(target, output, count, size)
 
 
-@pytest.mark.parametrize("wrap", [lambda out: (out, out), lambda out: {"a": out, "b": out}])
-def test_output_that_needs_a_function(wrap):
-    net = convolutional()
-    wrapped = Net(net.features, nn.Sequential(*net.tail, Wrapped(wrap))).eval()
-    with pytest.raises(TargetError, match="cannot tell the class scores in the model's output"):
-        GradCAM(wrapped, "features")(images(), target=1)
-    first = GradCAM(wrapped, "features")(
-        images(),
-        target=lambda out: next(iter(out.values() if isinstance(out, dict) else out))[:, 1],
+DENSE = torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(2))
+MASK = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(3)) > 0.4
+QUERIES = {
+    "logits": torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(4)),
+    "pred_boxes": 0.3 + 0.2 * torch.rand(3, 6, 4, generator=torch.Generator().manual_seed(5)),
+}
+ALL = [
+    (targets.Category([[0, 3], [1, 2], [4, 0]]), SCORES),
+    (targets.TopK(3), SCORES),
+    (targets.Probability([1, 2, 0]), SCORES),
+    (targets.Probability([1, 2, 0], activation="sigmoid"), SCORES),
+    (targets.LogProbability(), SCORES),
+    (targets.Contrast(), SCORES),
+    (targets.Contrast([[0, 1]], nearest=2), SCORES),
+    (targets.Counterfactual([3, 1, 2]), SCORES),
+    (targets.MultiLabel([[0], [1, 2], [3, 4, 0]]), SCORES),
+    (targets.Regression([2, 0, 1]), SCORES),
+    (targets.Similarity(), SCORES),
+    (targets.Similarity(SCORES.flip(0)), SCORES),
+    (targets.Similarity(torch.stack([SCORES + 1, SCORES * SCORES], 1), metric="dot"), SCORES),
+    (targets.Segment([1, 3, 0], MASK), DENSE),
+    (targets.Segment([[1, 3], [0, 2], [4, 1]], MASK), DENSE),
+    (targets.Segment([[1, 3]]), DENSE),
+    (targets.Segment(), DENSE),
+    (targets.Token([1, 0, 3], [2, 1, 0]), DENSE[..., 0].mT),
+    (targets.Token([[1, 2]]), DENSE[..., 0].mT),
+    (targets.Detection(rank=1), QUERIES),
+    (targets.Detection([0, 0, 6, 6], [[0, 2], [1, 3], [2, 0]], activation="sigmoid"), QUERIES),
+]
+"""Every target, with an output that it fits."""
+
+
+def chosen(output, samples):
+    if isinstance(output, dict):
+        return {name: part[samples] for name, part in output.items()}
+    return output[samples]
+
+
+@pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
+def test_chosen_samples_have_the_scores_they_had(target, output):
+    found = settled(target, output)
+    scores = found(output)
+    assert scores.unique().numel() > 1
+    for samples in (torch.tensor([2, 0, 2, 1, 1]), torch.tensor([1])):
+        some = found[samples]
+        assert type(some) is type(found)
+        torch.testing.assert_close(some(chosen(output, samples)), scores[samples])
+        if found.classes is not None:
+            assert torch.equal(some.classes, found.classes[samples])
+    torch.testing.assert_close(found(output), scores)
+    assert found.signed == isinstance(found, targets.Regression)
+
+
+@pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
+def test_batch_is_settled_like_each_sample_alone(target, output):
+    """What is given one a sample is given to each alone."""
+    together = settled(target, output)(output)
+    for sample in range(3):
+        one = torch.tensor([sample])
+        given = {
+            name: value[sample : sample + 1]
+            for name, value in vars(target).items()
+            if isinstance(value, list | torch.Tensor) and len(value) == 3
+        }
+        alone = chosen(output, one)
+        found = settled(target.replaced(**given), alone)(alone)
+        torch.testing.assert_close(found, together[one])
+
+
+@pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
+def test_scores_have_a_gradient(target, output):
+    grown = chosen(output, torch.arange(3))
+    scores = grown["logits"] if isinstance(grown, dict) else grown
+    scores.requires_grad_()
+    found = settled(target, grown)(grown)
+    [gradient] = torch.autograd.grad(found.sum(), scores)
+    assert gradient.flatten(1).any(1).all()
+    with torch.no_grad():  # along the gradient the score rises, by as much as it says
+        step = 1e-4 * gradient / gradient.norm()
+        moved = {**grown, "logits": scores + step} if isinstance(grown, dict) else scores + step
+        rise = (settled(target, grown)(moved) - found).sum()
+    torch.testing.assert_close(
+        rise.double(), (1e-4 * gradient.norm()).double(), rtol=0.05, atol=3e-6
     )
-    assert torch.equal(first, GradCAM(net, "features")(images(), target=1))
 
 
-def test_dense_output_needs_a_function():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1))
-    with pytest.raises(
-        TargetError, match=r"expected class scores \(N, classes\), the model returned"
-    ):
-        GradCAM(net, "1")(images(), target=1)
-
-
-def test_single_logit():
-    net = convolutional()
-    single = Net(net.features, nn.Sequential(*net.tail, Wrapped(lambda out: out[:, 1]))).eval()
-    found = GradCAM(single, "features").explain(images())
-    assert found.target.tolist() == [0, 0]
-    assert torch.equal(found.heatmap, GradCAM(net, "features")(images(), target=1))
-
-
-def test_output_that_lost_its_samples():
-    net = convolutional()
-    merged = Net(
-        net.features, nn.Sequential(*net.tail, Wrapped(lambda out: out.mean(0, True)))
-    ).eval()
-    with pytest.raises(
-        TargetError, match=r"scores of shape \(1, 4\) for 2 samples; does the input"
-    ):
-        GradCAM(merged, "features")(images())
-
-
-def test_image_without_a_batch_axis_gets_a_hint():
-    with pytest.raises(Exception) as raised:
-        GradCAM(pooled(), "features")(images()[0])
-    notes = "".join(getattr(raised.value, "__notes__", [])) + str(raised.value)
-    assert "image[None]" in notes or "batch axis" in notes
+def test_every_public_target_is_in_the_list_above():
+    kinds = {
+        name
+        for name in targets.__all__
+        if isinstance(kind := getattr(targets, name), type) and issubclass(kind, targets.Target)
+    }
+    assert kinds - {"Target"} == {type(target).__name__ for target, _ in ALL}

@@ -13,7 +13,7 @@ from torch import Tensor
 from camlib import Method, PixelMethod, ScoreCAM
 from camlib.cli.terminal import bar
 from camlib.integrations.torchvision import Network
-from camlib.targets import logits
+from camlib.targets import Probability, logits
 from camlib.visual import overlay, to_image
 
 
@@ -66,13 +66,9 @@ def maps_of(network: Network, method: Method, picture: Tensor, classes: Sequence
     target: Any = [list(classes)]
     if network.several and isinstance(method, ScoreCAM):
         # It weighs with probabilities, which are not those of a softmax here.
-        def target(output: Tensor) -> Tensor:
-            return output[:, list(classes)].sigmoid()
-
+        target = Probability(target, activation="sigmoid")
     seen = method.explain(_inputs(network, picture), target)
-    # A single score of a function has no axis for classes.
-    last = seen.score.ndim - 1
-    return Maps(seen.heatmap.flatten(0, last).cpu(), seen.map.flatten(0, last).cpu(), seen.layers)
+    return Maps(seen.heatmap[0].cpu(), seen.map[0].cpu(), seen.layers)
 
 
 def _inputs(network: Network, picture: Tensor) -> Tensor:

@@ -72,10 +72,12 @@ class LayerMethod(Method):
             ``"scaled_max"``; ``None`` returns each, ``(N, L, H, W)``.
         layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
         differentiable: keep the graph, so that a heatmap can stand in a loss.
-        relu: whether negative evidence is cut off; by default as in the method's paper.
+        relu: whether negative evidence is cut off; by default as in the method's paper, and not
+            for a target whose sign says as much (`camlib.targets.Regression`).
         resize: whether a call returns maps at the input's size, or at the layer's grid.
-        normalize: ``True`` for [0, 1], ``"max"`` to divide by the largest value only, ``False``
-            for units of the score.
+        normalize: ``True`` for [0, 1], ``"max"`` to divide by the largest value only,
+            ``"centered"`` for [0, 1] with 0.5 for "no evidence", ``False`` for units of the score;
+            by default ``True``, or ``"centered"`` where such a target's sign is kept.
 
     Raises:
         InputError: an option has no such value.
@@ -99,7 +101,7 @@ class LayerMethod(Method):
         differentiable: bool = False,
         relu: bool | None = None,
         resize: bool = True,
-        normalize: Normalize = True,
+        normalize: Normalize | None = None,
     ) -> None:
         maps.check(fuse=fuse, normalize=normalize)
         self.model = model
@@ -110,9 +112,9 @@ class LayerMethod(Method):
         self._layouts: dict[Any, Layout] = {}
         self._advice: dict[str, str] = {}
         self.differentiable = differentiable
-        self.relu = self.rectify if relu is None else relu
+        self.relu = relu
         self.resize = resize
-        self.normalize: Normalize = normalize
+        self.normalize: Normalize | None = normalize
 
     def __call__(
         self,
@@ -137,7 +139,7 @@ class LayerMethod(Method):
 
         Returns:
             ``(N, H, W)`` float32 in [0, 1] on the input's device; ``(N, K, H, W)`` for several
-            classes a sample. A flat map gives zeros.
+            classes a sample. A flat map gives zeros, or 0.5 where the sign is kept and it is zero.
 
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
@@ -164,6 +166,10 @@ class LayerMethod(Method):
             with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
                 run, signed = self._explained(model, given, target)
                 run.seen.warn_of_repeats()
+                if relu is None:
+                    relu = self.rectify and not run.target.signed
+                if normalize is None:
+                    normalize = "centered" if run.target.signed and not relu else True
                 # A model spread over devices leaves its maps where the layers are.
                 found = [(m.relu() if relu else m).to(given.image.device) for m in signed]
                 if not self.differentiable:

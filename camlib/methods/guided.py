@@ -49,7 +49,8 @@ class GuidedGradCAM(Method):
     ) -> None:
         if fuse is None:
             raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")
-        self.cam = GradCAM(model, layer, fuse=fuse, layout=layout)
+        # A factor: what speaks for the target, also where its sign says as much.
+        self.cam = GradCAM(model, layer, fuse=fuse, layout=layout, relu=True, normalize=True)
         self.guided = GuidedBackprop(model, generalize=generalize)
         self.model = model
 

@@ -13,7 +13,7 @@ from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.methods.base import LayerMethod
 from camlib.modules import Layers
-from camlib.targets import Category, Target
+from camlib.targets import Category, Probability, Target
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """Shows how far a loop has come, such as `tqdm.tqdm`."""
@@ -31,8 +31,8 @@ class ScoreCAM(LayerMethod):
     Args:
         model: see `LayerMethod`.
         layer: see `LayerMethod`.
-        score: ``"probability"`` (softmax) or ``"logit"`` of the class. A target that is a function
-            is taken as it is.
+        score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
+            function, are taken as they are.
         baseline: subtract the score of a ``"zero"`` or ``"blur"`` image, as in the paper's
             increase of confidence (definition 3).
         channel_softmax: softmax of the weights over channels, as in the paper's algorithm 1.
@@ -80,7 +80,7 @@ class ScoreCAM(LayerMethod):
     def _maps(self, run: Pass) -> list[Tensor]:
         target = run.target
         if isinstance(target, Category) and self.score == "probability":
-            target = Category(target.classes, probability=True)
+            target = Probability(target.classes)
         return [self._map(run, target, activation) for activation in self._activations(run)]
 
     def _map(self, run: Pass, target: Target, activation: Tensor) -> Tensor:

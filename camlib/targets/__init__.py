@@ -1,0 +1,35 @@
+"""What is explained: the model's output -> a score per sample, or several.
+
+A target is settled once, on the clean output: "the predicted class" becomes a class index per
+sample, and methods that run the model again on changed inputs ask about the same class.
+"""
+
+from camlib.targets.base import Target
+from camlib.targets.classes import Category, Counterfactual, LogProbability, Probability, TopK
+from camlib.targets.dense import Segment
+from camlib.targets.detection import Detection
+from camlib.targets.embedding import Similarity
+from camlib.targets.outputs import logits
+from camlib.targets.regression import Regression
+from camlib.targets.resolution import Score, resolve
+from camlib.targets.sets import Contrast, MultiLabel
+from camlib.targets.text import Token
+
+__all__ = [
+    "Category",
+    "Contrast",
+    "Counterfactual",
+    "Detection",
+    "LogProbability",
+    "MultiLabel",
+    "Probability",
+    "Regression",
+    "Score",
+    "Segment",
+    "Similarity",
+    "Target",
+    "Token",
+    "TopK",
+    "logits",
+    "resolve",
+]

@@ -1,0 +1,157 @@
+"""Targets of one class at a time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from camlib.errors import InputError, TargetError
+from camlib.maps import precise
+from camlib.targets.base import Target
+from camlib.targets.forms import Classes, classes_in
+from camlib.targets.outputs import check_samples, logits
+
+
+class ClassTarget(Target):
+    """A score of each class, for the classes asked for.
+
+    Args:
+        classes: ``None`` (the predicted class), a class for all samples, one a sample, several a
+            sample ``(N, K)`` or ``(1, K)``.
+    """
+
+    per_sample = ("classes",)
+
+    def __init__(self, classes: Classes = None) -> None:
+        self.classes: Tensor = classes
+
+    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
+        """The target of class indices."""
+        scores = logits(output)
+        check_samples(scores, count)
+        if self.classes is None:
+            return self.replaced(classes=scores.detach().argmax(1))
+        return self.replaced(classes=classes_in(scores, self.classes))
+
+    def __call__(self, output: Any) -> Tensor:
+        """The scores of the classes, shaped like `classes`."""
+        return picked(self.scores(logits(output)), self.classes)
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """The score of every class, from the `logits` ``(N, classes)``, of the same shape."""
+
+
+class Category(ClassTarget):
+    """The output of a class, before softmax.
+
+    Args:
+        classes: see `ClassTarget`.
+    """
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The logits."""
+        return logits
+
+
+class Probability(ClassTarget):
+    """The probability of a class.
+
+    Args:
+        classes: see `ClassTarget`.
+        activation: ``"softmax"`` over all classes, or ``"sigmoid"`` of the class's own output. A
+            single output is one of two classes and takes the sigmoid: its softmax is always 1.
+
+    Raises:
+        InputError: `activation` is not known.
+    """
+
+    def __init__(
+        self, classes: Classes = None, activation: Literal["softmax", "sigmoid"] = "softmax"
+    ) -> None:
+        check_activation(activation)
+        super().__init__(classes)
+        self.activation = activation
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The probabilities, in float32 at least."""
+        logits = precise(logits)
+        softmax = self.activation == "softmax" and logits.shape[1] > 1
+        return logits.softmax(1) if softmax else logits.sigmoid()
+
+
+class LogProbability(ClassTarget):
+    """The logarithm of a class's softmax probability; of a single output's sigmoid.
+
+    Args:
+        classes: see `ClassTarget`.
+    """
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The logarithms of the probabilities, in float32 at least."""
+        logits = precise(logits)
+        return logits.log_softmax(1) if logits.shape[1] > 1 else F.logsigmoid(logits)
+
+
+class Counterfactual(ClassTarget):
+    """What speaks against a class, score ``-y_c``.
+
+    Selvaraju et al., ICCV 2017, arXiv:1610.02391, counterfactual explanations: the regions that
+    would make the network change its answer.
+
+    Args:
+        classes: see `ClassTarget`.
+    """
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The logits, negated."""
+        return -logits
+
+
+class TopK(Target):
+    """The outputs of the best classes, ``(N, k)``, best first.
+
+    Args:
+        k: how many.
+
+    Raises:
+        InputError: `k` is below 1.
+    """
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise InputError(f"k={k!r} leaves no class; use 1 or more")
+        self.k = k
+
+    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Category:
+        """The classes that are best on the clean output."""
+        scores = logits(output)
+        check_samples(scores, count)
+        if self.k > scores.shape[1]:
+            raise TargetError(
+                f"k={self.k} asks for more than there are: the model has {scores.shape[1]} classes"
+            )
+        return Category(scores.detach().topk(self.k, 1).indices)
+
+    def __call__(self, output: Any) -> Tensor:
+        """The highest scores of each sample, ``(N, k)``."""
+        return logits(output).topk(self.k, 1).values
+
+
+def check_activation(activation: str) -> None:
+    """Nothing, if `activation` is one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if activation not in ("softmax", "sigmoid"):
+        raise InputError(f"activation={activation!r} is not known; use 'softmax' or 'sigmoid'")
+
+
+def picked(scores: Tensor, classes: Tensor) -> Tensor:
+    """Of `scores` ``(N, C)`` those of `classes` ``(N,)`` or ``(N, K)``, shaped like them."""
+    found = scores.gather(1, classes.reshape(len(classes), -1).to(scores.device))
+    return found.reshape(classes.shape)

@@ -1,0 +1,118 @@
+"""Targets of models that answer at every place, such as segmentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from camlib.errors import TargetError
+from camlib.maps import precise
+from camlib.targets.base import Target
+from camlib.targets.forms import Classes, classes_in, numbers
+from camlib.targets.outputs import check_samples, class_scores, is_dense
+
+
+class Segment(Target):
+    """A class over a region: the mean of its output, before softmax, over a mask.
+
+    The mean where Seg-Grad-CAM sums (Vinogradova et al., AAAI 2020, arXiv:2002.11434), so that the
+    score does not depend on the size of the mask; Grad-CAM in [0, 1] is the same.
+
+    Args:
+        classes: in the forms of `Category`. ``None``: the class predicted at most places (of
+            `mask`, if given); class 0, by convention the background, only if there is no other.
+        mask: ``(H, W)`` for all samples or ``(N, H, W)``, bool or 0 and 1, of any size: the output
+            decides at its own grid, nearest neighbours fit the mask to it. ``None``: the places
+            where the model predicts the class on the clean output; of a single output, where it is
+            above 0.
+    """
+
+    per_sample = ("classes", "mask")
+
+    def __init__(self, classes: Classes = None, mask: Any = None) -> None:
+        self.classes: Tensor = classes
+        self.mask: Tensor = mask
+
+    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Segment:
+        """The target of classes and a mask ``(N, *grid)``, or one a class ``(N, K, *grid)``."""
+        scores = class_scores(output).detach()
+        if not is_dense(output, size):
+            raise TargetError(
+                f"Segment expects class scores at places, (N, classes, *grid) with {len(size)} "
+                f"axes in the grid, the model returned {tuple(scores.shape)}; use Category"
+            )
+        check_samples(scores, count)
+        single = scores.shape[1] == 1
+        # Nowhere (-1) is said by a single output alone: it has no background to win.
+        predicted = (scores[:, 0] > 0).long() - 1 if single else scores.argmax(1)
+        mask = None if self.mask is None else _fitted(self.mask, scores)
+        if self.classes is None:
+            classes = _commonest(predicted, mask, scores.shape[1])
+        else:
+            classes = classes_in(scores, self.classes)
+        if mask is None:
+            mask = _where(predicted, classes)
+        elif classes.ndim == 2:
+            mask = mask[:, None]
+        return self.replaced(classes=classes, mask=mask)
+
+    def __call__(self, output: Any) -> Tensor:
+        """The means, shaped like `classes`."""
+        scores = class_scores(output)
+        several = self.classes.reshape(len(self.classes), -1).to(scores.device)
+        places = several.reshape(*several.shape, *[1] * (scores.ndim - 2))
+        found = precise(scores.gather(1, places.expand(-1, -1, *scores.shape[2:]))).flatten(2)
+        mask = self.mask.to(scores.device).reshape(len(scores), -1, found.shape[2])
+        return (found.where(mask, 0).sum(2) / mask.sum(2)).reshape(self.classes.shape)
+
+
+def _fitted(given: Any, scores: Tensor) -> Tensor:
+    """The mask `given`, bool ``(N, *grid)``, at the grid of `scores` ``(N, C, *grid)``."""
+    count, grid = len(scores), scores.shape[2:]
+    mask = numbers(given, "mask", scores.device)
+    if mask.ndim == len(grid):
+        mask = mask[None]
+    if mask.ndim != len(grid) + 1 or len(mask) not in (1, count) or not mask.numel():
+        raise TargetError(
+            f"a mask of shape {tuple(mask.shape)} does not fit {count} samples and an output of "
+            f"{len(grid)} axes; pass (H, W) for all samples or (N, H, W)"
+        )
+    if not ((mask == 0) | (mask == 1)).all():
+        raise TargetError(
+            f"a mask holds 0 and 1, or bool; got values from {mask.min():g} to {mask.max():g}: "
+            "compare first, such as mask=labels == 3"
+        )
+    fitted = F.interpolate(mask[:, None].float(), grid, mode="nearest-exact")[:, 0] > 0
+    for held, where in ((mask, ""), (fitted, f" at the output's grid {tuple(grid)}")):
+        empty = (~held.bool().flatten(1).any(1)).nonzero().flatten().tolist()
+        if empty:
+            raise TargetError(f"the mask of sample {empty[0]} is empty{where}; mark more places")
+    return fitted.expand(count, *grid)
+
+
+def _commonest(predicted: Tensor, mask: Tensor | None, classes: int) -> Tensor:
+    """The class at most places of `predicted` ``(N, *grid)``, 0 only if there is no other."""
+    counted = predicted >= 0 if mask is None else mask & (predicted >= 0)
+    counts = torch.zeros(len(predicted), classes, device=predicted.device).scatter_add(
+        1, predicted.clamp(min=0).flatten(1), counted.flatten(1).float()
+    )
+    counts[:, 0] = 0
+    return counts.argmax(1)
+
+
+def _where(predicted: Tensor, classes: Tensor) -> Tensor:
+    """Where each of `classes` is `predicted` ``(N, *grid)``, bool ``(*classes, *grid)``."""
+    count, *grid = predicted.shape
+    ones = [1] * len(grid)
+    places = predicted.reshape(count, *[1] * (classes.ndim - 1), *grid)
+    mask = places == classes.reshape(*classes.shape, *ones)
+    empty = (~mask.flatten(classes.ndim).any(-1)).nonzero().tolist()
+    if empty:
+        raise TargetError(
+            f"the model predicts class {int(classes[tuple(empty[0])])} nowhere in sample "
+            f"{empty[0][0]}; pass mask=, or a class that it predicts"
+        )
+    return mask

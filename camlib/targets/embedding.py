@@ -1,0 +1,75 @@
+"""Targets of models that embed: retrieval, CLIP-like encoders, self-supervised backbones."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from camlib.errors import InputError, TargetError
+from camlib.maps import precise
+from camlib.targets.base import Target
+from camlib.targets.forms import numbers
+from camlib.targets.outputs import check_samples, described, embedding_in
+
+
+class Similarity(Target):
+    """How similar the model's embedding is to a given one.
+
+    Args:
+        embedding: ``(D,)`` for all samples, ``(N, D)`` one a sample, ``(1, K, D)`` or ``(N, K, D)``
+            for several. ``None``: the sample's own on the clean output. The cosine with itself is
+            1, its highest value, and has no gradient; so the score is the dot product with its
+            direction, taken as a constant: what makes this embedding as large as it is.
+        metric: ``"cosine"`` or ``"dot"``; without `embedding` it makes no difference.
+
+    Raises:
+        InputError: `metric` is not known.
+    """
+
+    per_sample = ("embedding",)
+
+    def __init__(self, embedding: Any = None, metric: Literal["cosine", "dot"] = "cosine") -> None:
+        if metric not in ("cosine", "dot"):
+            raise InputError(f"metric={metric!r} is not known; use 'cosine' or 'dot'")
+        self.embedding: Tensor = embedding
+        self.metric = metric
+
+    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Similarity:
+        """The target of an embedding ``(N, D)`` or ``(N, K, D)`` for each sample."""
+        own = _embedding(output).detach()
+        check_samples(own, count)
+        if self.embedding is None:
+            return self.replaced(embedding=F.normalize(own, dim=1), metric="dot")
+        given = numbers(self.embedding, "embedding", own.device).to(own.dtype)
+        if given.ndim == 1:
+            given = given[None]
+        width = own.shape[1]
+        if given.ndim not in (2, 3) or len(given) not in (1, count) or given.shape[-1] != width:
+            raise TargetError(
+                f"an embedding of shape {tuple(given.shape)} does not fit the model's "
+                f"{tuple(own.shape)}; pass ({width},) for all samples, ({count}, {width}) or "
+                f"(1, K, {width}) for several"
+            )
+        if not given.numel() or not given.isfinite().all() or not given.any(-1).all():
+            raise TargetError("an embedding is zero, empty or not finite: it has no direction")
+        return self.replaced(embedding=given.expand(count, *given.shape[1:]))
+
+    def __call__(self, output: Any) -> Tensor:
+        """The similarities, ``(N,)`` or ``(N, K)``."""
+        own, other = _embedding(output), self.embedding
+        if self.metric == "cosine":
+            own, other = F.normalize(own, dim=1), F.normalize(other, dim=-1)
+        return (own.reshape(len(own), *[1] * (other.ndim - 2), -1) * other.to(own.device)).sum(-1)
+
+
+def _embedding(output: Any) -> Tensor:
+    """The embedding ``(N, D)`` in `output`, in float32 at least."""
+    found = embedding_in(output)
+    if found is None or not found.is_floating_point():
+        raise TargetError(
+            f"cannot tell the embedding in the model's output ({described(output)}); pass a "
+            "function, such as target=lambda out: out.tokens[:, 0] @ embedding"
+        )
+    return precise(found)

@@ -1,0 +1,39 @@
+"""Targets of models that predict values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from camlib.targets.base import Target
+from camlib.targets.classes import picked
+from camlib.targets.forms import indices, within
+from camlib.targets.outputs import check_samples, logits
+
+
+class Regression(Target):
+    """A value that a regression head predicts.
+
+    It is signed: a map keeps what lowers the value, unless told otherwise.
+
+    Args:
+        index: which of the values ``(N, R)``: one for all samples, one a sample, or ``(N, K)``.
+    """
+
+    signed = True
+    per_sample = ("index",)
+
+    def __init__(self, index: Any = 0) -> None:
+        self.index: Tensor = index
+
+    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Regression:
+        """The target of an index for each sample."""
+        values = logits(output)
+        check_samples(values, count)
+        index = indices(self.index, count, values.device, name="index", noun="value")
+        return self.replaced(index=within(index, values.shape[1], "value"))
+
+    def __call__(self, output: Any) -> Tensor:
+        """The values, shaped like `index`."""
+        return picked(logits(output), self.index)

@@ -1,0 +1,82 @@
+"""From what the user passes as ``target=`` to a target settled on the clean output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from camlib.errors import TargetError
+from camlib.targets.base import Target
+from camlib.targets.classes import Category
+from camlib.targets.dense import Segment
+from camlib.targets.detection import Detection
+from camlib.targets.embedding import Similarity
+from camlib.targets.forms import Classes
+from camlib.targets.outputs import embedding_in, is_dense, scores_in
+from camlib.targets.proposals import detects
+
+Score = Callable[[Any], Tensor]
+"""A differentiable function of the model's output, ``(N,)`` or ``(N, K)``."""
+
+
+def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Target:
+    """`target` as asked for by the user, settled on the clean `output` of `count` samples.
+
+    Args:
+        target: ``None`` (the predicted class), a class for all samples, one class a sample (a list
+            or a 1-D tensor or array), several a sample ``(N, K)`` or ``(1, K)``, a `Target`, or a
+            function of the output. Negative classes count from the end. Classes of a dense output
+            mean `Segment`, those of a detector `Detection`; ``None`` means `Similarity` where there
+            are embeddings alone.
+        output: what the model returned.
+        count: the number of samples.
+        size: of the input, without samples and channels.
+
+    Raises:
+        TargetError: `target` is of no such form, or does not fit `output`.
+    """
+    if not isinstance(target, Target):
+        target = Custom(target, count) if callable(target) else _meant(target, output, size)
+    settled: Target = target.settled(output, count, size)
+    return settled
+
+
+def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
+    """What `classes` mean for an output of this kind."""
+    if detects(output):
+        return Detection(label=classes)
+    if classes is None and scores_in(output) is None and embedding_in(output) is not None:
+        return Similarity()
+    return Segment(classes) if is_dense(output, size) else Category(classes)
+
+
+class Custom(Target):
+    """A user's function of the output, for `count` samples."""
+
+    def __init__(self, function: Score, count: int) -> None:
+        self.function = function
+        self.count = count
+
+    def __call__(self, output: Any) -> Tensor:
+        """What the function returns.
+
+        Raises:
+            TargetError: it is no score for each sample.
+        """
+        scores = self.function(output)
+        if not isinstance(scores, Tensor) or not scores.is_floating_point():
+            given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+            raise TargetError(f"expected the target to return a floating-point tensor, got {given}")
+        if scores.ndim not in (1, 2) or scores.shape[0] != self.count or not scores.numel():
+            raise TargetError(
+                f"expected the target to return ({self.count},) or ({self.count}, K), a score for "
+                f"each sample, got {tuple(scores.shape)}; sum over the other axes, and do not rely "
+                "on the position of a sample in the batch"
+            )
+        return scores
+
+    def __getitem__(self, samples: Tensor) -> Custom:
+        """The same function, for as many samples."""
+        return Custom(self.function, len(samples))
