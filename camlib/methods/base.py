@@ -172,6 +172,7 @@ class LayerMethod(Method):
             output=detached(run.output),
             layers=self.layers,
             method=type(self).__name__,
+            size=given.size,
         )
 
     @abstractmethod
@@ -308,6 +309,7 @@ class PixelMethod(Method):
             output=detached(run.output),
             layers=(),
             method=type(self).__name__,
+            size=given.size,
         )
 
     @abstractmethod
