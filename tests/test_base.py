@@ -70,11 +70,29 @@ def test_explanation_is_seen():
     )
 
 
-@pytest.mark.parametrize("axes", [1, 3])
-def test_explanation_of_what_is_no_picture(axes):
-    seen = GradCAM(pooled(axes=axes)).explain(images(2, *[8] * axes))
+@pytest.mark.parametrize("kind", [GradCAM, Saliency, GuidedGradCAM])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_explanations_of_every_kind_of_input_are_seen(kind, axes):
+    net, batch = pooled(axes=axes), images(2, *[8] * axes)
+    seen = kind(net).explain(batch, target=[[0, 1], [1, 0]])
+    assert seen.size == (8,) * axes
+    assert seen._repr_png_().startswith(b"\x89PNG")
+    drawn = seen.figure(batch.sigmoid())
+    rows = {1: 2, 2: 2, 3: 2 * 5}[axes]
+    assert len(drawn.axes) == rows * 3
+
+
+def test_explanation_of_volumes_is_laid_over_them():
+    net, batch = pooled(axes=3), images(2, 8, 8, 8)
+    seen = GradCAM(net).explain(batch)
+    pixels = batch.sigmoid()
+    assert torch.equal(seen.overlay(pixels), overlay(pixels, seen.heatmap))
+
+
+def test_explanation_in_units_of_the_score_is_no_picture():
+    seen = GradCAM(pooled()).explain(images() * 100, normalize=False)
     assert seen._repr_png_() is None
-    with pytest.raises(InputError, match="explains a series" if axes == 1 else "has no colours"):
+    with pytest.raises(InputError, match=r"heatmap holds values from .* normalise it first"):
         seen.figure()
 
 

@@ -163,6 +163,7 @@ def test_a_torchvision_network_is_projected_as_in_the_paper(networks, name, laye
     torch.testing.assert_close(found.score, begun.sum((1, 2, 3)))
     torch.testing.assert_close(found.output, net(batch))
     assert (found.layers, found.target, found.method) == ((f"features.{layer}",), None, "Deconvnet")
+    assert found.size == batch.shape[2:]
 
 
 def test_signals_that_meet_in_overlapping_windows_are_summed_and_not_overwritten(networks):

@@ -2,7 +2,6 @@
 
 import io
 from itertools import combinations
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from camlib import Explanation
 from camlib.errors import InputError
 from camlib.visual import colorize, figure, overlay, save_picture, to_image, to_png
 
@@ -27,10 +27,20 @@ def heatmaps():
 
 
 def explanation(**known):
-    """What `cam.explain` returns, as far as figures read it."""
+    """What `cam.explain` returns for two pictures, but for what is `known`."""
     map = torch.arange(8.0).reshape(2, 2, 2)
-    heatmap = torch.nn.functional.interpolate(map[:, None] / 10, (12, 16))[:, 0]
-    return SimpleNamespace(**{"heatmap": heatmap, "map": map, **known})
+    usual = {
+        "heatmap": torch.nn.functional.interpolate(map[:, None] / 10, (12, 16))[:, 0],
+        "map": map,
+        "maps": (known.get("map", map),),
+        "score": torch.zeros(2),
+        "target": None,
+        "output": None,
+        "layers": ("features",),
+        "method": "CAM",
+        "size": (12, 16),
+    }
+    return Explanation(**{**usual, **known})
 
 
 def panels(drawn):
@@ -113,9 +123,8 @@ def test_maps_alone(heatmaps):
 def test_captions_tell_layer_class_and_score(images):
     score, target = torch.tensor([12.345, 0.5]), torch.tensor([1, 0])
     cases = [
-        ({}, "CAM", []),
-        ({"score": score}, "CAM", ["score 12.3", "score 0.5"]),
-        ({"target": target}, "CAM", ["dog", "cat"]),
+        ({"score": score}, "CAM\nfeatures", ["score 12.3", "score 0.5"]),
+        ({"target": target, "layers": ()}, "CAM", ["dog\nscore 0", "cat\nscore 0"]),
         (
             {"score": score, "target": target, "layers": ("layer3", "layer4")},
             "CAM\nlayer3, layer4",
@@ -126,17 +135,15 @@ def test_captions_tell_layer_class_and_score(images):
         for labels in (["cat", "dog"], {0: "cat", 1: "dog"}):
             drawn = figure(images, {"CAM": explanation(**known)}, labels=labels)
             assert texts(drawn) == ["image", title, *captions]
-    drawn = figure(images, {"CAM": explanation(target=target, score=None)})
-    assert texts(drawn)[2:] == ["class 1", "class 0"]
+    drawn = figure(images, {"CAM": explanation(target=target)})
+    assert texts(drawn)[2:] == ["class 1\nscore 0", "class 0\nscore 0"]
 
 
 def test_several_classes_and_layers_have_columns_of_their_own(images, heatmaps):
     several = torch.stack([heatmaps, 1 - heatmaps, heatmaps / 2], 1)
     score, target = torch.arange(6.0).reshape(2, 3), torch.arange(6).reshape(2, 3)
-    classes = SimpleNamespace(heatmap=several, map=several, score=score, target=target)
-    layers = SimpleNamespace(
-        heatmap=several, map=several, score=score[:, 0], layers=("a", "b", "c")
-    )
+    classes = explanation(heatmap=several, map=several, score=score, target=target)
+    layers = explanation(heatmap=several, map=several, maps=(heatmaps,) * 3, layers=("a", "b", "c"))
     for seen in (classes, layers):
         drawn = figure(images, {"CAM": seen})
         for row in range(2):
@@ -146,8 +153,17 @@ def test_several_classes_and_layers_have_columns_of_their_own(images, heatmaps):
     assert texts(drawn)[:4] == ["image", "CAM\na", "CAM\nb", "CAM\nc"]
     captions = texts(figure(images, {"CAM": classes}))[4:]
     assert captions == [f"class {k}\nscore {k}" for k in range(6)]
-    signed = SimpleNamespace(heatmap=several - 0.5, map=heatmaps, layers=("a", "b", "c"))
-    assert len(panels(figure(images, {"guided": signed}))) == 4
+    signed = several - 0.5
+    for known in ({"map": heatmaps}, {"map": signed}, {"map": signed, "layers": ("a", "b", "c")}):
+        attribution = explanation(heatmap=signed, **known)
+        assert np.array_equal(
+            panels(figure(images, {"guided": attribution}))[1],
+            to_image(signed[0]).permute(1, 2, 0),
+        )
+    one = explanation(heatmap=signed[:, :1], map=signed[:, :1])
+    assert np.array_equal(
+        panels(figure(images, {"deconvnet": one}))[3], to_image(signed[1, :1]).permute(1, 2, 0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,6 +186,11 @@ def test_texts_neither_overlap_nor_leave_the_page(rows, columns, size):
         names=names[:rows],
         views=("overlay", "emphasized", "cells"),
     )
+    assert_apart(drawn)
+
+
+def assert_apart(drawn):
+    """Texts and panels do not overlap, and are all on the page."""
     renderer = drawn.canvas.get_renderer()
     page = drawn.bbox
     boxes = [text.get_window_extent(renderer) for text in drawn.texts if text.get_text()]

@@ -149,6 +149,38 @@ def test_batch_equals_each_image_alone(image, heatmap):
     assert torch.equal(together[1], overlay(image.flip(1), (1 - heatmap)[None]))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_volume_is_the_overlay_of_each_slice(dtype):
+    volumes = torch.randint(0, 256, (2, 3, 5, 6, 8), dtype=torch.uint8, generator=seeded())
+    volumes = volumes if dtype == torch.uint8 else volumes / 255
+    heatmaps = torch.rand(2, 5, 6, 8, generator=seeded())
+    for channels in (1, 3):
+        for options in ({}, {"alpha": 0.2, "emphasize": True}, {"threshold": 0.5}):
+            found = overlay(volumes[:, :channels], heatmaps, **options)
+            assert found.shape == (2, 3, 5, 6, 8) and found.dtype == dtype
+            for i in range(2):
+                for d in range(5):
+                    slice = volumes[i, :channels, d]
+                    assert torch.equal(found[i, :, d], overlay(slice, heatmaps[i, d], **options))
+    one = overlay(volumes[:1], heatmaps[0])
+    assert torch.equal(one, overlay(volumes[:1], heatmaps[:1]))
+
+
+def test_small_heatmap_of_a_volume_is_resized_in_depth():
+    heat = torch.tensor([0.0, 1.0])[None, :, None, None]
+    deep = overlay(torch.zeros(1, 3, 8, 2, 2), heat, 1)
+    expected = torch.tensor([0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1])[None, :, None, None]
+    torch.testing.assert_close(deep, jet(expected.expand(1, 8, 2, 2)).movedim(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((2, 1, 9), (2, 9)), ((1, 4, 9), (1, 9)), ((4, 9), (9,)), ((4, 9), (1, 9))]
+)
+def test_signal_is_referred_to_the_figure(shape, size):
+    with pytest.raises(InputError, match=r"is a signal, .* line: camlib.visual.figure\(image, {'h"):
+        overlay(torch.zeros(shape), torch.zeros(size))
+
+
 def test_arguments_stay_untouched_and_the_result_has_no_graph(image, heatmap):
     pixels = (image / 255).requires_grad_()
     heat = heatmap.clone().requires_grad_()
@@ -182,7 +214,13 @@ def test_rounding_beyond_the_range_is_clipped(image, heatmap):
         (torch.ones(4, 4), r"tensor of shape \(4, 4\); expected .*; pass image\[None\]"),
         (torch.ones(4, 5, 3), r"\(4, 5, 3\); .* channels are last: pass image.permute\(2, 0, 1\)"),
         (torch.ones(2, 4, 5, 3), r"channels are last: pass image.permute\(0, 3, 1, 2\)"),
-        (torch.ones(7, 4, 5), r"\(7, 4, 5\); expected .*; select the channels to show"),
+        (torch.ones(7, 4, 5), r"\(7, 4, 5\); .* to show: image\[\[3, 2, 1\]\]$"),
+        (torch.ones(2, 13, 4, 5), r"to show: image\[:, \[3, 2, 1\]\]$"),
+        (torch.ones(2, 2, 4, 5), r"select the channels to show: image\[:, \[0\]\]$"),
+        (torch.ones(1, 9, 4, 5), r"\]\]; for one volume or clip pass image\[None\]"),
+        (torch.ones(2, 4, 9, 4, 5), r"\(N, C, D, H, W\) with .*: image\[:, \[3, 2, 1\]\]$"),
+        (torch.ones(2, 9, 4, 5, 3), r"channels are last: pass image.permute\(0, 4, 1, 2, 3\)"),
+        (torch.ones(5), r"of shape \(5,\); .* with 1 or 3 channels; pass a batch of one of"),
         (torch.ones(3, 0, 5), r"image of shape \(1, 3, 0, 5\) is empty; expected pixels"),
         (torch.ones(3, 4, 4, dtype=torch.bool), "dtype 'torch.bool'; expected uint8, or floating"),
         (torch.ones(3, 4, 4, dtype=torch.int64), "dtype 'torch.int64'; .*; convert it, and divide"),
@@ -190,7 +228,10 @@ def test_rounding_beyond_the_range_is_clipped(image, heatmap):
         (np.ones((3, 4, 5)), r"channels are first: pass image.transpose\(1, 2, 0\)"),
         (np.ones((4, 5, 4)), r"\(4, 5, 4\); .* alpha channel: pass image\[..., :3\]"),
         (np.ones((2, 4, 5, 3)), r"array of shape \(2, 4, 5, 3\); .* one by one"),
-        (np.ones((4, 5, 7)), r"\(4, 5, 7\); expected \(H, W\) .*; select the channels to show"),
+        (
+            np.ones((4, 5, 7)),
+            r"\(4, 5, 7\); expected \(H, W\) .* to show: image\[..., \[3, 2, 1\]\]",
+        ),
         (torch.ones(3, 4, 4) * 2.5, r"image holds values from 2.5 to 2.5; .* undo the normalis"),
         (torch.ones(3, 4, 4) * 255, "from 255 to 255; .* divide values up to 255 by 255"),
         (torch.full((3, 4, 4), torch.nan), "image holds values from nan to nan; expected finite"),
@@ -222,6 +263,19 @@ def test_what_is_no_picture_is_refused(picture, message):
 def test_heatmap_that_does_not_fit_is_refused(count, heatmap, message):
     with pytest.raises(InputError, match=message):
         overlay(torch.zeros(count, 3, 4, 4), heatmap)
+
+
+@pytest.mark.parametrize(
+    ("heatmap", "message"),
+    [
+        (torch.ones(2, 3, 4, 4), r"several maps .* heatmap\[k\]\) for k in range\(2\)"),
+        (torch.ones(1, 5, 3, 4, 4), r"several maps .* heatmap\[:, k\]\) for k in range\(5\)"),
+        (torch.ones(4, 4), r"\(4, 4\) does not fit 1 image\(s\); expected \(1, D, H, W\)"),
+    ],
+)
+def test_heatmap_that_does_not_fit_a_volume_is_refused(heatmap, message):
+    with pytest.raises(InputError, match=message):
+        overlay(torch.zeros(1, 3, 3, 4, 4), heatmap)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +324,13 @@ def test_magnitude_view_is_black_at_zero_and_white_at_the_end():
     attribution = torch.tensor([[[0.0, -2, 1, 0]], [[0, 2, -1, 0]]])
     view = to_image(attribution, "magnitude", percentile=100)
     assert view[:, 0].T.tolist() == [[0] * 3, [255] * 3, [128] * 3, [0] * 3]
+
+
+def test_volume_is_scaled_as_one():
+    volume = torch.randn(2, 3, 4, 5, 6, generator=seeded())
+    for mode in ("centered", "diverging", "magnitude"):
+        sheet = to_image(volume.reshape(2, 3, 20, 6), mode).reshape(2, 3, 4, 5, 6)
+        assert torch.equal(to_image(volume, mode), sheet)
 
 
 def test_scale_is_the_percentile_of_each_image():

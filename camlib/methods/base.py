@@ -190,6 +190,7 @@ class LayerMethod(Method):
             output=detached(run.output),
             layers=run.seen.names,
             method=type(self).__name__,
+            size=given.size,
         )
 
     @abstractmethod
@@ -380,6 +381,7 @@ class PixelMethod(Method):
             output=detached(run.output),
             layers=(),
             method=type(self).__name__,
+            size=given.size,
         )
 
     @abstractmethod

@@ -31,6 +31,8 @@ class Explanation:
         output: what the model returned, detached.
         layers: dotted names of the layers.
         method: name of the method.
+        size: the size of what was explained: ``(L,)`` of signals, ``(H, W)`` of images,
+            ``(D, H, W)`` of volumes and clips.
     """
 
     heatmap: Tensor
@@ -41,13 +43,14 @@ class Explanation:
     output: Any
     layers: tuple[str, ...]
     method: str
+    size: tuple[int, ...]
 
     def overlay(self, images: Any, **options: Any) -> Any:
         """The heatmaps blended onto `images`, as `camlib.overlay` does it.
 
         Args:
-            images: what was explained: a batch ``(N, C, H, W)`` in [0, 1] or uint8, or one image
-                of any kind that `camlib.overlay` takes.
+            images: what was explained: a batch ``(N, C, H, W)`` or ``(N, C, D, H, W)`` in [0, 1]
+                or uint8, or one image of any kind that `camlib.overlay` takes.
             options: of `camlib.overlay`.
         """
         from camlib.visual import overlay
@@ -77,7 +80,7 @@ class Explanation:
 
         try:
             return to_png(self.figure())
-        except InputError:  # maps of series and volumes are no pictures; a notebook shows the repr
+        except InputError:  # maps in units of the score have no colours; a notebook shows the repr
             return None
 
     def __repr__(self) -> str:

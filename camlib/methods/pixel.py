@@ -194,6 +194,7 @@ class Deconvnet(PixelMethod):
             output=detached(output),
             layers=(self.layer,),
             method="Deconvnet",
+            size=given.size,
         )
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.visual.overlay import color_table, look_up
-from camlib.visual.pictures import to_uint8
+from camlib.visual.pictures import is_volume, to_uint8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,8 +45,9 @@ def to_image(
     ``"magnitude"``: the sum of absolute values over channels, zero at its lower end (black).
 
     Args:
-        attribution: of any scale; a tensor ``(C, H, W)`` or ``(N, C, H, W)``, or a NumPy array
-            ``(H, W)`` or ``(H, W, C)``. For ``"centered"`` C is 1 or 3.
+        attribution: of any scale; a tensor ``(C, H, W)``, ``(N, C, H, W)`` or, of volumes and
+            clips, ``(N, C, D, H, W)``; or a NumPy array ``(H, W)`` or ``(H, W, C)``. For
+            ``"centered"`` C is 1 or 3.
         mode: how it is shown.
         percentile: of an image's absolute values, what becomes the colour map's end.
         colormap: of ``"diverging"`` and ``"magnitude"``, any of matplotlib's; by default
@@ -55,6 +56,10 @@ def to_image(
     Raises:
         InputError: values that are not finite, a shape or mode that cannot be shown.
     """
+    if is_volume(attribution):
+        # Scaled as a whole: a slice where nothing happens stays plain.
+        slices = to_image(attribution.flatten(2, 3), mode, percentile=percentile, colormap=colormap)
+        return slices.reshape(len(slices), 3, *attribution.shape[2:])  # type: ignore[return-value]
     if mode not in get_args(Mode):
         known = ", ".join(map(repr, get_args(Mode)))
         raise InputError(f"mode {mode!r} not found; expected one of {known}")

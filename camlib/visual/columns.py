@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.maps import normalize
+from camlib.methods.explanation import Explanation
+from camlib.visual.attribution import Mode, to_image
+from camlib.visual.samples import AXES, Kind
 
 Labels = Sequence[str] | Mapping[int, str]
 """The names of the classes by index."""
@@ -23,95 +26,115 @@ class Column:
 
     Attributes:
         title: above it, in one or two lines.
-        maps: heatmaps ``(N, H, W)`` or attributions ``(N, C, H, W)``.
-        cells: the heatmaps on the layer's own grid, ``(N, h, w)`` in [0, 1], where it is known.
+        maps: heatmaps ``(N, *size)`` or attributions ``(N, C, *size)``.
+        cells: the heatmaps on the layer's own grid, ``(N, *grid)`` in [0, 1], where it is known.
         captions: under each map, in one or two lines.
+        signed: whether the maps are attributions.
     """
 
     title: str
     maps: Tensor
     cells: Tensor
     captions: Sequence[str]
+    signed: bool
 
 
-def samples(value: Any) -> int:
-    """How many images `value`, an entry of a figure's maps, belongs to as far as it can tell."""
-    maps = getattr(value, "heatmap", value)
-    return 1 if getattr(maps, "ndim", 2) == 2 else len(maps)
+def painted(column: Column, mode: Mode) -> Column:
+    """`column` with attributions of pictures and volumes as pictures ``(N, 3, *size)``, uint8."""
+    if not column.signed:
+        return column
+    if mode == "centered" and column.maps.shape[1] not in (1, 3):
+        mode = "magnitude"
+    maps = to_image(column.maps, mode)
+    return replace(column, maps=maps, cells=maps)
 
 
-def columns(title: str, value: Any, count: int, labels: Labels | None) -> list[Column]:
-    """The columns for one entry of a figure's maps, with a row for each of `count` images.
+def columns(
+    title: str, value: Any, count: int, kind: Kind, channels: int | None, labels: Labels | None
+) -> list[Column]:
+    """The columns for one entry of a figure's maps, with a row for each of `count` samples.
 
     An explanation gives one for each class, and for each layer if it kept them apart.
 
+    Args:
+        title: of the entry.
+        value: heatmaps, attributions or an explanation.
+        count: the number of samples.
+        kind: what they are.
+        channels: how many channels they have, where it is known; attributions have as many.
+        labels: the names of the classes.
+
     Raises:
-        InputError: `value` does not fit `count` images, or `labels` lacks a class.
+        InputError: `value` does not fit the samples, or `labels` lacks a class.
     """
-    if hasattr(value, "heatmap"):
-        return _explained(title, value, count, labels)
+    if isinstance(value, Explanation):
+        return _explained(title, value, count, kind, labels)
     if not isinstance(value, Tensor | np.ndarray):
         raise InputError(
             f"maps[{title!r}] is of type {type(value).__name__!r}; expected heatmaps, attributions "
             "or an explanation"
         )
+    axes = AXES[kind]
     # A copy, because torch warns of read-only arrays and refuses negative strides.
     maps = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-    if maps.ndim == 2 or (maps.ndim == 3 and count == 1 and len(maps) > 1):
+    if maps.ndim == axes or (maps.ndim == axes + 1 and count == 1 and len(maps) > 1):
         maps = maps[None]
-    if maps.ndim == 4 and isinstance(value, np.ndarray):
+    signed = maps.ndim == axes + 2
+    if signed and isinstance(value, np.ndarray):
         maps = maps.movedim(-1, 1)
-    is_attribution = maps.ndim == 4 and maps.shape[1] in (1, 3)
-    if len(maps) != count or not (maps.ndim == 3 or is_attribution):
+    fits = maps.shape[1] in (1, 3, channels) if signed else maps.ndim == axes + 1
+    if not fits or len(maps) != count:
+        size = ", ".join("DHW"[3 - axes :] if axes > 1 else "L")
         raise InputError(
             f"maps[{title!r}] of shape {tuple(value.shape)} does not fit {count} image(s); "
-            "expected heatmaps (N, H, W) or attributions (N, C, H, W); give each class a column"
+            f"expected heatmaps (N, {size}) or attributions (N, C, {size}); give each class a "
+            f"column; if these are no {kind}s, say so by kind="
         )
-    return [Column(title, maps, maps, [""] * count)]
+    return [Column(title, maps, maps, [""] * count, signed)]
 
 
-def _explained(title: str, value: Any, count: int, labels: Labels | None) -> list[Column]:
-    score, target = getattr(value, "score", None), getattr(value, "target", None)
-    layers = tuple(getattr(value, "layers", ()))
-    heatmap, raw = value.heatmap, getattr(value, "map", value.heatmap)
-    if heatmap.ndim < 3 if score is None else heatmap.ndim < score.ndim + 2:
+def _explained(
+    title: str, value: Explanation, count: int, kind: Kind, labels: Labels | None
+) -> list[Column]:
+    heatmap, raw, axes = value.heatmap, value.map, AXES[kind]
+    if len(value.size) != axes:
         raise InputError(
-            f"maps[{title!r}] explains a series, with heatmaps of shape {tuple(heatmap.shape)}, "
-            "and a figure shows pictures; plot the heatmap as a line"
+            f"maps[{title!r}] explains inputs of size {value.size}; expected an explanation of "
+            f"{kind}s, as the others"
         )
     if len(heatmap) != count:
         raise InputError(
             f"maps[{title!r}] explains {len(heatmap)} image(s); expected {count}, as in images"
         )
-    if score is None or score.ndim == 1:
+    layered = value.maps[0].ndim == value.score.ndim + axes and raw.ndim == heatmap.ndim
+    if value.score.ndim == 1:
         heatmap, raw = heatmap[:, None], raw[:, None]
-    classes = None if target is None else target.reshape(count, -1).tolist()
-    scores = None if score is None else score.reshape(count, -1).tolist()
+    further = heatmap.ndim > axes + 2
+    scores = value.score.reshape(count, -1).tolist()
+    target = None if value.target is None else value.target.reshape(count, -1).tolist()
     found = []
     for k in range(heatmap.shape[1]):
         captions = [
-            _caption(classes and classes[i][k], scores and scores[i][k], labels)
+            _caption(None if target is None else target[i][k], scores[i][k], labels)
             for i in range(count)
         ]
         maps, cells = heatmap[:, k], raw[:, k]
-        names: Sequence[str] = [", ".join(layers)]
-        if maps.ndim == 3:
-            maps, cells = maps[:, None], cells[:, None]
-        elif cells.ndim == 4 and maps.shape[1] == len(layers):
-            names = layers
-        else:
-            found.append(Column(f"{title}\n{names[0]}", maps, maps, captions))
+        if further and not layered:
+            name = ", ".join(value.layers)
+            found.append(Column(f"{title}\n{name}", maps, maps, captions, signed=True))
             continue
+        if not further:
+            maps, cells = maps[:, None], cells[:, None]
         cells = normalize(cells)
-        for j, name in enumerate(names):
-            found.append(Column(f"{title}\n{name}", maps[:, j], cells[:, j], captions))
+        for j, name in enumerate(value.layers if further else [", ".join(value.layers)]):
+            found.append(Column(f"{title}\n{name}", maps[:, j], cells[:, j], captions, False))
     return found
 
 
-def _caption(index: int | None, score: float | None, labels: Labels | None) -> str:
-    """The name of the class and the score, as far as they are known."""
+def _caption(index: int | None, score: float, labels: Labels | None) -> str:
+    """The name of the class, if there is one, and the score."""
     if index is None:
-        return "" if score is None else f"score {score:.3g}"
+        return f"score {score:.3g}"
     name = f"class {index}"
     if labels is not None:
         try:
@@ -120,4 +143,4 @@ def _caption(index: int | None, score: float | None, labels: Labels | None) -> s
             raise InputError(
                 f"labels has no entry {index}; expected the name of each class explained"
             ) from None
-    return name if score is None else f"{name}\nscore {score:.3g}"
+    return f"{name}\nscore {score:.3g}"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any, get_args
 
 from camlib.errors import InputError
-from camlib.visual.attribution import Mode, to_image
-from camlib.visual.columns import Column, Labels, columns, samples
-from camlib.visual.overlay import colorize, overlay
-from camlib.visual.page import Row, draw
-from camlib.visual.pictures import check_unit, to_array, unpack
+from camlib.visual.attribution import Mode
+from camlib.visual.columns import Labels, columns, painted
+from camlib.visual.page import PANEL, Row, draw
+from camlib.visual.panels import Brush, View
+from camlib.visual.pictures import to_array
+from camlib.visual.samples import Kind, channels_of, count_of, kind_of, read
+from camlib.visual.signals import WIDTH, Line
+from camlib.visual.volumes import as_slices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-View = Literal["overlay", "emphasized", "cells"]
-"""How a heatmap is shown: over the image, the same emphasized, or alone on the layer's own grid."""
 
 
 def figure(
@@ -32,25 +29,40 @@ def figure(
     mode: Mode = "centered",
     alpha: float = 0.5,
     colormap: str = "jet",
+    slices: int = 5,
+    kind: Kind | None = None,
 ) -> Figure:
     """A matplotlib figure: a row for each image and view, a column for each entry of `maps`.
 
     The first column is the image. What `cam.explain(...)` returned also tells its layer, class
     and score, which then stand above and below; several classes or layers get a column each.
 
+    Signals are lines in the colours of their heatmap or, diverging, of their attribution. Of
+    volumes and clips some slices or frames are shown, among them the hottest of each column.
+
     Args:
         images: one picture as for `overlay`, a batch ``(N, C, H, W)``, or a list of pictures,
-            which may differ in size; ``None`` shows the maps alone.
+            which may differ in size; a tensor of signals ``(N, C, L)`` or of volumes or clips
+            ``(N, C, D, H, W)``; ``None`` shows the maps alone. Pictures and volumes of a tensor
+            with neither 1 nor 3 channels are shown as the mean of their channels in grey, from
+            the smallest value to the largest.
         maps: by column title: heatmaps ``(N, H, W)`` in [0, 1], signed attributions
-            ``(N, C, H, W)`` with 1 or 3 channels, or what `cam.explain(...)` returned. N may be
-            left out for one image. NumPy attributions have their channels last.
+            ``(N, C, H, W)`` with 1 or 3 channels or those of `images`, or what
+            `cam.explain(...)` returned; of signals and volumes likewise. N may be left out for
+            one image. NumPy attributions have their channels last.
         names: what stands under each image.
         labels: the names of the classes, for maps that know their class.
         views: the rows of each image. ``("overlay", "emphasized")`` is the usual comparison;
             ``"cells"`` shows a map as the layer has it, without interpolation.
-        mode: how attributions are shown, see `to_image`.
+        mode: how attributions are shown, see `to_image`; instead of ``"centered"``, those whose
+            channels are no colours are shown as ``"magnitude"`` and those of signals as
+            ``"diverging"``.
         alpha: how much of the colour is seen in an overlay.
         colormap: of the heatmaps.
+        slices: how many of each volume.
+        kind: what one sample is, where shapes cannot tell. By default explanations do, then a
+            tensor of five axes holds volumes, one whose heatmaps are ``(N, L)`` signals, and
+            everything else is a picture.
 
     Raises:
         InputError: an argument that does not fit; the message says what to do.
@@ -67,49 +79,42 @@ def figure(
     if not views or not set(views) <= set(get_args(View)):
         known = ", ".join(map(repr, get_args(View)))
         raise InputError(f"views={views!r} is not known; expected a sequence of {known}")
-    pictures = None if images is None else _pictures(images)
-    count = samples(next(iter(maps.values()))) if pictures is None else len(pictures)
+    kind = kind_of(images, maps, kind)
+    samples = None if images is None else read(images, kind)
+    count = count_of(next(iter(maps.values())), kind) if samples is None else len(samples)
     names = [""] * count if names is None else [names] if isinstance(names, str) else names
     if len(names) != count:
         raise InputError(f"names has {len(names)} entries; expected one for each of {count} images")
-    shown = [c for title, value in maps.items() for c in columns(title, value, count, labels)]
-
-    def panel(column: Column, i: int, view: View) -> Tensor:
-        if column.maps.ndim == 4:
-            return to_image(column.maps[i], mode)
-        heat = column.maps[i]
-        under = heat.new_zeros(3, *heat.shape) if pictures is None else pictures[i]
-        if view == "cells":
-            cells = column.cells[i, None, None].float()
-            cells = F.interpolate(cells, under.shape[1:], mode="nearest-exact")[0, 0]
-            return colorize(cells, colormap)
-        opacity = 1 if pictures is None else alpha
-        return overlay(under, heat, opacity, colormap, emphasize=view == "emphasized")
-
+    channels = channels_of(images, kind)
+    shown = [
+        column
+        for title, value in maps.items()
+        for column in columns(title, value, count, kind, channels, labels)
+    ]
+    places = [""] * count
+    if kind == "volume":
+        samples, shown, names, places = as_slices(samples, shown, names, slices, mode)
+    elif kind == "picture":
+        shown = [painted(column, mode) for column in shown]
+    brush = Brush(mode, alpha, colormap)
+    panel = brush.signal if kind == "signal" else brush.picture
     rows = []
-    for i in range(count):
+    for i, place in enumerate(places):
         for view in views:
-            panels = [panel(column, i, view) for column in shown]
+            under = None if samples is None else samples[i]
+            panels = [panel(under, column, i, view) for column in shown]
             captions = [column.captions[i] for column in shown]
-            if pictures is not None:
-                panels, captions = [pictures[i], *panels], [names[i], *captions]
+            if under is not None:
+                panels.insert(0, Line(under) if kind == "signal" else to_array(under))
+                captions.insert(0, names[i])
             rows.append(
                 Row(
-                    panels=[to_array(picture) for picture in panels],
+                    panels=panels,
                     captions=captions if view == views[-1] else [""] * len(captions),
-                    label=view if len(views) > 1 else "",
+                    label="\n".join(filter(None, [place, view if len(views) > 1 else ""])),
                 )
             )
     titles = [column.title for column in shown]
-    return draw(titles if pictures is None else ["image", *titles], rows)
-
-
-def _pictures(images: Any) -> list[Tensor]:
-    """The values ``(3, H, W)`` of each image, in [0, 1]."""
-    given = images if isinstance(images, list | tuple) else [images]
-    pictures = [picture for image in given for picture in unpack(image)[0]]
-    if not pictures:
-        raise InputError("images is empty; expected at least one picture")
-    for picture in pictures:
-        check_unit(image=picture)
-    return [picture.clamp(0, 1) for picture in pictures]
+    if samples is not None:
+        titles.insert(0, "signal" if kind == "signal" else "image")
+    return draw(titles, rows, WIDTH if kind == "signal" else PANEL)

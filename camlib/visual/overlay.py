@@ -16,7 +16,7 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.maps import resize
-from camlib.visual.pictures import Picture, check_unit, unpack
+from camlib.visual.pictures import Picture, check_unit, is_signal, is_volume, unpack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,9 +36,11 @@ def overlay(
 
     Args:
         image: a PIL image of any mode; a NumPy array ``(H, W)`` or ``(H, W, C)``; a tensor
-            ``(C, H, W)`` or ``(N, C, H, W)``. 1 or 3 channels, uint8 or floating point in [0, 1].
-        heatmap: values in [0, 1]; ``(H, W)`` or ``(1, H, W)`` for one image, ``(N, H, W)`` for N.
-            One of another size is resized, bilinearly.
+            ``(C, H, W)``, ``(N, C, H, W)`` or, for volumes and clips, ``(N, C, D, H, W)``, of
+            which each slice or frame is blended. 1 or 3 channels, uint8 or floating point in
+            [0, 1].
+        heatmap: values in [0, 1]; ``(H, W)`` or ``(1, H, W)`` for one image, ``(N, H, W)`` for N;
+            ``(N, D, H, W)`` for volumes. One of another size is resized, linearly.
         alpha: how much of the colour is seen: 0 none, 1 nothing else.
         colormap: any matplotlib colour map.
         emphasize: push the values apart, ``h = 1 / (1 + exp(-50 (h - 0.5)))``, so that the better
@@ -48,20 +50,34 @@ def overlay(
     Raises:
         InputError: an argument that does not fit; the message says what to do.
     """
+    if is_signal(image, heatmap):
+        raise InputError(
+            f"image of shape {tuple(image.shape)} with heatmap of shape {tuple(heatmap.shape)} is "
+            "a signal, which has no pixels to colour; draw it as a line: camlib.visual.figure(image"
+            ", {'heatmap': heatmap})"
+        )
     pixels, restore = unpack(image)
-    heat = _heat(heatmap, len(pixels)).to(pixels.device, pixels.dtype)
+    count, size = len(pixels), pixels.shape[2:]
+    if is_volume(image):
+        count, size = len(image), image.shape[2:]
+    heat = _heat(heatmap, count, len(size)).to(pixels.device, pixels.dtype)
     for name, fraction in (("alpha", alpha), ("threshold", threshold or 0)):
         if not 0 <= fraction <= 1:
             raise InputError(f"{name}={fraction!r} is out of range; expected a number from 0 to 1")
     check_unit(image=pixels, heatmap=heat)
-    heat = resize(heat.clamp(0, 1)[:, None], pixels.shape[-2:])
+    heat = resize(heat.clamp(0, 1)[:, None], size).reshape(-1, 1, *size[-2:])
     if emphasize:
-        heat = torch.sigmoid(50 * (heat - 0.5))
+        heat = emphasized(heat)
     weight = torch.full_like(heat, alpha)
     if threshold is not None:
         weight = weight.where(heat >= threshold, 0)
     colors = colorize(heat[:, 0], colormap)
     return restore((1 - weight) * pixels.clamp(0, 1) + weight * colors)  # type: ignore[no-any-return]
+
+
+def emphasized(heat: Tensor) -> Tensor:
+    """`heat` pushed apart, ``1 / (1 + exp(-50 (h - 0.5)))``."""
+    return torch.sigmoid(50 * (heat - 0.5))
 
 
 def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
@@ -99,8 +115,8 @@ def color_table(colormap: str, device: torch.device, steps: int = 256) -> Tensor
     return torch.tensor(colors[:, :3], dtype=torch.float32, device=device)
 
 
-def _heat(heatmap: Any, count: int) -> Tensor:
-    """`heatmap` as ``(N, H, W)``, one for each of `count` images."""
+def _heat(heatmap: Any, count: int, axes: int) -> Tensor:
+    """`heatmap` as ``(N, H, W)``, or ``(N, D, H, W)`` of three `axes`; one for each image."""
     if not isinstance(heatmap, Tensor | np.ndarray):
         raise InputError(
             f"heatmap is of type {type(heatmap).__name__!r}; expected a tensor or a NumPy "
@@ -114,16 +130,18 @@ def _heat(heatmap: Any, count: int) -> Tensor:
             f"heatmap has dtype {str(heatmap.dtype)!r}; expected floating point in [0, 1]; "
             "convert it, and divide values up to 255 by 255"
         )
-    if len(shape) == 4 or (len(shape) == 3 and count == 1 and shape[0] > 1):
-        several = "heatmap[:, k]" if len(shape) == 4 else "heatmap[k]"
+    batched = axes + 1
+    if len(shape) == batched + 1 or (len(shape) == batched and count == 1 and shape[0] > 1):
+        several = "heatmap[:, k]" if len(shape) > batched else "heatmap[k]"
         raise InputError(
             f"heatmap of shape {shape} holds several maps for an image; expected one; loop over "
-            f"them: [overlay(image, {several}) for k in range({shape[-3]})]"
+            f"them: [overlay(image, {several}) for k in range({shape[-batched]})]"
         )
-    if len(shape) == 2:
+    if len(shape) == axes:
         heat = heat[None]
-    if heat.ndim != 3 or len(heat) != count or heat.numel() == 0:
+    if heat.ndim != batched or len(heat) != count or heat.numel() == 0:
+        size = "H, W" if axes == 2 else "D, H, W"
         raise InputError(
-            f"heatmap of shape {shape} does not fit {count} image(s); expected ({count}, H, W)"
+            f"heatmap of shape {shape} does not fit {count} image(s); expected ({count}, {size})"
         )
     return heat

@@ -1,4 +1,4 @@
-"""Pictures and texts on one page, as a matplotlib figure.
+"""Panels and texts on one page, as a matplotlib figure.
 
 The page is laid out by hand, in inches: every text is broken to the width of its panel first, so
 that nothing overlaps or is cut, whatever a class is called. It is made without pyplot, which would
@@ -10,19 +10,32 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 # Inches, but for the font.
-_PANEL = 2.0
+PANEL = 2.0
 _TALLEST = 3.0
-_LONGEST_LABEL = 0.8
 _GAP = 0.1
 _LINE = 0.17
 _FONT_POINTS = 9
+
+
+class Drawing(Protocol):
+    """A panel that is no picture and draws itself."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its proportions, height and width first."""
+
+    def draw(self, axes: Axes) -> None:
+        """Draw into `axes`, which show nothing themselves."""
 
 
 @dataclass(frozen=True)
@@ -30,36 +43,44 @@ class Row:
     """A row of a page.
 
     Attributes:
-        panels: pictures ``(H, W, 3)``, uint8, all drawn in the proportions of the first.
+        panels: pictures ``(H, W, 3)``, uint8, or drawings, all in the proportions of the first.
         captions: what stands under each panel; may have several lines.
-        label: what stands to the left, along the panels.
+        label: what stands to the left, along the panels; may have several lines.
     """
 
-    panels: Sequence[NDArray[Any]]
+    panels: Sequence[NDArray[Any] | Drawing]
     captions: Sequence[str]
     label: str = ""
 
-    @property
-    def height(self) -> float:
-        """The height of the panels in inches: that of the first at full width, within reason."""
-        height, width = self.panels[0].shape[:2]
-        return float(max(min(_PANEL * height / width, _TALLEST), _LONGEST_LABEL * bool(self.label)))
+    def height(self, width: float) -> float:
+        """The height of the panels, of `width`, in inches; within reason, and the label fits."""
+        rows, columns = self.panels[0].shape[:2]
+        return max(min(width * rows / columns, _TALLEST), *map(_width, self.label.split("\n")), 0)
 
 
-def draw(titles: Sequence[str], rows: Sequence[Row]) -> Figure:
-    """The figure of `rows` under the column `titles`; a title may have several lines."""
+def draw(titles: Sequence[str], rows: Sequence[Row], panel: float = PANEL) -> Figure:
+    """The figure of `rows` under the column `titles`; a title may have several lines.
+
+    Args:
+        titles: of the columns.
+        rows: of the page.
+        panel: the width of a panel in inches.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Measuring text is slow, and captions repeat.
-    fitted = {text: _fit(text) for text in {*titles, *(c for row in rows for c in row.captions)}}
+    written = {*titles, *(caption for row in rows for caption in row.captions)}
+    fitted = {text: _fit(text, panel) for text in written}
     headers = [fitted[title] for title in titles]
     captions = [[fitted[caption] for caption in row.captions] for row in rows]
-    left = _GAP + (_LINE + _GAP if any(row.label for row in rows) else 0)
+    beside = max(row.label.count("\n") + 1 if row.label else 0 for row in rows) * _LINE
+    left = _GAP + (beside + _GAP if beside else 0)
     top = _GAP + _text_height(headers)
-    heights = [row.height + _text_height(texts) for row, texts in zip(rows, captions, strict=True)]
-    width = left + len(titles) * (_PANEL + _GAP)
-    height = top + sum(heights) + _GAP * len(rows)
+    heights = [row.height(panel) for row in rows]
+    below = [_text_height(texts) for texts in captions]
+    width = left + len(titles) * (panel + _GAP)
+    height = top + sum(heights) + sum(below) + _GAP * len(rows)
 
     figure = Figure(figsize=(width, height), dpi=150, layout=None)
     # Whoever has set constrained layout as the default would see the panels moved.
@@ -71,19 +92,22 @@ def draw(titles: Sequence[str], rows: Sequence[Row]) -> Figure:
         where |= {"fontsize": _FONT_POINTS, "parse_math": False, "ha": "center"}
         figure.text(x / width, 1 - y / height, text, **where)
 
-    centers = [left + _PANEL / 2 + k * (_PANEL + _GAP) for k in range(len(titles))]
+    centers = [left + panel / 2 + k * (panel + _GAP) for k in range(len(titles))]
     for x, header in zip(centers, headers, strict=True):
         write(x, top - _GAP / 2, header, va="bottom")
-    for row, texts, taken in zip(rows, captions, heights, strict=True):
+    for row, texts, tall, taken in zip(rows, captions, heights, below, strict=True):
         if row.label:
-            write(_GAP + _LINE / 2, top + row.height / 2, row.label, va="center", rotation=90)
-        for x, panel, text in zip(centers, row.panels, texts, strict=True):
-            corner = (x - _PANEL / 2) / width, 1 - (top + row.height) / height
-            axes = figure.add_axes((*corner, _PANEL / width, row.height / height))
-            axes.imshow(panel, extent=(0, row.panels[0].shape[1], row.panels[0].shape[0], 0))
+            write(_GAP + beside / 2, top + tall / 2, row.label, va="center", rotation=90)
+        for x, content, text in zip(centers, row.panels, texts, strict=True):
+            corner = (x - panel / 2) / width, 1 - (top + tall) / height
+            axes = figure.add_axes((*corner, panel / width, tall / height))
             axes.set_axis_off()
-            write(x, top + row.height + _GAP / 2, text, va="top")
-        top += taken + _GAP
+            if isinstance(content, np.ndarray):
+                axes.imshow(content, extent=(0, row.panels[0].shape[1], row.panels[0].shape[0], 0))
+            else:
+                content.draw(axes)
+            write(x, top + tall + _GAP / 2, text, va="top")
+        top += tall + taken + _GAP
     return figure
 
 
@@ -93,26 +117,26 @@ def _text_height(texts: Sequence[str]) -> float:
     return lines * _LINE + _GAP / 2 if lines else 0
 
 
-def _fit(text: str) -> str:
-    """`text` with each of its lines broken into at most two of a panel's width."""
-    return "\n".join(line for given in text.split("\n") for line in _broken(given))
+def _fit(text: str, width: float) -> str:
+    """`text` with each of its lines broken into at most two of `width` inches."""
+    return "\n".join(line for given in text.split("\n") for line in _broken(given, width))
 
 
-def _broken(text: str) -> list[str]:
+def _broken(text: str, width: float) -> list[str]:
     """`text` in at most two lines, with an ellipsis where cut."""
     lines = [""]
     for piece in re.split(r"(?<=[\s._/-])", text):
-        if _width(lines[-1] + piece.rstrip()) <= _PANEL or not lines[-1]:
+        if _width(lines[-1] + piece.rstrip()) <= width or not lines[-1]:
             lines[-1] += piece
         else:
             lines.append(piece)
-    return [_cut(line.strip()) for line in [*lines[:1], "".join(lines[1:])] if line]
+    return [_cut(line.strip(), width) for line in [*lines[:1], "".join(lines[1:])] if line]
 
 
-def _cut(line: str) -> str:
-    if _width(line) <= _PANEL:
+def _cut(line: str, width: float) -> str:
+    if _width(line) <= width:
         return line
-    while _width(f"{line}…") > _PANEL:
+    while _width(f"{line}…") > width:
         line = line[:-1]
     return f"{line}…"
 

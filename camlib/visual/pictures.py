@@ -1,15 +1,16 @@
 """What counts as a picture: a tensor, a NumPy array or a PIL image; there and back.
 
 Each library has its own layout and range, and most of them can be mistaken for one another. Here
-every picture becomes values ``(N, 3, H, W)`` in [0, 1] where it lies, and what does not fit is
-refused: a guess would show a wrong picture, which nobody notices.
+every picture becomes values ``(N, 3, H, W)`` in [0, 1] where it lies, a volume or clip one picture
+for each slice or frame, and what does not fit is refused: a guess would show a wrong picture, which
+nobody notices.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ _ADVICE = {
 def unpack(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The values ``(N, 3, H, W)`` of `image`, and the way back to a picture of its kind.
 
-    The values are floating point; those of a float image are as given, see `check_unit`.
+    The values are floating point; those of a float image are as given, see `check_unit`. The
+    slices of N volumes ``(N, C, D, H, W)`` follow each other, ``(N * D, 3, H, W)``.
 
     Raises:
         InputError: not a picture, or its layout or dtype cannot be read as one.
@@ -76,6 +78,25 @@ def check_unit(**named: Tensor) -> None:
             )
 
 
+def is_volume(image: Any) -> TypeGuard[Tensor]:
+    """Whether `image` is a batch of volumes or clips: a tensor ``(N, C, D, H, W)``."""
+    return isinstance(image, Tensor) and image.ndim == 5
+
+
+def is_signal(image: Any, heatmap: Any) -> TypeGuard[Tensor]:
+    """Whether `image` is a batch of signals ``(N, C, L)`` or one ``(C, L)``, as `heatmap` tells.
+
+    Nothing else tells them from a picture ``(C, H, W)``: their heatmaps are ``(N, L)``, where a
+    picture's have a height.
+    """
+    shape = tuple(getattr(heatmap, "shape", ()))
+    if not isinstance(image, Tensor):
+        return False
+    if image.ndim == 2:
+        return shape in ((image.shape[-1],), (1, image.shape[-1]))
+    return image.ndim == 3 and shape == (image.shape[0], image.shape[2])
+
+
 def to_uint8(values: Tensor) -> Tensor:
     """Values in [0, 1] as 0 to 255, rounded to the nearest; uint8 as it is."""
     return values if values.dtype == torch.uint8 else (values * 255).round().to(torch.uint8)
@@ -94,24 +115,36 @@ def _is_pil(image: Any) -> bool:
 
 def _from_tensor(image: Tensor) -> Tensor:
     shape = tuple(image.shape)
-    if len(shape) not in (3, 4) or shape[-3] not in (1, 3):
-        advice = "select the channels to show"
-        if len(shape) == 2:
-            advice = "pass image[None]"
-        elif len(shape) in (3, 4) and shape[-1] in (1, 3, 4):
-            order = "(2, 0, 1)" if len(shape) == 3 else "(0, 3, 1, 2)"
-            advice = f"its channels are last: pass image.permute{order}"
+    channels = -3 if len(shape) < 5 else 1
+    if len(shape) not in (3, 4, 5) or shape[channels] not in (1, 3):
         raise InputError(
-            f"image is a tensor of shape {shape}; expected (C, H, W) or (N, C, H, W) with 1 or 3 "
-            f"channels; {advice}"
+            f"image is a tensor of shape {shape}; expected (C, H, W), (N, C, H, W) or "
+            f"(N, C, D, H, W) with 1 or 3 channels; {_tensor_advice(shape)}"
         )
-    return _unit(image if len(shape) == 4 else image[None]).expand(-1, 3, -1, -1)
+    if len(shape) == 5:
+        image = image.movedim(2, 1).flatten(0, 1)
+    return _unit(image if len(shape) > 3 else image[None]).expand(-1, 3, -1, -1)
+
+
+def _tensor_advice(shape: tuple[int, ...]) -> str:
+    if len(shape) == 2:
+        return "pass image[None]"
+    if len(shape) not in (3, 4, 5):
+        return "pass a batch of one of these"
+    last = {3: "(2, 0, 1)", 4: "(0, 3, 1, 2)", 5: "(0, 4, 1, 2, 3)"}[len(shape)]
+    if shape[-1] in (1, 3, 4):
+        return f"its channels are last: pass image.permute{last}"
+    before = ":, " if len(shape) > 3 else ""
+    some = [3, 2, 1] if shape[1 if before else 0] > 3 else [0]
+    advice = f"select the channels to show: image[{before}{some}]"
+    one_volume = len(shape) == 4 and shape[0] in (1, 3)
+    return f"{advice}; for one volume or clip pass image[None]" if one_volume else advice
 
 
 def _from_array(image: NDArray[Any]) -> Tensor:
     shape = image.shape
     if not (len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3))):
-        advice = "select the channels to show"
+        advice = "select the channels to show: image[..., [3, 2, 1]]"
         if len(shape) == 4:
             advice = "pass the images one by one"
         elif len(shape) == 3 and shape[-1] == 4:
@@ -160,6 +193,8 @@ def _wrong_dtype(dtype: Any) -> InputError:
 
 def _to_tensor(values: Tensor, image: Tensor) -> Tensor:
     values = to_uint8(values) if image.dtype == torch.uint8 else values.to(image.dtype)
+    if is_volume(image):
+        return values.reshape(len(image), -1, *values.shape[1:]).movedim(1, 2)
     return values if image.ndim == 4 else values[0]
 
 
