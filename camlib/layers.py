@@ -27,6 +27,7 @@ from camlib.layouts import ChannelsFirst, Known
 from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
 from camlib.recognition import recognize
+from camlib.targets.proposals import detects
 
 __all__ = ["Candidate", "Layer", "Layers", "candidates", "find", "names", "unwrap"]
 
@@ -154,8 +155,7 @@ def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str
     order, output = _visited(model, given)
     clues = clues_of(model, order, given)
     dense = {t.shape[1] for t in tensors_in(output) if t.ndim == len(given.size) + 2}
-    # A detector's list of boxes for each image comes from maps of scores in its head.
-    boxes = isinstance(output, list)
+    detector = detects(output)  # its head ends in maps of scores
     found: list[Candidate] = []
     preferred = set()
     for visit in order:
@@ -171,7 +171,7 @@ def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str
         if math.prod(grid) > 1 and not isinstance(visit.module, _POOLING):
             stride = tuple(s / g for s, g in zip(given.size, grid, strict=True))
             found.append(Candidate(visit.name, visit.module, visit.shape, layout, grid, stride))
-            if _telling(visit, layout, dense) and not (boxes and "head" in visit.name.split(".")):
+            if _telling(visit, layout, dense) and not (detector and "head" in visit.name.split(".")):
                 preferred.add(visit.name)
     return found, preferred
 
