@@ -151,11 +151,14 @@ def _choose(
 
 
 def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str]]:
-    """The layers with a grid, and the names of those that a default is taken from first."""
+    """The layers with a grid, and the names of those that a default is taken from first.
+
+    Not from the head of a detector: it ends in maps of scores, one a level.
+    """
     order, output = _visited(model, given)
     clues = clues_of(model, order, given)
     dense = {t.shape[1] for t in tensors_in(output) if t.ndim == len(given.size) + 2}
-    detector = detects(output)  # its head ends in maps of scores
+    detector = detects(output)
     found: list[Candidate] = []
     preferred = set()
     for visit in order:
@@ -171,7 +174,8 @@ def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str
         if math.prod(grid) > 1 and not isinstance(visit.module, _POOLING):
             stride = tuple(s / g for s, g in zip(given.size, grid, strict=True))
             found.append(Candidate(visit.name, visit.module, visit.shape, layout, grid, stride))
-            if _telling(visit, layout, dense) and not (detector and "head" in visit.name.split(".")):
+            scores = detector and "head" in visit.name.split(".")
+            if _telling(visit, layout, dense) and not scores:
                 preferred.add(visit.name)
     return found, preferred
 

@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from camlib import (
     Saliency,
     ScoreCAM,
     XGradCAM,
+    targets,
 )
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -44,14 +46,16 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def real() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "mobilenet_v2_imagenet", DATA / "mobilenet_v2_imagenet.py"
-    )
+def imported(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DATA / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def real() -> ModuleType:
+    return imported("mobilenet_v2_imagenet")
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +212,42 @@ def test_score_cam_of_several_classes_equals_single_calls(model, image):
         torch.testing.assert_close(together.heatmap[:, k], alone.heatmap)
         assert within(hottest(alone.heatmap[0]), animal)
         assert on(alone.heatmap[0], animal) > 0.5
+
+
+@pytest.fixture(scope="module")
+def dense() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DATA))
+        return imported("deeplabv3_mnv2_pascal")
+
+
+@pytest.fixture(scope="module")
+def segmenter(dense) -> nn.Module:
+    return dense.load()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("dog_segmentation", "dog"),
+        ("cat", "cat"),
+        ("bird_segmentation", "bird"),
+        ("grace_hopper", "person"),
+    ],
+)
+def test_evidence_of_a_segment_lies_on_the_object(dense, segmenter, file, name):
+    from PIL import Image
+
+    inputs, (height, width) = dense.preprocess(Image.open(DATA / "photos" / f"{file}.png"))
+    label = dense.VOC.index(name)
+    with torch.no_grad():
+        place = (segmenter(inputs).argmax(1) == label)[:, :height, :width]
+    seen = HiResCAM(segmenter).explain(inputs, normalize="max")
+    assert seen.target.tolist() == [label]
+    assert seen.layers == ("concat_projection",)
+    evidence = seen.heatmap[:, :height, :width]
+    assert (evidence * place).sum() > 0.95 * evidence.sum()
+    if name == "bird":
+        mask = np.array(Image.open(DATA / "photos" / "bird_segmentation_mask.png")) > 0
+        drawn = HiResCAM(segmenter)(inputs, targets.Segment(label, mask), normalize="max")
+        assert (drawn[0] * torch.from_numpy(mask)).sum() > 0.94 * drawn.sum()
