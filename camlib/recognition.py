@@ -29,6 +29,7 @@ class Clues:
         lengths: of the token sequences that pass linear layers and norms.
         normed: of those that pass norms.
         prefixes: how many tokens are no patches, by the model's own word.
+        sequence_first: whether a part of the model takes tokens as ``(T, N, C)``, by its own word.
         beside: the modules that ran before and after on as many axes, asked where a shape has
             channels first or last: a convolution, norm or pooling over channels says first, a
             linear layer or a layer norm last.
@@ -39,6 +40,7 @@ class Clues:
     lengths: frozenset[int] = frozenset()
     normed: frozenset[int] = frozenset()
     prefixes: frozenset[int] = frozenset()
+    sequence_first: bool = False
     beside: Callable[[], Iterable[nn.Module]] = tuple
 
 
@@ -103,13 +105,17 @@ def _readings(shape: Shape, size: Shape, count: int, clues: Clues) -> Iterator[t
                 yield 0, layout
             elif layout == ChannelsLast() and shape[-1] in clues.lengths:
                 continue  # attention to so many tokens
-            elif (rank := _rank(grid, size)) is not None:
+            elif (rank := _rank(grid, size)) is not None and rank < 4:
                 yield rank, layout
-            elif _within(grid, size) and not any(map(_counts(clues).__contains__, grid)):
-                yield 5, layout
+            elif not _counts(clues).isdisjoint(grid):
+                continue  # one of the axes is a row of tokens
+            elif rank or _within(grid, size):
+                yield rank or 5, layout
     if len(shape) == 3:
         for batch_first in (True, False):
-            if shape[0 if batch_first else 1] == count:
+            # Windows of N images may hold N tokens: then the model must say what comes first.
+            turned = clues.sequence_first or count == 1 or shape[0] % count
+            if shape[0 if batch_first else 1] == count and (batch_first or turned):
                 length = shape[1 if batch_first else 0]
                 if len(size) == 1:
                     yield from _series(length, clues, batch_first=batch_first)

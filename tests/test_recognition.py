@@ -145,6 +145,24 @@ def test_attention_between_tokens_has_no_grid(shape):
         recognize(shape, (224, 224), clues=clues)
 
 
+def test_heads_of_an_attention_have_no_grid():
+    """(N, heads, T, channels of a head), where both are about half the size of the image."""
+    clues = Clues(lengths=frozenset({65}), grids=frozenset({(8, 8)}))
+    with pytest.raises(LayoutError, match="has no grid for an input of size"):
+        recognize((4, 3, 65, 64), (128, 128), clues=clues)
+    assert recognize((4, 3, 65, 64), (128, 128)) == ChannelsFirst()
+
+
+def test_windows_of_as_many_tokens_as_there_are_images():
+    """4 windows of each of 4 images, as MobileViT has them, are no 4 x 4 patches, tokens first."""
+    with pytest.raises(LayoutError, match="and 4 samples; choose a layer"):
+        recognize((16, 4, 24), (128, 128), count=4)
+    clues = Clues(sequence_first=True)
+    expected = Tokens(0, (4, 4), batch_first=False)
+    assert recognize((16, 4, 24), (128, 128), clues=clues, count=4) == expected
+    assert recognize((4, 4, 24), (128, 128), count=4) == Tokens(0, (2, 2))
+
+
 def test_grid_that_has_as_many_rows_as_there_are_tokens():
     grids, arrays = frozenset({(64, 64), (8, 8)}), frozenset({(24, 64, 64)})
     clues = Clues(lengths=frozenset({64}), grids=grids, arrays=arrays)
