@@ -96,7 +96,7 @@ class Capture:
         return gradients(scores, self.activations(), self.names, create_graph=create_graph)
 
     def reached(self, scores: Tensor) -> Sequence[Tensor | None]:
-        """The gradient of each sample's first score at each layer, as `reached` has it.
+        """The gradient of each sample's scores at each layer, as `reached` has it.
 
         Raises:
             LayerError: a layer did not run.

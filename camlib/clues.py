@@ -40,6 +40,7 @@ def clues_of(model: nn.Module, order: Sequence[Visit], given: Inputs) -> Clues:
         lengths=frozenset(lengths),
         normed=frozenset(normed),
         prefixes=frozenset(_told_prefixes(model)),
+        windowed=any("Hiera" in type(m).__name__ for m in model.modules()),
         sequence_first=any(getattr(m, "batch_first", None) is False for m in model.modules()),
     )
 

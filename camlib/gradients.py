@@ -61,7 +61,9 @@ def gradients(
 def reached(
     scores: Tensor, tensors: Sequence[Tensor], names: Sequence[str]
 ) -> Sequence[Tensor | None]:
-    """The gradient of each sample's first score at each of `tensors`, ``None`` where none arrives.
+    """The gradient of each sample's scores at each of `tensors`, ``None`` where none arrives.
+
+    The scores count 1, 1/2, 1/3 and so on: probabilities of all classes would cancel.
 
     Args:
         scores: ``(N, K)``.
@@ -73,8 +75,7 @@ def reached(
     """
     if not scores.requires_grad:
         raise GraphError(_UNREACHED.format(names[0]))
-    cotangent = torch.zeros_like(scores)
-    cotangent[:, 0] = 1
+    cotangent = 1 / torch.arange(1, scores.shape[1] + 1).to(scores).expand_as(scores)
     return torch.autograd.grad(scores, tensors, cotangent, allow_unused=True)
 
 

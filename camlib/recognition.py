@@ -30,6 +30,8 @@ class Clues:
         normed: of those that pass norms.
         prefixes: how many tokens are no patches, by the model's own word.
         sequence_first: whether a part of the model takes tokens as ``(T, N, C)``, by its own word.
+        windowed: whether the model is one that keeps its patches window by window, not row by row,
+            until a window is one token.
         beside: the modules that ran before and after on as many axes, asked where a shape has
             channels first or last: a convolution, norm or pooling over channels says first, a
             linear layer or a layer norm last.
@@ -41,6 +43,7 @@ class Clues:
     normed: frozenset[int] = frozenset()
     prefixes: frozenset[int] = frozenset()
     sequence_first: bool = False
+    windowed: bool = False
     beside: Callable[[], Iterable[nn.Module]] = tuple
 
 
@@ -140,6 +143,8 @@ def _series(length: int, clues: Clues, *, batch_first: bool) -> Iterator[tuple[i
 def _tokens(
     length: int, size: Shape, clues: Clues, *, batch_first: bool
 ) -> Iterator[tuple[int, Known]]:
+    if clues.windowed and length > min(clues.normed, default=length):
+        return
     known = [
         Tokens(prefix, grid, batch_first=batch_first)
         for grid in sorted(clues.grids)

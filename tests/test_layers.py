@@ -267,6 +267,25 @@ def test_default_is_sought_again_where_another_level_answers():
     assert GradCAM(Pyramid()).explain(torch.cat([left, right]), 1, relu=False).layers == ("body",)
 
 
+def test_layer_found_before_is_kept_where_no_other_says_more():
+    net = pooled()
+    cam = GradCAM(net)
+    expected = cam.explain(images(), 1, relu=False).layers
+    with pytest.warns(CamlibWarning, match="a map at layer 'features' is zero everywhere"):
+        seen = cam.explain(images(), lambda out: 0 * out[:, 1], relu=False)
+    assert seen.layers == expected
+    with pytest.raises(LayerError, match="has no layer with a grid and a gradient"):
+        GradCAM(net)(images(), lambda out: 0 * out[:, 1])
+
+
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+def test_default_is_sought_with_all_scores():
+    """The first of several scores may depend on nothing, as a label that is not detected."""
+    assert GradCAM(pooled()).explain(images(), lambda out: out[:, :2] * torch.tensor([0, 1])).layers
+    both = lambda out: torch.stack([out[:, 1], -out[:, 1]], 1)  # noqa: E731
+    assert GradCAM(pooled()).explain(images(), both, relu=False).layers == ("features",)
+
+
 def test_default_of_a_dense_answer_is_not_the_answer_itself():
     net = spread(nn.Sequential(*pooled().features, nn.Conv2d(6, 4, 1)))
     seen = GradCAM(net).explain(images(), lambda out: out[:, 1].mean((1, 2)))

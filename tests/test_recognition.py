@@ -163,6 +163,13 @@ def test_windows_of_as_many_tokens_as_there_are_images():
     assert recognize((4, 4, 24), (128, 128), count=4) == Tokens(0, (2, 2))
 
 
+def test_patches_that_are_kept_window_by_window():
+    clues = Clues(normed=frozenset({64, 16}), grids=frozenset({(8, 8)}), windowed=True)
+    assert recognize((2, 16, 24), (128, 128), clues=clues) == Tokens(0, (4, 4))
+    with pytest.raises(LayoutError, match="has no grid for an input of size"):
+        recognize((2, 64, 24), (128, 128), clues=clues)
+
+
 def test_grid_that_has_as_many_rows_as_there_are_tokens():
     grids, arrays = frozenset({(64, 64), (8, 8)}), frozenset({(24, 64, 64)})
     clues = Clues(lengths=frozenset({64}), grids=grids, arrays=arrays)

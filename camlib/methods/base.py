@@ -201,13 +201,19 @@ class LayerMethod(Method):
         """The clean pass and its maps, at a layer found for these inputs if none was given."""
         if not self._chosen:
             return self._from(self.layers, model, given, target)
+        found = None
         if self.layers:
-            # What was found for other inputs may say nothing here: another level of a pyramid does.
             with suppress(GraphError, LayerError):
-                run, signed = self._from(self.layers, model, given, target)
-                if not any(map(_zero, signed)):
-                    return run, signed
-        self.layers = (default_layer(model, given, target),)
+                found = self._from(self.layers, model, given, target)
+                if all(each.flatten(1).any(1).all() for each in found[1]):
+                    return found
+        # What was found for other inputs may say nothing here: another level of a pyramid does.
+        try:
+            self.layers = (default_layer(model, given, target),)
+        except (GraphError, LayerError):
+            if found is None:
+                raise
+            return found
         return self._from(self.layers, model, given, target)
 
     def _from(
