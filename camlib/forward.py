@@ -6,7 +6,7 @@ Everything a method does starts here.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from camlib.gradients import gradients
 from camlib.inputs import Inputs
 from camlib.rules import without_recomputation
 from camlib.targets import Target
+from camlib.targets.outputs import named
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
 """What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
@@ -89,6 +90,8 @@ class Pass:
             with torch.set_grad_enabled(graph != "none"):
                 chosen = targets.resolve(target, output, len(inputs), inputs.size)
                 scores = chosen(output)
+        # Where texts are the classes, each image is compared with all of them.
+        inputs = replace(inputs, shared="logits_per_image" in named(output))
         if seen.aliased is not None:
             _check_alias(model, inputs, chosen, scores, seen.aliased)
         shape = tuple(scores.shape[1:])

@@ -26,12 +26,14 @@ class Inputs:
         kwargs: by name.
         key: of the image: a position or a name.
         image: ``(N, C, *size)``, or a clip ``(N, T, C, H, W)``; a list of images is one batch.
+        shared: whether what is beside the image is the same for every sample.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     key: int | str
     image: Tensor
+    shared: bool = False
 
     @classmethod
     def of(cls, given: Any) -> Inputs:
@@ -102,6 +104,8 @@ class Inputs:
 
     def of_samples(self, samples: Tensor, image: Tensor) -> Inputs:
         """The arguments for `samples` ``(M,)``, by number, with `image` ``(M, C, *size)``."""
+        if self.shared:
+            return self.with_image(image)
         count = len(self)
         chosen = self._each(lambda t: t[samples] if t.ndim and t.shape[0] == count else t)
         return chosen.with_image(image)

@@ -147,6 +147,22 @@ def test_arguments_that_are_no_images_follow_their_samples():
         torch.testing.assert_close(found[n], ScoreCAM(scaled, "features")(inputs, 1)[0])
 
 
+def test_texts_that_images_are_compared_with_are_the_same_for_all():
+    """As many texts as images: they are classes, and do not follow the samples."""
+
+    class Comparing(Net):
+        def forward(self, image, words):
+            return {"logits_per_image": super().forward(image) @ words.T, "image_embeds": image}
+
+    net = convolutional()
+    model = Comparing(net.features, net.tail).eval()
+    words = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    found = ScoreCAM(model, "features", batch_size=3)((images(), words), [[0, 1]])
+    for n in range(2):
+        alone = ScoreCAM(model, "features")((images()[n : n + 1], words), [[0, 1]])
+        torch.testing.assert_close(found[n], alone[0])
+
+
 def test_series_of_one_channel():
     body = features(axes=1)
     body[0] = nn.Conv1d(1, 5, 3, padding=1)
