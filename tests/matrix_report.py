@@ -1,0 +1,114 @@
+"""Runs every case of the matrix and writes the table `docs/models.md`.
+
+``python tests/matrix_report.py`` runs them all, those of the nightly run too; ``--only GROUP`` a
+group, whose rows replace the old ones; ``--resume`` what the last run has left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from case import Case
+from evidence import examined
+from matrix import CASES
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+RESULTS = Path(tempfile.gettempdir()) / "camlib-models.json"
+
+TEXT = """# Models
+
+What `GradCAM(model)(inputs)` makes of {count} models, told neither layer nor layout. Each has
+random weights and sees a grey input with one textured patch, in one quadrant after the other: the
+map must have the input's size, be warmest where the patch is, and leave the model as found. A
+segmentation network is asked for the mean score of a class, a detector for the sum of the scores of
+a label, an encoder of images for an axis of its embedding; each of them also for what it says by
+itself: the commonest class, the best box, the whole embedding.
+
+{total} models pass, in {minutes:.0f} minutes of one core. Those marked *nightly* run with
+`pytest -m nightly`, all others in every run. The table is written by
+`python tests/matrix_report.py`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", metavar="GROUP", default="", help="groups that begin with this")
+    parser.add_argument("--resume", action="store_true", help="keep the results of the last run")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = asked.resume or asked.only
+    results = json.loads(RESULTS.read_text()) if kept and RESULTS.exists() else {}
+    for case in CASES:
+        if not case.group.startswith(asked.only) or (asked.resume and str(case) in results):
+            continue
+        results[str(case)] = measured(case)
+        RESULTS.write_text(json.dumps(results))  # a crash loses nothing
+        print(str(case), results[str(case)], flush=True)
+    PAGE.write_text(page(results), encoding="utf-8")
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """What came of `case`, and the seconds it took."""
+    start = time.perf_counter()
+    row: dict[str, Any] = {"layers": [], "grid": []}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = examined(case)
+        row |= {
+            "layers": found.layers,
+            "grid": found.grid,
+            "result": found.complaint or _passed(case),
+        }
+    # Whatever goes wrong is a row of the table.
+    except Exception as error:
+        row["result"] = " ".join(f"{type(error).__name__}: {error}".split())
+    gc.collect()
+    return row | {"seconds": time.perf_counter() - start}
+
+
+def _passed(case: Case) -> str:
+    return f"ok, but for the place: {case.lost}" if case.lost else "ok"
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """The page of all `results`, a table for each group."""
+    cases = [case for case in CASES if str(case) in results]
+    rows = [results[str(case)] for case in cases]
+    passed = sum(row["result"].startswith("ok") for row in rows)
+    parts = [
+        TEXT.format(
+            count=len(rows),
+            total="All" if passed == len(rows) else passed,
+            minutes=sum(row["seconds"] for row in rows) / 60,
+        )
+    ]
+    for group in dict.fromkeys(case.group for case in cases):
+        lines = [f"## {group}\n", "| model | layer | grid | seconds | run | result |"]
+        lines.append("|---|---|---|---:|---|---|")
+        for case in cases:
+            if case.group == group:
+                lines.append(line(case, results[str(case)]))
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def line(case: Case, row: dict[str, Any]) -> str:
+    """The row of a case."""
+    layers = ", ".join(f"`{name}`" for name in row["layers"])
+    grid = " x ".join(map(str, row["grid"]))
+    run = f"nightly: {case.nightly}" if case.nightly else "every"
+    result = row["result"].replace("|", "\\|")
+    return f"| {case.name} | {layers} | {grid} | {row['seconds']:.1f} | {run} | {result} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`GradCAM(model)(inputs)` of many models: the map follows the evidence, the model stays as found.
+
+Heavy models are marked `nightly` and run with ``pytest -m nightly``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from case import Case
+from evidence import PLACES, examined, excess, scenes
+from matrix import CASES
+from torchvision import models
+
+from camlib import GradCAM
+
+
+def parameters() -> list[object]:
+    """Each case, with its marks."""
+    found = []
+    for case in CASES:
+        library = case.group.partition(".")[0]
+        marks: list[pytest.MarkDecorator] = [pytest.mark.nightly] if case.nightly else []
+        if importlib.util.find_spec(library) is None:
+            reason = f"{library} is not installed; install the extra `models`"
+            marks.append(pytest.mark.skip(reason=reason))
+        found.append(pytest.param(case, id=str(case), marks=marks))
+    return found
+
+
+@pytest.mark.parametrize("case", parameters())
+def test_the_map_follows_the_evidence_and_the_model_is_left_as_found(case: Case) -> None:
+    assert examined(case).complaint == ""
+
+
+def test_every_family_is_in_every_run() -> None:
+    groups = Counter(case.group for case in CASES if not case.nightly)
+    assert set(groups) == {case.group for case in CASES}
+
+
+def test_few_models_are_too_mixed_for_a_place() -> None:
+    lost = [str(case) for case in CASES if case.lost]
+    assert lost == ["timm-mobilevit_xxs", "transformers-MobileViT"]
+
+
+def test_all_models_of_torchvision_are_here() -> None:
+    for kind in ("classification", "video", "segmentation", "detection"):
+        module = models if kind == "classification" else getattr(models, kind)
+        names = [case.name for case in CASES if case.group == f"torchvision.{kind}"]
+        assert names == models.list_models(module=module)
+
+
+def test_the_patch_is_the_only_thing_in_a_scene() -> None:
+    images = scenes((9, 12))
+    for image, (row, column) in zip(images, PLACES, strict=True):
+        rows, columns = (image != 0.5).all(0).nonzero().T
+        assert (rows.min(), rows.max()) == ((5, 7) if row else (1, 3))
+        assert (columns.min(), columns.max()) == ((7, 10) if column else (1, 4))
+
+
+def test_the_patch_is_in_every_frame() -> None:
+    clip = scenes((5, 9, 12))
+    torch.testing.assert_close(clip, scenes((9, 12))[:, :, None].expand_as(clip))
+
+
+def test_excess_is_warmth_beyond_that_of_the_mean_scene() -> None:
+    heat = torch.zeros(4, 2, 2)
+    heat[0] = torch.tensor([[0.0, 1.0], [0.5, 0.25]])
+    expected = torch.tensor([1.0, 0.5, 0.0, 0.25])  # in the order of PLACES
+    torch.testing.assert_close(excess(heat)[0], 0.75 * expected)
+    torch.testing.assert_close(excess(heat)[1], -0.25 * expected)
+
+
+LIGHT = next(case for case in CASES if case.name == "shufflenet_v2_x0_5")
+WIDE = replace(LIGHT, size=(128, 256))
+
+
+def test_the_right_reading_passes() -> None:
+    assert examined(WIDE).complaint == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(lambda t: t.mT, id="transposed"),
+        pytest.param(lambda t: t.flip(-1), id="mirrored"),
+        pytest.param(lambda t: t.flip((-2, -1)), id="turned"),
+        pytest.param(
+            lambda t: t.roll((-(-t.shape[-2] // 3), -(-t.shape[-1] // 3)), (-2, -1)),
+            id="shifted by a third",
+        ),
+        pytest.param(lambda t: t.mean(0, keepdim=True).expand_as(t), id="the same everywhere"),
+        pytest.param(
+            lambda t: t.flatten(2).unflatten(2, t.shape[:1:-1]), id="rows of another length"
+        ),
+        pytest.param(lambda t: t.flatten(2).mT.reshape(t.shape), id="channels as positions"),
+    ],
+)
+def test_a_wrong_reading_is_found_out(wrong) -> None:
+    found = examined(WIDE, lambda model: GradCAM(model, layout=wrong))
+    assert found.complaint == "the map does not follow the patch"
