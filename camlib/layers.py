@@ -171,7 +171,9 @@ def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str
         if math.prod(grid) > 1 and not isinstance(visit.module, _POOLING):
             stride = tuple(s / g for s, g in zip(given.size, grid, strict=True))
             found.append(Candidate(visit.name, visit.module, visit.shape, layout, grid, stride))
-            if _telling(visit, layout, dense) and not (detector and "head" in visit.name.split(".")):
+            if _telling(visit, layout, dense) and not (
+                detector and "head" in visit.name.split(".")
+            ):
                 preferred.add(visit.name)
     return found, preferred
 
