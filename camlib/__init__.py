@@ -13,6 +13,7 @@ from camlib.errors import (
 )
 from camlib.methods import (
     CAM,
+    LIFTCAM,
     METHODS,
     Deconvnet,
     ElementWiseGradCAM,
@@ -29,6 +30,7 @@ from camlib.methods import (
     PixelMethod,
     Saliency,
     ScoreCAM,
+    ShapleyCAM,
     XGradCAM,
 )
 from camlib.visual import figure, overlay, to_image
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAM",
+    "LIFTCAM",
     "METHODS",
     "CamlibError",
     "CamlibWarning",
@@ -60,6 +63,7 @@ __all__ = [
     "PixelMethod",
     "Saliency",
     "ScoreCAM",
+    "ShapleyCAM",
     "TargetError",
     "XGradCAM",
     "figure",

@@ -51,7 +51,8 @@ def gradients(
     for start in range(0, classes, step):
         chunk = range(start, min(start + step, classes))
         keep = create_graph or chunk.stop < classes
-        found = _chunk_gradients(scores, tensors, chunk, keep=keep, create_graph=create_graph)
+        with torch.set_grad_enabled(create_graph or torch.is_grad_enabled()):
+            found = _chunk_gradients(scores, tensors, chunk, keep=keep, create_graph=create_graph)
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
                 raise GraphError(_UNREACHED.format(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -99,6 +100,51 @@ def element_wise_grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
 @reference("LayerCAM")
 def layer_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     return weighted(lambda k, i, j: max(float(gradient[k, i, j]), 0), activation)
+
+
+@reference("LIFTCAM")
+def lift_cam(activation: Tensor, gradient: Tensor) -> Tensor:
+    channels, height, width = activation.shape
+    shares = [
+        sum(gradient[k, i, j] * activation[k, i, j] for i in range(height) for j in range(width))
+        for k in range(channels)
+    ]
+    return weighted(lambda k, i, j: shares[k], activation)
+
+
+def shapley_cam(score: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+    """From the whole Hessian of `score` at the activation ``(C, H, W)``; before its ReLU."""
+    channels, height, width = activation.shape
+    gradient = torch.autograd.functional.jacobian(score, activation)
+    hessian = torch.autograd.functional.hessian(score, activation)
+    weights = []
+    for k in range(channels):
+        total = 0.0
+        for i in range(height):
+            for j in range(width):
+                total += gradient[k, i, j] - (hessian[k, i, j] * activation).sum() / 2
+        weights.append(total / (height * width))
+    return sum(weight * activation[k] for k, weight in enumerate(weights))
+
+
+def shapley_values(score: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+    """What each channel of ``(C, H, W)`` adds to `score`, averaged over all orders of joining."""
+    channels = len(activation)
+    values = {}
+    for members in itertools.product([0, 1], repeat=channels):
+        present = torch.tensor(members, dtype=activation.dtype)[:, None, None]
+        values[members] = score(activation * present)
+    found = []
+    for k in range(channels):
+        total = 0.0
+        for members, value in values.items():
+            if not members[k]:
+                joined = (*members[:k], 1, *members[k + 1 :])
+                size = sum(members)
+                orders = math.factorial(size) * math.factorial(channels - size - 1)
+                total += orders / math.factorial(channels) * (values[joined] - value)
+        found.append(total)
+    return torch.stack(found)
 
 
 def cam(activation: Tensor, weight: Tensor) -> Tensor:

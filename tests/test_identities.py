@@ -7,10 +7,12 @@ import copy
 import pytest
 import torch
 from nets import Net, Pooling, convolutional, flat, images, pooled, rectifying, spread
+from reference import shapley_values
 from torch import nn
 
 from camlib import (
     CAM,
+    LIFTCAM,
     ElementWiseGradCAM,
     GradCAM,
     GradCAMPlusPlus,
@@ -19,12 +21,22 @@ from camlib import (
     HiResCAM,
     LayerCAM,
     ScoreCAM,
+    ShapleyCAM,
     XGradCAM,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
-GRADIENT = [GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, ElementWiseGradCAM, LayerCAM]
+GRADIENT = [
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    XGradCAM,
+    ElementWiseGradCAM,
+    LayerCAM,
+    LIFTCAM,
+    ShapleyCAM,
+]
 LINEAR = [GradCAM, HiResCAM, XGradCAM]
 CELLS = 16  # positions of the 4 x 4 grid of `pooled` and `convolutional`
 
@@ -143,6 +155,56 @@ def test_with_biases_hires_and_their_gradients_sum_to_the_output():
     assert_same(found + rest.detach(), score.detach())
 
 
+def lift(net, activation, target=2):
+    """The weights of LIFT-CAM at an activation ``(N, C, h, w)``."""
+    activation = activation.detach().requires_grad_()
+    [gradient] = torch.autograd.grad(net.tail(activation)[:, target].sum(), activation)
+    return LIFTCAM(net, "features").weights(activation.detach(), gradient)[:, :, 0, 0]
+
+
+def test_lift_is_what_the_score_loses_without_the_channel():
+    net, batch = pooled().double(), images().double()
+    activation = net.features(batch).detach()
+    output = net.tail(activation)[:, 2].detach()
+    found = lift(net, activation)
+    for k in range(6):
+        without = activation.clone()
+        without[:, k] = 0
+        assert_same(found[:, k], output - net.tail(without)[:, 2].detach())
+    assert_same(found.sum(1) + net.tail[1].bias[2].detach(), output)
+
+
+def test_lift_is_the_shapley_value_of_a_channel_behind_which_all_is_linear():
+    for net in (pooled().double(), convolutional().double()):
+        activation = net.features(images().double()).detach()
+        expected = [
+            shapley_values(lambda a, net=net: net.tail(a[None])[0, 2].detach(), each)
+            for each in activation
+        ]
+        found = lift(net, activation)
+        same = isinstance(net.tail[0], Pooling)
+        (assert_same if same else assert_differ)(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("target", [3, lambda out: out[:, :2]])
+def test_shapley_cam_is_grad_cam_behind_layers_of_relu(target):
+    net = rectifying().double()
+    assert_same(signed(ShapleyCAM, net, target), signed(GradCAM, net, target))
+    frozen = pooled().double().requires_grad_(False)
+    assert_same(signed(ShapleyCAM, frozen, target), signed(GradCAM, frozen, target))
+
+
+def test_shapley_cam_is_not_grad_cam_behind_gelu_or_for_a_curved_score():
+    net = convolutional().double()
+    assert_differ(signed(ShapleyCAM, net, 3), signed(GradCAM, net, 3))
+    assert_differ(*(signed(kind, rectifying().double(), rest) for kind in (ShapleyCAM, GradCAM)))
+
+
+def rest(output):
+    """The utility of the paper of Shapley-CAM, of class 3."""
+    return output[:, 3] + output.log_softmax(1)[:, 3]
+
+
 @pytest.mark.parametrize("kind", GRADIENT)
 def test_linear_in_the_score_where_the_rule_is(kind):
     net = convolutional().double()
@@ -152,10 +214,11 @@ def test_linear_in_the_score_where_the_rule_is(kind):
 
     found = signed(kind, net, contrast)
     expected = 2 * signed(kind, net, 1) - 0.5 * signed(kind, net, 3)
-    (assert_same if kind in LINEAR else assert_differ)(found, expected)
+    linear = [*LINEAR, LIFTCAM, ShapleyCAM]
+    (assert_same if kind in linear else assert_differ)(found, expected)
 
 
-@pytest.mark.parametrize("kind", LINEAR)
+@pytest.mark.parametrize("kind", [*LINEAR, LIFTCAM])
 def test_probabilities_from_the_maps_of_all_classes(kind):
     net = convolutional().double()
     every = kind(net, "features").explain(images().double(), target=[[0, 1, 2, 3]], relu=False).map
@@ -183,9 +246,9 @@ def test_rescaled_channels_leave_gradient_rules_alone():
         nn.Sequential(*net.features, Scaled(factors)),
         nn.Sequential(Scaled(1 / factors), *net.tail),
     )
-    for kind in GRADIENT:
-        assert_same(signed(kind, scaled, 1), signed(kind, net, 1))
-    assert_differ(signed(ScoreCAM, scaled, 1), signed(ScoreCAM, net, 1))
+    for kind in (*GRADIENT, ScoreCAM):
+        changes = kind in (LIFTCAM, ScoreCAM)
+        (assert_differ if changes else assert_same)(signed(kind, scaled, 1), signed(kind, net, 1))
 
 
 @pytest.mark.parametrize("kind", GRADIENT)
@@ -218,7 +281,9 @@ def test_order_of_channels_does_not_matter(kind):
     assert_same(signed(kind, twin, 2), signed(kind, net, 2))
 
 
-@pytest.mark.parametrize("kind", [GradCAM, HiResCAM, LayerCAM, GradCAMPlusPlus])
+@pytest.mark.parametrize(
+    "kind", [GradCAM, HiResCAM, LayerCAM, LIFTCAM, ShapleyCAM, GradCAMPlusPlus]
+)
 def test_channel_split_in_two(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([0, 1, 2, 3, 4, 5, 5]))

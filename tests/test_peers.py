@@ -243,6 +243,17 @@ def test_the_epsilon_of_grad_cam_is_not_small_on_a_real_network(peers, mobilenet
     assert np.abs(shown - as_grad_cam_scales(paper, 224)).max() > 0.02
 
 
+@pytest.mark.parametrize("build", [convolutional, rectifying])
+def test_shapley_cam_equals_that_of_grad_cam(peers, build):
+    net, batch = build(), images(3)
+    layer = [module for module in net.features if isinstance(module, nn.ReLU)][-1]
+    found = camlib.ShapleyCAM(net, layer).explain(batch, 3).map
+    assert found.amax((1, 2)).min() > 0
+    with peers["grad-cam"].ShapleyCAM(net, [layer]) as peer:
+        theirs = peer(batch, [peers["target"](3)] * 3)
+    assert np.abs(as_grad_cam_scales(found, 8) - theirs).max() < 1e-4
+
+
 def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 

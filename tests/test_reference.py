@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from nets import by_hand, convolutional, images, pooled
-from reference import REFERENCES, cam, fused_layer_cam, score_cam
+from reference import REFERENCES, cam, fused_layer_cam, score_cam, shapley_cam
 
 import camlib
-from camlib import CAM, LayerCAM, ScoreCAM
+from camlib import CAM, LayerCAM, ScoreCAM, ShapleyCAM
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -28,6 +28,20 @@ def test_gradient_methods(name, options, function, build, layer, in_place):
         for image, target in zip(batch, [2, 0, 1], strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", [[2, 0], [[2, 1], [0, 3]]])
+def test_shapley_cam(target):
+    net = convolutional().double()
+    batch = images().double()
+    found = ShapleyCAM(net, "features").explain(batch, target=target, relu=False).map
+    expected = [
+        shapley_cam(lambda a, c=c: net.tail(a[None])[0, c], activation)
+        for activation, classes in zip(net.features(batch).detach(), target, strict=True)
+        for c in ([classes] if isinstance(classes, int) else classes)
+    ]
+    expected = torch.stack(expected).reshape(found.shape).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_cam():

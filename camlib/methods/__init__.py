@@ -4,11 +4,13 @@ from camlib.methods.activation import CAM
 from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import (
+    LIFTCAM,
     ElementWiseGradCAM,
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
+    ShapleyCAM,
     XGradCAM,
 )
 from camlib.methods.guided import GuidedGradCAM
@@ -23,6 +25,8 @@ METHODS: dict[str, type[Method]] = {
     "xgrad_cam": XGradCAM,
     "element_wise_grad_cam": ElementWiseGradCAM,
     "layer_cam": LayerCAM,
+    "lift_cam": LIFTCAM,
+    "shapley_cam": ShapleyCAM,
     "score_cam": ScoreCAM,
     "saliency": Saliency,
     "guided_backprop": GuidedBackprop,
@@ -32,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "CAM",
+    "LIFTCAM",
     "METHODS",
     "Deconvnet",
     "ElementWiseGradCAM",
@@ -48,5 +53,6 @@ __all__ = [
     "PixelMethod",
     "Saliency",
     "ScoreCAM",
+    "ShapleyCAM",
     "XGradCAM",
 ]

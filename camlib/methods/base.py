@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Self
 
@@ -310,12 +310,19 @@ class GradientWeighted(LayerMethod):
     def _maps(self, run: Pass) -> list[Tensor]:
         activations = self._activations(run)
         chunks: list[list[Tensor]] = [[] for _ in activations]
-        for gradients_ in run.seen.gradients(run.scores, create_graph=self.differentiable):
+        for gradients_ in self._gradients(run):
             for name, activation, gradient, chunk in zip(
                 run.seen.names, activations, gradients_, chunks, strict=True
             ):
                 chunk.append(self._weighted(run, name, activation, gradient))
         return [torch.cat(chunk, 1) for chunk in chunks]
+
+    def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
+        """What `weights` gets as the gradient: for each layer ``(k, N, ...)``, the next k classes.
+
+        A subclass may look further than the first derivative.
+        """
+        return run.seen.gradients(run.scores, create_graph=self.differentiable)
 
     def _weighted(self, run: Pass, name: str, activation: Tensor, gradient: Tensor) -> Tensor:
         """The maps ``(N, k, *grid)`` of ``k`` classes, `gradient` ``(k, N, ...)``."""
