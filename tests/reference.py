@@ -112,6 +112,97 @@ def lift_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     return weighted(lambda k, i, j: shares[k], activation)
 
 
+def turned(projection: Tensor) -> Tensor:
+    """`projection` with the sign that makes its largest value in size positive."""
+    return -projection if -projection.min() > projection.max() else projection
+
+
+@reference("EigenCAM")
+def eigen_cam(activation: Tensor, _gradient: Tensor) -> Tensor:
+    """By the singular value decomposition of positions x channels."""
+    channels, height, width = activation.shape
+    rows = [
+        torch.stack([activation[k, i, j] for k in range(channels)])
+        for i in range(height)
+        for j in range(width)
+    ]
+    _, _, right = torch.linalg.svd(torch.stack(rows), full_matrices=True)
+    return turned(torch.stack([row @ right[0] for row in rows]).reshape(height, width))
+
+
+@reference("EigenGradCAM")
+def eigen_grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
+    return eigen_cam(gradient * activation, gradient).clamp(min=0)
+
+
+@reference("SegEigenCAM")
+def seg_eigen_cam(activation: Tensor, gradient: Tensor) -> Tensor:
+    return eigen_cam(gradient.abs() * activation, gradient).clamp(min=0)
+
+
+@reference("KPCACAM")
+def kpca_cam(activation: Tensor, _gradient: Tensor, gamma: float | None = None) -> Tensor:
+    channels, height, width = activation.shape
+    centred = torch.stack([channel - channel.mean() for channel in activation]).flatten(1)
+    places = range(height * width)
+    kernel = torch.empty(len(places), len(places), dtype=activation.dtype)
+    for p in places:
+        for q in places:
+            product = sum(centred[k, p] * centred[k, q] for k in range(channels))
+            kernel[p, q] = math.tanh(product * (gamma or 1 / channels) + 1)
+    means, mean = kernel.mean(0), kernel.mean()
+    for p in places:
+        for q in places:
+            kernel[p, q] = kernel[p, q] - means[p] - means[q] + mean
+    values, vectors = torch.linalg.eig(kernel)
+    best = values.real.argmax()
+    component = values.real[best].sqrt() * vectors.real[:, best]
+    return turned(component.reshape(height, width))
+
+
+@reference("KPCACAM", gamma=2.0)
+def kpca_cam_of_another_scale(activation: Tensor, gradient: Tensor) -> Tensor:
+    return kpca_cam(activation, gradient, 2.0)
+
+
+@reference("FEM")
+def fem(activation: Tensor, _gradient: Tensor, factor: float = 2) -> Tensor:
+    channels, height, width = activation.shape
+    count = height * width
+    total = torch.zeros(height, width, dtype=activation.dtype)
+    for k in range(channels):
+        values = activation[k].flatten().tolist()
+        mean = sum(values) / count
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / count)
+        for i in range(height):
+            for j in range(width):
+                if activation[k, i, j] >= mean + factor * deviation:
+                    total[i, j] += mean
+    return total
+
+
+@reference("FEM", k=0.5)
+def fem_of_lower_peaks(activation: Tensor, gradient: Tensor) -> Tensor:
+    return fem(activation, gradient, 0.5)
+
+
+@reference("LaFAM")
+def lafam(activation: Tensor, _gradient: Tensor) -> Tensor:
+    channels = len(activation)
+    return sum(activation[k] for k in range(channels)) / channels
+
+
+@reference("CenterGaussian", sigma=0.2)
+def center_gaussian(activation: Tensor, _gradient: Tensor) -> Tensor:
+    _, height, width = activation.shape
+    found = torch.empty(height, width, dtype=activation.dtype)
+    for i in range(height):
+        for j in range(width):
+            down, right = (i + 0.5) / height - 0.5, (j + 0.5) / width - 0.5
+            found[i, j] = math.exp(-(down**2 + right**2) / (2 * 0.2**2))
+    return found
+
+
 def shapley_cam(score: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
     """From the whole Hessian of `score` at the activation ``(C, H, W)``; before its ReLU."""
     channels, height, width = activation.shape

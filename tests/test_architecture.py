@@ -32,6 +32,8 @@ ORDER = [
     "methods.base",
     "methods.gradient",
     "methods.activation",
+    "methods.agnostic",
+    "methods.eigen",
     "methods.perturbation",
     "methods.pixel",
     "methods.guided",

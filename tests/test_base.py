@@ -8,6 +8,8 @@ from torch import nn
 from camlib import (
     METHODS,
     CamlibWarning,
+    CenterGaussian,
+    ClassAgnostic,
     Explanation,
     GradCAM,
     GradientWeighted,
@@ -21,10 +23,14 @@ from camlib import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
-GRADIENT = [kind for kind in METHODS.values() if issubclass(kind, GradientWeighted)]
+DIFFERENTIABLE = [
+    kind
+    for kind in METHODS.values()
+    if issubclass(kind, GradientWeighted | ClassAgnostic) and kind is not CenterGaussian
+]
 
 
-@pytest.mark.parametrize("kind", GRADIENT)
+@pytest.mark.parametrize("kind", DIFFERENTIABLE)
 def test_heatmap_can_stand_in_a_loss(kind):
     net = convolutional().double()
     method = kind(net, "features", differentiable=True)

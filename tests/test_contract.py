@@ -384,7 +384,8 @@ def test_model_that_is_none(kind):
 
 
 def test_docstring_gives_the_source_and_the_cost_is_known(kind):
-    assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi:10\.", inspect.getdoc(kind))
+    source = r"arXiv:\d{4}\.\d{4,5}|doi:10\.|A baseline with no paper"
+    assert re.search(source, inspect.getdoc(kind))
     assert "forward" in kind.cost
 
 

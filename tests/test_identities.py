@@ -12,21 +12,30 @@ from torch import nn
 
 from camlib import (
     CAM,
+    FEM,
+    KPCACAM,
     LIFTCAM,
+    CenterGaussian,
+    EigenCAM,
+    EigenGradCAM,
     ElementWiseGradCAM,
     GradCAM,
     GradCAMPlusPlus,
     GuidedBackprop,
     GuidedGradCAM,
     HiResCAM,
+    LaFAM,
     LayerCAM,
+    RandomCAM,
     ScoreCAM,
+    SegEigenCAM,
     ShapleyCAM,
     XGradCAM,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
+AGNOSTIC = [CenterGaussian, EigenCAM, FEM, KPCACAM, LaFAM, RandomCAM]
 GRADIENT = [
     GradCAM,
     GradCAMPlusPlus,
@@ -246,8 +255,8 @@ def test_rescaled_channels_leave_gradient_rules_alone():
         nn.Sequential(*net.features, Scaled(factors)),
         nn.Sequential(Scaled(1 / factors), *net.tail),
     )
-    for kind in (*GRADIENT, ScoreCAM):
-        changes = kind in (LIFTCAM, ScoreCAM)
+    for kind in (*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, ScoreCAM):
+        changes = kind in (LIFTCAM, EigenCAM, ScoreCAM)
         (assert_differ if changes else assert_same)(signed(kind, scaled, 1), signed(kind, net, 1))
 
 
@@ -274,22 +283,69 @@ def with_channels(net, order):
     return twin
 
 
-@pytest.mark.parametrize("kind", [*GRADIENT, ScoreCAM])
+@pytest.mark.parametrize(
+    "kind", [*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, KPCACAM, FEM, LaFAM, ScoreCAM]
+)
 def test_order_of_channels_does_not_matter(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([3, 1, 5, 0, 2, 4]))
     assert_same(signed(kind, twin, 2), signed(kind, net, 2))
 
 
-@pytest.mark.parametrize(
-    "kind", [GradCAM, HiResCAM, LayerCAM, LIFTCAM, ShapleyCAM, GradCAMPlusPlus]
-)
+SPLIT = [GradCAM, HiResCAM, LayerCAM, LIFTCAM, ShapleyCAM]
+
+
+@pytest.mark.parametrize("kind", [*SPLIT, GradCAMPlusPlus, EigenCAM, LaFAM])
 def test_channel_split_in_two(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([0, 1, 2, 3, 4, 5, 5]))
-    (assert_differ if kind is GradCAMPlusPlus else assert_same)(
-        signed(kind, twin, 2), signed(kind, net, 2)
-    )
+    (assert_same if kind in SPLIT else assert_differ)(signed(kind, twin, 2), signed(kind, net, 2))
+
+
+@pytest.mark.parametrize("kind", AGNOSTIC)
+def test_maps_without_a_class_do_not_depend_on_the_target(kind):
+    net, method = convolutional().double(), kind(convolutional().double(), "features")
+    expected = method.explain(images().double())
+    for target in (3, [1, 0], lambda out: out.softmax(1)[:, 2]):
+        found = method.explain(images().double(), target)
+        assert torch.equal(found.map, expected.map)
+        assert torch.equal(found.heatmap, expected.heatmap)
+    several = method.explain(images().double(), [[0, 3, 1]])
+    assert torch.equal(several.heatmap, expected.heatmap[:, None].expand(-1, 3, -1, -1))
+    assert_same(several.score, net(images().double())[:, [0, 3, 1]].detach())
+
+
+@pytest.mark.parametrize("channels", [3, 40])
+def test_eigen_cam_of_one_pattern_is_the_pattern(channels):
+    pattern = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0)).double()
+    strength = torch.linspace(-1, 2, channels).double()
+    activation = strength.view(1, -1, 1, 1) * pattern[:, None]
+    found = EigenCAM(convolutional(), "features").pattern(activation)
+    assert_same(found, strength.norm() * pattern)
+    centred = pattern - pattern.mean((1, 2), keepdim=True)
+    activation = strength.view(1, -1, 1, 1) * centred[:, None]
+    found = EigenCAM(convolutional(), "features").pattern(activation)
+    assert_same(found.abs(), strength.norm() * centred.abs())
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 30, 3, 4), (2, 5, 6, 7), (2, 9, 3, 3), (2, 4, 20), (1, 9, 2, 2, 2)]
+)
+def test_eigen_cam_by_the_gram_matrix_is_that_of_the_singular_values(shape):
+    activation = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
+    found = EigenCAM(convolutional(), "features").pattern(activation)
+    left, values, _ = torch.linalg.svd(activation.flatten(2).mT, full_matrices=False)
+    expected = (left[..., 0] * values[:, :1]).reshape(found.shape)
+    assert_same(found.abs(), expected.abs())
+    peak = found.flatten(1).gather(1, found.abs().flatten(1).argmax(1, keepdim=True))
+    assert (peak > 0).all()
+
+
+@pytest.mark.parametrize("kind", [EigenCAM, KPCACAM])
+def test_sign_of_a_layer_does_not_turn_its_pattern(kind):
+    activation = torch.randn(3, 6, 4, 4, generator=torch.Generator().manual_seed(2)).double()
+    method = kind(convolutional(), "features")
+    assert_same(method.pattern(-activation), method.pattern(activation))
 
 
 @pytest.mark.parametrize("kind", GRADIENT)

@@ -1,7 +1,9 @@
 """The methods, and their names for the command line, the tests and the docs."""
 
 from camlib.methods.activation import CAM
+from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
 from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
+from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import (
     LIFTCAM,
@@ -27,6 +29,14 @@ METHODS: dict[str, type[Method]] = {
     "layer_cam": LayerCAM,
     "lift_cam": LIFTCAM,
     "shapley_cam": ShapleyCAM,
+    "eigen_cam": EigenCAM,
+    "eigen_grad_cam": EigenGradCAM,
+    "seg_eigen_cam": SegEigenCAM,
+    "kpca_cam": KPCACAM,
+    "fem": FEM,
+    "lafam": LaFAM,
+    "random_cam": RandomCAM,
+    "center_gaussian": CenterGaussian,
     "score_cam": ScoreCAM,
     "saliency": Saliency,
     "guided_backprop": GuidedBackprop,
@@ -36,9 +46,15 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "CAM",
+    "FEM",
+    "KPCACAM",
     "LIFTCAM",
     "METHODS",
+    "CenterGaussian",
+    "ClassAgnostic",
     "Deconvnet",
+    "EigenCAM",
+    "EigenGradCAM",
     "ElementWiseGradCAM",
     "Explanation",
     "GradCAM",
@@ -47,12 +63,15 @@ __all__ = [
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
+    "LaFAM",
     "LayerCAM",
     "LayerMethod",
     "Method",
     "PixelMethod",
+    "RandomCAM",
     "Saliency",
     "ScoreCAM",
+    "SegEigenCAM",
     "ShapleyCAM",
     "XGradCAM",
 ]

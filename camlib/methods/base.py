@@ -47,10 +47,13 @@ class Method(ABC):
 
     @classmethod
     def paper(cls) -> str:
-        """The source, as the docstring cites it: the sentence up to the first arXiv or DOI."""
+        """The source, as the docstring cites it: the sentence up to the first arXiv or DOI.
+
+        ``"no paper"`` where there is none.
+        """
         text = " ".join((inspect.getdoc(cls) or "").split())
         number = re.search(r"(?:arXiv|doi):[^\s,;)]*[^\s,;).]", text)
-        return text[: number.end()].rpartition(". ")[2] if number else ""
+        return text[: number.end()].rpartition(". ")[2] if number else "no paper"
 
     def __enter__(self) -> Self:
         """A courtesy: there is nothing to open or close."""
