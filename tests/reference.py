@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 REFERENCES: list[tuple[str, dict[str, Any], Callable[..., Tensor]]] = []
@@ -281,6 +282,72 @@ def score_cam(
         total = sum(math.exp(weight) for weight in weights.values())
         weights = {k: math.exp(weight) / total for k, weight in weights.items()}
     return sum(weight * activation[k] for k, weight in weights.items())
+
+
+def gradient_at(model: Callable[[Tensor], Tensor], image: Tensor, target: int) -> Tensor:
+    pixels = image.detach().clone().requires_grad_()
+    [gradient] = torch.autograd.grad(model(pixels[None])[0, target], pixels)
+    return gradient
+
+
+def integrated_gradients(
+    model: Callable[[Tensor], Tensor], image: Tensor, target: int, baseline: Tensor, steps: int
+) -> Tensor:
+    total = torch.zeros_like(image)
+    for place, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
+        here = baseline + (place + 1) / 2 * (image - baseline)
+        total += weight / 2 * gradient_at(model, here, target)
+    return (image - baseline) * total
+
+
+def expected_gradients(
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    baselines: Tensor,
+    draws: list[tuple[int, float]],
+) -> Tensor:
+    total = torch.zeros_like(image)
+    for which, place in draws:
+        way = image - baselines[which]
+        total += way * gradient_at(model, baselines[which] + place * way, target)
+    return total / len(draws)
+
+
+def smooth_grad(
+    model: Callable[[Tensor], Tensor], image: Tensor, target: int, sigma: float, noise: Tensor
+) -> Tensor:
+    width = sigma * (image.max() - image.min())
+    found = [gradient_at(model, image + width * each, target) for each in noise]
+    return sum(found) / len(found)
+
+
+def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[list[Tensor], Tensor]:
+    """The terms of the score, input first, and the authors' map, corners not aligned."""
+    pixels = image.detach().clone().requires_grad_()
+    value, kept = pixels[None], []
+    for module in modules:
+        value = module(value.clone())
+        if getattr(module, "bias", None) is not None:
+            kept.append((module, value))
+    gradients = torch.autograd.grad(value[0, target], [pixels, *(output for _, output in kept)])
+    terms, shown = [image * gradients[0]], [image * gradients[0]]
+    for (module, _), gradient in zip(kept, gradients[1:], strict=True):
+        bias = module.bias.detach().clone()
+        if isinstance(module, nn.BatchNorm2d):
+            for k in range(len(bias)):
+                deviation = math.sqrt(module.running_var[k] + module.eps)
+                bias[k] -= module.running_mean[k] * module.weight[k].detach() / deviation
+        terms.append(torch.stack([bias[k] * gradient[0, k] for k in range(len(bias))]))
+        if not isinstance(module, nn.Linear):
+            shown.append(terms[-1])
+    picture = torch.zeros_like(image[0])
+    for term in shown:
+        size = term.abs()
+        scaled = (size - size.min()) / (size.max() - size.min())
+        for channel in scaled:
+            picture += F.interpolate(channel[None, None], picture.shape, mode="bilinear")[0, 0]
+    return terms, picture
 
 
 def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:

@@ -153,6 +153,7 @@ def test_halves_of_guided_grad_cam_explain_the_same_class():
     assert repr(GuidedGradCAM(net, "features")) == "GuidedGradCAM(Net, layer='features')"
 
 
+@pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
 def test_model_that_changes_its_input_in_place():
     class InPlace(Net):
         def forward(self, batch):
@@ -169,6 +170,7 @@ def test_model_that_changes_its_input_in_place():
         assert expected.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
 def test_second_call_gives_the_same():
     net, batch = convolutional(in_place=True), images()
     for kind in METHODS.values():
@@ -178,6 +180,7 @@ def test_second_call_gives_the_same():
             assert torch.equal(method(batch, target=1), first)
 
 
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
 def test_gradients_of_a_training_step_are_not_touched():
     net, batch = pooled().train(), images()
     net(batch).sum().backward()

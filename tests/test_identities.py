@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from nets import Net, Pooling, convolutional, flat, images, pooled, rectifying, spread
 from reference import shapley_values
 from torch import nn
+from torch.nn import functional as F
 
 from camlib import (
     CAM,
@@ -19,17 +21,23 @@ from camlib import (
     EigenCAM,
     EigenGradCAM,
     ElementWiseGradCAM,
+    ExpectedGradients,
+    FullGrad,
     GradCAM,
     GradCAMPlusPlus,
     GuidedBackprop,
     GuidedGradCAM,
     HiResCAM,
+    InputXGradient,
+    IntegratedGradients,
     LaFAM,
     LayerCAM,
     RandomCAM,
+    Saliency,
     ScoreCAM,
     SegEigenCAM,
     ShapleyCAM,
+    SmoothGrad,
     XGradCAM,
 )
 
@@ -413,3 +421,133 @@ def test_all_channels_are_the_most_channels():
     net = convolutional().double()
     assert_same(signed(ScoreCAM, net, 2, max_channels=6), signed(ScoreCAM, net, 2))
     assert_differ(signed(ScoreCAM, net, 2, max_channels=2), signed(ScoreCAM, net, 2))
+
+
+class Unusual(nn.Module):
+    """Layers called as functions, shared, transposed, without statistics learnt or weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
+        self.norm = nn.BatchNorm2d(3, affine=False)
+        self.up = nn.ConvTranspose2d(3, 4, 2, stride=2)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, batch):
+        found = self.norm(self.shared(self.shared(batch).relu_()))
+        again = F.conv2d(found, self.shared.weight, bias=self.shared.bias)
+        found = again.relu() + found[:, :, 2:, 2:]
+        found = F.batch_norm(self.up(found), *self.statistics, eps=0.1)
+        return self.head(F.linear(found.mean((2, 3)), self.head.weight, self.head.bias).relu())
+
+    @property
+    def statistics(self):
+        return torch.arange(4.0).double(), torch.arange(1.0, 5.0).double()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pooled,
+        rectifying,
+        lambda: spread(Unusual()),
+        lambda: spread(torchvision.models.resnet18(weights=None, num_classes=4)),
+        lambda: spread(
+            torchvision.models.googlenet(
+                weights=None, aux_logits=True, init_weights=False, num_classes=4
+            )
+        ),
+    ],
+)
+def test_terms_of_full_grad_sum_to_the_score(build):
+    net = build().double()
+    batch = images(2, 8, 8).double()
+    if len(list(net.modules())) > 30:
+        batch = images(2, 40, 40).double()
+    output = net(batch).detach()
+    for target in (1, [[0, 3, 1]]):
+        terms = FullGrad(net).terms(batch, target)
+        scores = output[:, 1] if target == 1 else output[:, [0, 3, 1]]
+        total = sum(term.flatten(scores.ndim).sum(-1) for term in terms)
+        torch.testing.assert_close(total, scores, rtol=1e-10, atol=1e-10)
+
+
+def test_every_bias_is_a_term_of_full_grad():
+    """Left out one by one, each is missed: convolution twice, batch norm, and so on."""
+    terms = FullGrad(spread(Unusual()).double()).terms(images().double(), 1)
+    assert [term.shape[1:] for term in terms] == [
+        (3, 8, 8), (3, 8, 8), (3, 8, 8), (3, 8, 8), (3, 6, 6), (4, 12, 12), (4, 12, 12), (4,), (4,)
+    ]  # fmt: skip
+    assert all(term.any() for term in terms)
+
+
+def test_terms_of_full_grad_do_not_sum_to_the_score_behind_gelu():
+    net, batch = convolutional().double(), images().double()
+    total = sum(term.flatten(1).sum(1) for term in FullGrad(net).terms(batch, 1))
+    assert_differ(total, net(batch)[:, 1].detach())
+
+
+def smooth():
+    """A network without corners, on which the Gauss-Legendre rule is exact."""
+    body = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Tanh())
+    return spread(Net(body, nn.Sequential(Pooling(), nn.Linear(5, 4)))).double()
+
+
+def test_integrated_gradients_sum_to_what_the_score_gains():
+    batch, starts = images().double(), images(seed=3).double()
+    net = smooth()
+    found = IntegratedGradients(net, baseline=starts, steps=60)(batch, [1, 2])
+    gain = (net(batch) - net(starts))[[0, 1], [1, 2]].detach()
+    assert_same(found.sum((1, 2, 3)), gain)
+
+
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
+def test_gap_of_integrated_gradients_falls_with_the_steps():
+    net, batch = convolutional().double(), images(8).double()
+    gain = (net(batch) - net(torch.zeros_like(batch)))[:, 1].detach()
+    gaps = [
+        (IntegratedGradients(net, steps=steps)(batch, 1).sum((1, 2, 3)) - gain).abs().mean()
+        for steps in (4, 32, 256)
+    ]
+    assert gaps[1] < gaps[0] / 3
+    assert gaps[2] < gaps[1] / 3
+    assert gaps[2] < 5e-3 * gain.abs().mean()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_without_biases_paths_from_zero_are_input_times_gradient(steps):
+    net, batch = rectifying(bias=False).double(), images().double()
+    expected = InputXGradient(net)(batch, 3)
+    assert_same(expected.sum((1, 2, 3)), net(batch)[:, 3].detach())
+    assert_same(IntegratedGradients(net, steps=steps)(batch, 3), expected)
+    assert_same(ExpectedGradients(net, samples=steps)(batch, 3), expected)
+    with_biases = rectifying().double()
+    assert_differ(
+        IntegratedGradients(with_biases, steps=40)(batch, 3), InputXGradient(with_biases)(batch, 3)
+    )
+
+
+def test_on_a_linear_model_every_attribution_is_its_weights():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).double()
+    batch, start = images().double(), images(1, seed=3).double()
+    weights = net[1].weight[2].detach().reshape(3, 8, 8)
+    expected = weights * (batch - start)
+    assert_same(IntegratedGradients(net, baseline=start, steps=1)(batch, 2), expected)
+    assert_same(ExpectedGradients(net, baselines=start, samples=3)(batch, 2), expected)
+    assert_same(SmoothGrad(net, samples=2, sigma=3)(batch, 2), weights.expand_as(batch))
+
+
+def test_smooth_grad_without_noise_is_the_gradient():
+    net, batch = convolutional().double(), images().double()
+    expected = Saliency(net)(batch, [[1, 2]])
+    assert_same(SmoothGrad(net, sigma=0, samples=3)(batch, [[1, 2]]), expected)
+    assert_differ(SmoothGrad(net, sigma=0.15, samples=3)(batch, [[1, 2]]), expected)
+
+
+def test_expected_gradients_are_integrated_gradients_of_the_mean_baseline():
+    net, batch, baselines = smooth(), images().double(), images(3, seed=3).double()
+    expected = torch.stack(
+        [IntegratedGradients(net, baseline=start)(batch, 1) for start in baselines]
+    ).mean(0)
+    found = ExpectedGradients(net, baselines=baselines, samples=20000, batch_size=2000)(batch, 1)
+    assert (found - expected).norm() < 0.02 * expected.norm()

@@ -125,6 +125,28 @@ def test_pixels_equal_those_of_captum_where_every_relu_is_a_module(peers, build,
     assert (found - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("build", [rectifying, wide])
+def test_input_x_gradient_equals_that_of_captum(peers, build):
+    net = build()
+    batch = images(3) if build is rectifying else images(3, 31, 31)
+    found = camlib.InputXGradient(net)(batch, [0, 3, 1])
+    theirs = peers["captum"].InputXGradient(net).attribute(batch, target=[0, 3, 1])
+    torch.testing.assert_close(found, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
+@pytest.mark.parametrize("steps", [5, 50])
+def test_integrated_gradients_equal_those_of_captum(peers, steps):
+    net, batch, start = wide(), images(3, 31, 31), images(1, 31, 31, seed=5)
+    found = camlib.IntegratedGradients(net, baseline=start, steps=steps)(batch, [0, 3, 1])
+    theirs = (
+        peers["captum"]
+        .IntegratedGradients(net)
+        .attribute(batch, start, target=[0, 3, 1], n_steps=steps, method="gausslegendre")
+    )
+    assert (found - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
 @pytest.fixture(scope="module")
 def functional() -> dict[str, nn.Module]:
     """Networks of torchvision that call ReLU as a function, GoogLeNet nothing else."""

@@ -2,9 +2,12 @@
 
 from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
+from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
 from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
+from camlib.methods.deconvnet import Deconvnet
 from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from camlib.methods.explanation import Explanation
+from camlib.methods.fullgrad import FullGrad
 from camlib.methods.gradient import (
     LIFTCAM,
     ElementWiseGradCAM,
@@ -17,7 +20,7 @@ from camlib.methods.gradient import (
 )
 from camlib.methods.guided import GuidedGradCAM
 from camlib.methods.perturbation import ScoreCAM
-from camlib.methods.pixel import Deconvnet, GuidedBackprop, Saliency
+from camlib.methods.pixel import GuidedBackprop, InputXGradient, Saliency
 
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,
@@ -39,6 +42,11 @@ METHODS: dict[str, type[Method]] = {
     "center_gaussian": CenterGaussian,
     "score_cam": ScoreCAM,
     "saliency": Saliency,
+    "input_x_gradient": InputXGradient,
+    "smooth_grad": SmoothGrad,
+    "integrated_gradients": IntegratedGradients,
+    "expected_gradients": ExpectedGradients,
+    "full_grad": FullGrad,
     "guided_backprop": GuidedBackprop,
     "deconvnet": Deconvnet,
     "guided_grad_cam": GuidedGradCAM,
@@ -56,13 +64,17 @@ __all__ = [
     "EigenCAM",
     "EigenGradCAM",
     "ElementWiseGradCAM",
+    "ExpectedGradients",
     "Explanation",
+    "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradientWeighted",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
+    "InputXGradient",
+    "IntegratedGradients",
     "LaFAM",
     "LayerCAM",
     "LayerMethod",
@@ -73,5 +85,6 @@ __all__ = [
     "ScoreCAM",
     "SegEigenCAM",
     "ShapleyCAM",
+    "SmoothGrad",
     "XGradCAM",
 ]

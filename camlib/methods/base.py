@@ -402,6 +402,24 @@ class PixelMethod(Method):
         return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
 
 
+def warn_if_incomplete(run: Pass, total: Tensor, size: Tensor, due: Tensor, message: str) -> None:
+    """A warning if parts that sum to `total` miss what is `due` by more than 5 %.
+
+    Args:
+        run: the clean pass; half precision may miss more.
+        total: sums of the parts.
+        size: of the values that were summed or subtracted, as a measure of rounding.
+        due: what they should sum to.
+        message: of the warning, with a place for the share that is missing.
+    """
+    rounding = max(torch.finfo(each.dtype).eps for each in (run.inputs.image, run.scores)) ** 0.5
+    missing = (total - due).abs()
+    share = missing / due.abs().clamp(min=torch.finfo(due.dtype).tiny)
+    worst = share.where(missing > rounding * size, 0).amax()
+    if worst > 0.05:
+        warn(message.format(f"{float(worst):.0%}"))
+
+
 _NOT_FINITE = (
     "{} is not finite: the inputs or the model's values hold NaN or infinity, or overflow in half "
     "precision; look for them with torch.isfinite"
