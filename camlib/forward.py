@@ -119,6 +119,27 @@ def input_gradients(
     return run, torch.cat(found).movedim(0, 1)
 
 
+def scores_at(run: Pass, samples: Tensor, image: Tensor) -> Tensor:
+    """The scores ``(M, K)`` of `image` ``(M, C, *size)``; the question is that of the clean pass.
+
+    Args:
+        run: the clean pass.
+        samples: by number, ``(M,)``, which sample of it each image was changed from.
+        image: changed images.
+    """
+    output = run.inputs.of_samples(samples, image).owned().run(run.model)
+    return run.target[samples](output).reshape(len(samples), -1)
+
+
+def gradients_at(run: Pass, samples: Tensor, image: Tensor) -> Tensor:
+    """The gradients of `scores_at` at `image` ``(M, C, *size)``, ``(M, K, C, *size)``."""
+    with torch.inference_mode(False), torch.enable_grad():
+        image = image.detach().clone().requires_grad_()
+        scores = scores_at(run, samples, image)
+        found = [gradient for [gradient] in gradients(scores, [image], ["the input"])]
+    return torch.cat(found).movedim(0, 1)
+
+
 def _check_alias(
     model: nn.Module, inputs: Inputs, target: Target, scores: Tensor, layer: str
 ) -> None:

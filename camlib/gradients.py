@@ -24,6 +24,7 @@ def gradients(
     names: Sequence[str],
     *,
     create_graph: bool = False,
+    allow_unused: bool = False,
 ) -> Iterator[list[Tensor]]:
     """The gradient of every score at each of `tensors`, in chunks of classes.
 
@@ -36,12 +37,13 @@ def gradients(
         tensors: what to differentiate by, each ``(N, ...)``.
         names: what each of them is, for errors.
         create_graph: whether the gradients can be differentiated again.
+        allow_unused: whether a tensor that the scores do not depend on has gradient zero.
 
     Yields:
         For each of `tensors`, ``(k, N, ...)``: the next ``k`` classes. Chunks bound the memory.
 
     Raises:
-        GraphError: the scores do not depend on one of `tensors`.
+        GraphError: the scores do not depend on one of `tensors`, or on nothing at all.
     """
     if not scores.requires_grad:
         raise GraphError(_UNREACHED.format(names[0]))
@@ -51,11 +53,16 @@ def gradients(
     for start in range(0, classes, step):
         chunk = range(start, min(start + step, classes))
         keep = create_graph or chunk.stop < classes
-        found = _chunk_gradients(scores, tensors, chunk, keep=keep, create_graph=create_graph)
-        for name, gradient in zip(names, found, strict=True):
-            if gradient is None:
+        with torch.set_grad_enabled(create_graph or torch.is_grad_enabled()):
+            found = _chunk_gradients(scores, tensors, chunk, keep=keep, create_graph=create_graph)
+        reached = []
+        for name, tensor, gradient in zip(names, tensors, found, strict=True):
+            if gradient is None and not allow_unused:
                 raise GraphError(_UNREACHED.format(name))
-        yield [gradient for gradient in found if gradient is not None]
+            reached.append(
+                tensor.new_zeros(len(chunk), *tensor.shape) if gradient is None else gradient
+            )
+        yield reached
 
 
 def reached(

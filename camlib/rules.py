@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from camlib.errors import GraphError
+from camlib.errors import GraphError, warn
 
 Rule = Literal["guided", "deconvnet"]
 """The rule by which a rectifier passes its signal back."""
@@ -39,6 +39,13 @@ class Rectifying(TorchFunctionMode):
         self.generalize = generalize
         self.met = 0
         self.passed: set[str] = set()
+
+    def warn_if_unmet(self, method: str, model: str) -> None:
+        """A warning if no call followed the rule, so that `method` was the plain gradient."""
+        if not self.met:
+            names = ", ".join(sorted(self.passed))
+            met = f"; generalize=True applies its rule to {names}" if names else ""
+            warn(f"{method} met no ReLU in {model}, so this is the plain gradient{met}")
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 REFERENCES: list[tuple[str, dict[str, Any], Callable[..., Tensor]]] = []
@@ -101,6 +103,142 @@ def layer_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     return weighted(lambda k, i, j: max(float(gradient[k, i, j]), 0), activation)
 
 
+@reference("LIFTCAM")
+def lift_cam(activation: Tensor, gradient: Tensor) -> Tensor:
+    channels, height, width = activation.shape
+    shares = [
+        sum(gradient[k, i, j] * activation[k, i, j] for i in range(height) for j in range(width))
+        for k in range(channels)
+    ]
+    return weighted(lambda k, i, j: shares[k], activation)
+
+
+def turned(projection: Tensor) -> Tensor:
+    """`projection` with the sign that makes its largest value in size positive."""
+    return -projection if -projection.min() > projection.max() else projection
+
+
+@reference("EigenCAM")
+def eigen_cam(activation: Tensor, _gradient: Tensor) -> Tensor:
+    """By the singular value decomposition of positions x channels."""
+    channels, height, width = activation.shape
+    rows = [
+        torch.stack([activation[k, i, j] for k in range(channels)])
+        for i in range(height)
+        for j in range(width)
+    ]
+    _, _, right = torch.linalg.svd(torch.stack(rows), full_matrices=True)
+    return turned(torch.stack([row @ right[0] for row in rows]).reshape(height, width))
+
+
+@reference("EigenGradCAM")
+def eigen_grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
+    return eigen_cam(gradient * activation, gradient).clamp(min=0)
+
+
+@reference("SegEigenCAM")
+def seg_eigen_cam(activation: Tensor, gradient: Tensor) -> Tensor:
+    return eigen_cam(gradient.abs() * activation, gradient).clamp(min=0)
+
+
+@reference("KPCACAM")
+def kpca_cam(activation: Tensor, _gradient: Tensor, gamma: float | None = None) -> Tensor:
+    channels, height, width = activation.shape
+    centred = torch.stack([channel - channel.mean() for channel in activation]).flatten(1)
+    places = range(height * width)
+    kernel = torch.empty(len(places), len(places), dtype=activation.dtype)
+    for p in places:
+        for q in places:
+            product = sum(centred[k, p] * centred[k, q] for k in range(channels))
+            kernel[p, q] = math.tanh(product * (gamma or 1 / channels) + 1)
+    means, mean = kernel.mean(0), kernel.mean()
+    for p in places:
+        for q in places:
+            kernel[p, q] = kernel[p, q] - means[p] - means[q] + mean
+    values, vectors = torch.linalg.eig(kernel)
+    best = values.real.argmax()
+    component = values.real[best].sqrt() * vectors.real[:, best]
+    return turned(component.reshape(height, width))
+
+
+@reference("KPCACAM", gamma=2.0)
+def kpca_cam_of_another_scale(activation: Tensor, gradient: Tensor) -> Tensor:
+    return kpca_cam(activation, gradient, 2.0)
+
+
+@reference("FEM")
+def fem(activation: Tensor, _gradient: Tensor, factor: float = 2) -> Tensor:
+    channels, height, width = activation.shape
+    count = height * width
+    total = torch.zeros(height, width, dtype=activation.dtype)
+    for k in range(channels):
+        values = activation[k].flatten().tolist()
+        mean = sum(values) / count
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / count)
+        for i in range(height):
+            for j in range(width):
+                if activation[k, i, j] >= mean + factor * deviation:
+                    total[i, j] += mean
+    return total
+
+
+@reference("FEM", k=0.5)
+def fem_of_lower_peaks(activation: Tensor, gradient: Tensor) -> Tensor:
+    return fem(activation, gradient, 0.5)
+
+
+@reference("LaFAM")
+def lafam(activation: Tensor, _gradient: Tensor) -> Tensor:
+    channels = len(activation)
+    return sum(activation[k] for k in range(channels)) / channels
+
+
+@reference("CenterGaussian", sigma=0.2)
+def center_gaussian(activation: Tensor, _gradient: Tensor) -> Tensor:
+    _, height, width = activation.shape
+    found = torch.empty(height, width, dtype=activation.dtype)
+    for i in range(height):
+        for j in range(width):
+            down, right = (i + 0.5) / height - 0.5, (j + 0.5) / width - 0.5
+            found[i, j] = math.exp(-(down**2 + right**2) / (2 * 0.2**2))
+    return found
+
+
+def shapley_cam(score: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+    """From the whole Hessian of `score` at the activation ``(C, H, W)``; before its ReLU."""
+    channels, height, width = activation.shape
+    gradient = torch.autograd.functional.jacobian(score, activation)
+    hessian = torch.autograd.functional.hessian(score, activation)
+    weights = []
+    for k in range(channels):
+        total = 0.0
+        for i in range(height):
+            for j in range(width):
+                total += gradient[k, i, j] - (hessian[k, i, j] * activation).sum() / 2
+        weights.append(total / (height * width))
+    return sum(weight * activation[k] for k, weight in enumerate(weights))
+
+
+def shapley_values(score: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+    """What each channel of ``(C, H, W)`` adds to `score`, averaged over all orders of joining."""
+    channels = len(activation)
+    values = {}
+    for members in itertools.product([0, 1], repeat=channels):
+        present = torch.tensor(members, dtype=activation.dtype)[:, None, None]
+        values[members] = score(activation * present)
+    found = []
+    for k in range(channels):
+        total = 0.0
+        for members, value in values.items():
+            if not members[k]:
+                joined = (*members[:k], 1, *members[k + 1 :])
+                size = sum(members)
+                orders = math.factorial(size) * math.factorial(channels - size - 1)
+                total += orders / math.factorial(channels) * (values[joined] - value)
+        found.append(total)
+    return torch.stack(found)
+
+
 def cam(activation: Tensor, weight: Tensor) -> Tensor:
     """`weight` ``(C,)`` of the class in the linear layer after the pooling."""
     channels, height, width = activation.shape
@@ -144,6 +282,72 @@ def score_cam(
         total = sum(math.exp(weight) for weight in weights.values())
         weights = {k: math.exp(weight) / total for k, weight in weights.items()}
     return sum(weight * activation[k] for k, weight in weights.items())
+
+
+def gradient_at(model: Callable[[Tensor], Tensor], image: Tensor, target: int) -> Tensor:
+    pixels = image.detach().clone().requires_grad_()
+    [gradient] = torch.autograd.grad(model(pixels[None])[0, target], pixels)
+    return gradient
+
+
+def integrated_gradients(
+    model: Callable[[Tensor], Tensor], image: Tensor, target: int, baseline: Tensor, steps: int
+) -> Tensor:
+    total = torch.zeros_like(image)
+    for place, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
+        here = baseline + (place + 1) / 2 * (image - baseline)
+        total += weight / 2 * gradient_at(model, here, target)
+    return (image - baseline) * total
+
+
+def expected_gradients(
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    baselines: Tensor,
+    draws: list[tuple[int, float]],
+) -> Tensor:
+    total = torch.zeros_like(image)
+    for which, place in draws:
+        way = image - baselines[which]
+        total += way * gradient_at(model, baselines[which] + place * way, target)
+    return total / len(draws)
+
+
+def smooth_grad(
+    model: Callable[[Tensor], Tensor], image: Tensor, target: int, sigma: float, noise: Tensor
+) -> Tensor:
+    width = sigma * (image.max() - image.min())
+    found = [gradient_at(model, image + width * each, target) for each in noise]
+    return sum(found) / len(found)
+
+
+def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[list[Tensor], Tensor]:
+    """The terms of the score, input first, and the authors' map, corners not aligned."""
+    pixels = image.detach().clone().requires_grad_()
+    value, kept = pixels[None], []
+    for module in modules:
+        value = module(value.clone())
+        if getattr(module, "bias", None) is not None:
+            kept.append((module, value))
+    gradients = torch.autograd.grad(value[0, target], [pixels, *(output for _, output in kept)])
+    terms, shown = [image * gradients[0]], [image * gradients[0]]
+    for (module, _), gradient in zip(kept, gradients[1:], strict=True):
+        bias = module.bias.detach().clone()
+        if isinstance(module, nn.BatchNorm2d):
+            for k in range(len(bias)):
+                deviation = math.sqrt(module.running_var[k] + module.eps)
+                bias[k] -= module.running_mean[k] * module.weight[k].detach() / deviation
+        terms.append(torch.stack([bias[k] * gradient[0, k] for k in range(len(bias))]))
+        if not isinstance(module, nn.Linear):
+            shown.append(terms[-1])
+    picture = torch.zeros_like(image[0])
+    for term in shown:
+        size = term.abs()
+        scaled = (size - size.min()) / (size.max() - size.min())
+        for channel in scaled:
+            picture += F.interpolate(channel[None, None], picture.shape, mode="bilinear")[0, 0]
+    return terms, picture
 
 
 def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:

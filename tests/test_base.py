@@ -8,6 +8,8 @@ from torch import nn
 from camlib import (
     METHODS,
     CamlibWarning,
+    CenterGaussian,
+    ClassAgnostic,
     Explanation,
     GradCAM,
     GradientWeighted,
@@ -21,10 +23,14 @@ from camlib import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
-GRADIENT = [kind for kind in METHODS.values() if issubclass(kind, GradientWeighted)]
+DIFFERENTIABLE = [
+    kind
+    for kind in METHODS.values()
+    if issubclass(kind, GradientWeighted | ClassAgnostic) and kind is not CenterGaussian
+]
 
 
-@pytest.mark.parametrize("kind", GRADIENT)
+@pytest.mark.parametrize("kind", DIFFERENTIABLE)
 def test_heatmap_can_stand_in_a_loss(kind):
     net = convolutional().double()
     method = kind(net, "features", differentiable=True)
@@ -147,6 +153,7 @@ def test_halves_of_guided_grad_cam_explain_the_same_class():
     assert repr(GuidedGradCAM(net, "features")) == "GuidedGradCAM(Net, layer='features')"
 
 
+@pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
 def test_model_that_changes_its_input_in_place():
     class InPlace(Net):
         def forward(self, batch):
@@ -163,6 +170,7 @@ def test_model_that_changes_its_input_in_place():
         assert expected.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
 def test_second_call_gives_the_same():
     net, batch = convolutional(in_place=True), images()
     for kind in METHODS.values():
@@ -172,6 +180,7 @@ def test_second_call_gives_the_same():
             assert torch.equal(method(batch, target=1), first)
 
 
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
 def test_gradients_of_a_training_step_are_not_touched():
     net, batch = pooled().train(), images()
     net(batch).sum().backward()

@@ -6,25 +6,54 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from nets import Net, Pooling, convolutional, flat, images, pooled, rectifying, spread
+from reference import shapley_values
 from torch import nn
+from torch.nn import functional as F
 
 from camlib import (
     CAM,
+    FEM,
+    KPCACAM,
+    LIFTCAM,
+    CenterGaussian,
+    EigenCAM,
+    EigenGradCAM,
     ElementWiseGradCAM,
+    ExpectedGradients,
+    FullGrad,
     GradCAM,
     GradCAMPlusPlus,
     GuidedBackprop,
     GuidedGradCAM,
     HiResCAM,
+    InputXGradient,
+    IntegratedGradients,
+    LaFAM,
     LayerCAM,
+    RandomCAM,
+    Saliency,
     ScoreCAM,
+    SegEigenCAM,
+    ShapleyCAM,
+    SmoothGrad,
     XGradCAM,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
-GRADIENT = [GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, ElementWiseGradCAM, LayerCAM]
+AGNOSTIC = [CenterGaussian, EigenCAM, FEM, KPCACAM, LaFAM, RandomCAM]
+GRADIENT = [
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    XGradCAM,
+    ElementWiseGradCAM,
+    LayerCAM,
+    LIFTCAM,
+    ShapleyCAM,
+]
 LINEAR = [GradCAM, HiResCAM, XGradCAM]
 CELLS = 16  # positions of the 4 x 4 grid of `pooled` and `convolutional`
 
@@ -143,6 +172,56 @@ def test_with_biases_hires_and_their_gradients_sum_to_the_output():
     assert_same(found + rest.detach(), score.detach())
 
 
+def lift(net, activation, target=2):
+    """The weights of LIFT-CAM at an activation ``(N, C, h, w)``."""
+    activation = activation.detach().requires_grad_()
+    [gradient] = torch.autograd.grad(net.tail(activation)[:, target].sum(), activation)
+    return LIFTCAM(net, "features").weights(activation.detach(), gradient)[:, :, 0, 0]
+
+
+def test_lift_is_what_the_score_loses_without_the_channel():
+    net, batch = pooled().double(), images().double()
+    activation = net.features(batch).detach()
+    output = net.tail(activation)[:, 2].detach()
+    found = lift(net, activation)
+    for k in range(6):
+        without = activation.clone()
+        without[:, k] = 0
+        assert_same(found[:, k], output - net.tail(without)[:, 2].detach())
+    assert_same(found.sum(1) + net.tail[1].bias[2].detach(), output)
+
+
+def test_lift_is_the_shapley_value_of_a_channel_behind_which_all_is_linear():
+    for net in (pooled().double(), convolutional().double()):
+        activation = net.features(images().double()).detach()
+        expected = [
+            shapley_values(lambda a, net=net: net.tail(a[None])[0, 2].detach(), each)
+            for each in activation
+        ]
+        found = lift(net, activation)
+        same = isinstance(net.tail[0], Pooling)
+        (assert_same if same else assert_differ)(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("target", [3, lambda out: out[:, :2]])
+def test_shapley_cam_is_grad_cam_behind_layers_of_relu(target):
+    net = rectifying().double()
+    assert_same(signed(ShapleyCAM, net, target), signed(GradCAM, net, target))
+    frozen = pooled().double().requires_grad_(False)
+    assert_same(signed(ShapleyCAM, frozen, target), signed(GradCAM, frozen, target))
+
+
+def test_shapley_cam_is_not_grad_cam_behind_gelu_or_for_a_curved_score():
+    net = convolutional().double()
+    assert_differ(signed(ShapleyCAM, net, 3), signed(GradCAM, net, 3))
+    assert_differ(*(signed(kind, rectifying().double(), rest) for kind in (ShapleyCAM, GradCAM)))
+
+
+def rest(output):
+    """The utility of the paper of Shapley-CAM, of class 3."""
+    return output[:, 3] + output.log_softmax(1)[:, 3]
+
+
 @pytest.mark.parametrize("kind", GRADIENT)
 def test_linear_in_the_score_where_the_rule_is(kind):
     net = convolutional().double()
@@ -152,10 +231,11 @@ def test_linear_in_the_score_where_the_rule_is(kind):
 
     found = signed(kind, net, contrast)
     expected = 2 * signed(kind, net, 1) - 0.5 * signed(kind, net, 3)
-    (assert_same if kind in LINEAR else assert_differ)(found, expected)
+    linear = [*LINEAR, LIFTCAM, ShapleyCAM]
+    (assert_same if kind in linear else assert_differ)(found, expected)
 
 
-@pytest.mark.parametrize("kind", LINEAR)
+@pytest.mark.parametrize("kind", [*LINEAR, LIFTCAM])
 def test_probabilities_from_the_maps_of_all_classes(kind):
     net = convolutional().double()
     every = kind(net, "features").explain(images().double(), target=[[0, 1, 2, 3]], relu=False).map
@@ -183,9 +263,9 @@ def test_rescaled_channels_leave_gradient_rules_alone():
         nn.Sequential(*net.features, Scaled(factors)),
         nn.Sequential(Scaled(1 / factors), *net.tail),
     )
-    for kind in GRADIENT:
-        assert_same(signed(kind, scaled, 1), signed(kind, net, 1))
-    assert_differ(signed(ScoreCAM, scaled, 1), signed(ScoreCAM, net, 1))
+    for kind in (*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, ScoreCAM):
+        changes = kind in (LIFTCAM, EigenCAM, ScoreCAM)
+        (assert_differ if changes else assert_same)(signed(kind, scaled, 1), signed(kind, net, 1))
 
 
 @pytest.mark.parametrize("kind", GRADIENT)
@@ -211,20 +291,69 @@ def with_channels(net, order):
     return twin
 
 
-@pytest.mark.parametrize("kind", [*GRADIENT, ScoreCAM])
+@pytest.mark.parametrize(
+    "kind", [*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, KPCACAM, FEM, LaFAM, ScoreCAM]
+)
 def test_order_of_channels_does_not_matter(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([3, 1, 5, 0, 2, 4]))
     assert_same(signed(kind, twin, 2), signed(kind, net, 2))
 
 
-@pytest.mark.parametrize("kind", [GradCAM, HiResCAM, LayerCAM, GradCAMPlusPlus])
+SPLIT = [GradCAM, HiResCAM, LayerCAM, LIFTCAM, ShapleyCAM]
+
+
+@pytest.mark.parametrize("kind", [*SPLIT, GradCAMPlusPlus, EigenCAM, LaFAM])
 def test_channel_split_in_two(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([0, 1, 2, 3, 4, 5, 5]))
-    (assert_differ if kind is GradCAMPlusPlus else assert_same)(
-        signed(kind, twin, 2), signed(kind, net, 2)
-    )
+    (assert_same if kind in SPLIT else assert_differ)(signed(kind, twin, 2), signed(kind, net, 2))
+
+
+@pytest.mark.parametrize("kind", AGNOSTIC)
+def test_maps_without_a_class_do_not_depend_on_the_target(kind):
+    net, method = convolutional().double(), kind(convolutional().double(), "features")
+    expected = method.explain(images().double())
+    for target in (3, [1, 0], lambda out: out.softmax(1)[:, 2]):
+        found = method.explain(images().double(), target)
+        assert torch.equal(found.map, expected.map)
+        assert torch.equal(found.heatmap, expected.heatmap)
+    several = method.explain(images().double(), [[0, 3, 1]])
+    assert torch.equal(several.heatmap, expected.heatmap[:, None].expand(-1, 3, -1, -1))
+    assert_same(several.score, net(images().double())[:, [0, 3, 1]].detach())
+
+
+@pytest.mark.parametrize("channels", [3, 40])
+def test_eigen_cam_of_one_pattern_is_the_pattern(channels):
+    pattern = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0)).double()
+    strength = torch.linspace(-1, 2, channels).double()
+    activation = strength.view(1, -1, 1, 1) * pattern[:, None]
+    found = EigenCAM(convolutional(), "features").pattern(activation)
+    assert_same(found, strength.norm() * pattern)
+    centred = pattern - pattern.mean((1, 2), keepdim=True)
+    activation = strength.view(1, -1, 1, 1) * centred[:, None]
+    found = EigenCAM(convolutional(), "features").pattern(activation)
+    assert_same(found.abs(), strength.norm() * centred.abs())
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 30, 3, 4), (2, 5, 6, 7), (2, 9, 3, 3), (2, 4, 20), (1, 9, 2, 2, 2)]
+)
+def test_eigen_cam_by_the_gram_matrix_is_that_of_the_singular_values(shape):
+    activation = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
+    found = EigenCAM(convolutional(), "features").pattern(activation)
+    left, values, _ = torch.linalg.svd(activation.flatten(2).mT, full_matrices=False)
+    expected = (left[..., 0] * values[:, :1]).reshape(found.shape)
+    assert_same(found.abs(), expected.abs())
+    peak = found.flatten(1).gather(1, found.abs().flatten(1).argmax(1, keepdim=True))
+    assert (peak > 0).all()
+
+
+@pytest.mark.parametrize("kind", [EigenCAM, KPCACAM])
+def test_sign_of_a_layer_does_not_turn_its_pattern(kind):
+    activation = torch.randn(3, 6, 4, 4, generator=torch.Generator().manual_seed(2)).double()
+    method = kind(convolutional(), "features")
+    assert_same(method.pattern(-activation), method.pattern(activation))
 
 
 @pytest.mark.parametrize("kind", GRADIENT)
@@ -292,3 +421,133 @@ def test_all_channels_are_the_most_channels():
     net = convolutional().double()
     assert_same(signed(ScoreCAM, net, 2, max_channels=6), signed(ScoreCAM, net, 2))
     assert_differ(signed(ScoreCAM, net, 2, max_channels=2), signed(ScoreCAM, net, 2))
+
+
+class Unusual(nn.Module):
+    """Layers called as functions, shared, transposed, without statistics learnt or weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
+        self.norm = nn.BatchNorm2d(3, affine=False)
+        self.up = nn.ConvTranspose2d(3, 4, 2, stride=2)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, batch):
+        found = self.norm(self.shared(self.shared(batch).relu_()))
+        again = F.conv2d(found, self.shared.weight, bias=self.shared.bias)
+        found = again.relu() + found[:, :, 2:, 2:]
+        found = F.batch_norm(self.up(found), *self.statistics, eps=0.1)
+        return self.head(F.linear(found.mean((2, 3)), self.head.weight, self.head.bias).relu())
+
+    @property
+    def statistics(self):
+        return torch.arange(4.0).double(), torch.arange(1.0, 5.0).double()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pooled,
+        rectifying,
+        lambda: spread(Unusual()),
+        lambda: spread(torchvision.models.resnet18(weights=None, num_classes=4)),
+        lambda: spread(
+            torchvision.models.googlenet(
+                weights=None, aux_logits=True, init_weights=False, num_classes=4
+            )
+        ),
+    ],
+)
+def test_terms_of_full_grad_sum_to_the_score(build):
+    net = build().double()
+    batch = images(2, 8, 8).double()
+    if len(list(net.modules())) > 30:
+        batch = images(2, 40, 40).double()
+    output = net(batch).detach()
+    for target in (1, [[0, 3, 1]]):
+        terms = FullGrad(net).terms(batch, target)
+        scores = output[:, 1] if target == 1 else output[:, [0, 3, 1]]
+        total = sum(term.flatten(scores.ndim).sum(-1) for term in terms)
+        torch.testing.assert_close(total, scores, rtol=1e-10, atol=1e-10)
+
+
+def test_every_bias_is_a_term_of_full_grad():
+    """Left out one by one, each is missed: convolution twice, batch norm, and so on."""
+    terms = FullGrad(spread(Unusual()).double()).terms(images().double(), 1)
+    assert [term.shape[1:] for term in terms] == [
+        (3, 8, 8), (3, 8, 8), (3, 8, 8), (3, 8, 8), (3, 6, 6), (4, 12, 12), (4, 12, 12), (4,), (4,)
+    ]  # fmt: skip
+    assert all(term.any() for term in terms)
+
+
+def test_terms_of_full_grad_do_not_sum_to_the_score_behind_gelu():
+    net, batch = convolutional().double(), images().double()
+    total = sum(term.flatten(1).sum(1) for term in FullGrad(net).terms(batch, 1))
+    assert_differ(total, net(batch)[:, 1].detach())
+
+
+def smooth():
+    """A network without corners, on which the Gauss-Legendre rule is exact."""
+    body = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Tanh())
+    return spread(Net(body, nn.Sequential(Pooling(), nn.Linear(5, 4)))).double()
+
+
+def test_integrated_gradients_sum_to_what_the_score_gains():
+    batch, starts = images().double(), images(seed=3).double()
+    net = smooth()
+    found = IntegratedGradients(net, baseline=starts, steps=60)(batch, [1, 2])
+    gain = (net(batch) - net(starts))[[0, 1], [1, 2]].detach()
+    assert_same(found.sum((1, 2, 3)), gain)
+
+
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
+def test_gap_of_integrated_gradients_falls_with_the_steps():
+    net, batch = convolutional().double(), images(8).double()
+    gain = (net(batch) - net(torch.zeros_like(batch)))[:, 1].detach()
+    gaps = [
+        (IntegratedGradients(net, steps=steps)(batch, 1).sum((1, 2, 3)) - gain).abs().mean()
+        for steps in (4, 32, 256)
+    ]
+    assert gaps[1] < gaps[0] / 3
+    assert gaps[2] < gaps[1] / 3
+    assert gaps[2] < 5e-3 * gain.abs().mean()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_without_biases_paths_from_zero_are_input_times_gradient(steps):
+    net, batch = rectifying(bias=False).double(), images().double()
+    expected = InputXGradient(net)(batch, 3)
+    assert_same(expected.sum((1, 2, 3)), net(batch)[:, 3].detach())
+    assert_same(IntegratedGradients(net, steps=steps)(batch, 3), expected)
+    assert_same(ExpectedGradients(net, samples=steps)(batch, 3), expected)
+    with_biases = rectifying().double()
+    assert_differ(
+        IntegratedGradients(with_biases, steps=40)(batch, 3), InputXGradient(with_biases)(batch, 3)
+    )
+
+
+def test_on_a_linear_model_every_attribution_is_its_weights():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).double()
+    batch, start = images().double(), images(1, seed=3).double()
+    weights = net[1].weight[2].detach().reshape(3, 8, 8)
+    expected = weights * (batch - start)
+    assert_same(IntegratedGradients(net, baseline=start, steps=1)(batch, 2), expected)
+    assert_same(ExpectedGradients(net, baselines=start, samples=3)(batch, 2), expected)
+    assert_same(SmoothGrad(net, samples=2, sigma=3)(batch, 2), weights.expand_as(batch))
+
+
+def test_smooth_grad_without_noise_is_the_gradient():
+    net, batch = convolutional().double(), images().double()
+    expected = Saliency(net)(batch, [[1, 2]])
+    assert_same(SmoothGrad(net, sigma=0, samples=3)(batch, [[1, 2]]), expected)
+    assert_differ(SmoothGrad(net, sigma=0.15, samples=3)(batch, [[1, 2]]), expected)
+
+
+def test_expected_gradients_are_integrated_gradients_of_the_mean_baseline():
+    net, batch, baselines = smooth(), images().double(), images(3, seed=3).double()
+    expected = torch.stack(
+        [IntegratedGradients(net, baseline=start)(batch, 1) for start in baselines]
+    ).mean(0)
+    found = ExpectedGradients(net, baselines=baselines, samples=20000, batch_size=2000)(batch, 1)
+    assert (found - expected).norm() < 0.02 * expected.norm()

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from camlib import (
     METHODS,
+    FullGrad,
     GradCAM,
     GuidedGradCAM,
     InputError,
+    IntegratedGradients,
     LayerMethod,
     Saliency,
     ScoreCAM,
@@ -53,6 +55,7 @@ def test_list_of_images_of_several_sizes():
         GradCAM(pooled())([])
 
 
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
 def test_clip_with_frames_first():
     """(N, T, C, H, W), as Hugging Face has clips: the same as (N, C, T, H, W)."""
 
@@ -72,6 +75,10 @@ def test_clip_with_frames_first():
     found = ScoreCAM(other, "features", baseline="blur")(turned, 1)
     torch.testing.assert_close(found, ScoreCAM(net, "features", baseline="blur")(clip, 1))
     torch.testing.assert_close(Saliency(other)(turned, 1), Saliency(net)(clip, 1).movedim(1, 2))
+    torch.testing.assert_close(FullGrad(other)(turned, 1), FullGrad(net)(clip, 1))
+    found = IntegratedGradients(other, batch_size=7)(turned, [[1, 2]])
+    expected = IntegratedGradients(net)(clip, [[1, 2]]).movedim(2, 3)
+    torch.testing.assert_close(found, expected)
     for target in (1, [[1, 2]]):
         axis = 1 + isinstance(target, list)
         found = GuidedGradCAM(other, "features")(turned, target)
@@ -79,6 +86,7 @@ def test_clip_with_frames_first():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
 @pytest.mark.parametrize("channels", [1, 4, 13])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (16, 90)])
 def test_any_number_of_channels_and_any_size(channels, size):

@@ -125,6 +125,28 @@ def test_pixels_equal_those_of_captum_where_every_relu_is_a_module(peers, build,
     assert (found - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("build", [rectifying, wide])
+def test_input_x_gradient_equals_that_of_captum(peers, build):
+    net = build()
+    batch = images(3) if build is rectifying else images(3, 31, 31)
+    found = camlib.InputXGradient(net)(batch, [0, 3, 1])
+    theirs = peers["captum"].InputXGradient(net).attribute(batch, target=[0, 3, 1])
+    torch.testing.assert_close(found, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
+@pytest.mark.parametrize("steps", [5, 50])
+def test_integrated_gradients_equal_those_of_captum(peers, steps):
+    net, batch, start = wide(), images(3, 31, 31), images(1, 31, 31, seed=5)
+    found = camlib.IntegratedGradients(net, baseline=start, steps=steps)(batch, [0, 3, 1])
+    theirs = (
+        peers["captum"]
+        .IntegratedGradients(net)
+        .attribute(batch, start, target=[0, 3, 1], n_steps=steps, method="gausslegendre")
+    )
+    assert (found - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
 @pytest.fixture(scope="module")
 def functional() -> dict[str, nn.Module]:
     """Networks of torchvision that call ReLU as a function, GoogLeNet nothing else."""
@@ -241,6 +263,73 @@ def test_the_epsilon_of_grad_cam_is_not_small_on_a_real_network(peers, mobilenet
     model.zero_grad()
     assert np.abs(shown - as_grad_cam_scales(theirs, 224)).max() < 1e-3
     assert np.abs(shown - as_grad_cam_scales(paper, 224)).max() > 0.02
+
+
+@pytest.mark.parametrize("build", [convolutional, rectifying])
+def test_shapley_cam_equals_that_of_grad_cam(peers, build):
+    net, batch = build(), images(3)
+    layer = [module for module in net.features if isinstance(module, nn.ReLU)][-1]
+    found = camlib.ShapleyCAM(net, layer).explain(batch, 3).map
+    assert found.amax((1, 2)).min() > 0
+    with peers["grad-cam"].ShapleyCAM(net, [layer]) as peer:
+        theirs = peer(batch, [peers["target"](3)] * 3)
+    assert np.abs(as_grad_cam_scales(found, 8) - theirs).max() < 1e-4
+
+
+def uncut(peer: Any) -> Any:
+    """`peer`, its maps as it makes them, neither cut at zero nor scaled."""
+    maker = peer.get_cam_image
+    made: list[np.ndarray] = []
+    peer.get_cam_image = lambda *given: made.append(maker(*given)) or made[-1]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("KPCA_CAM", camlib.KPCACAM),
+        ("EigenCAM", camlib.EigenCAM),
+        ("EigenGradCAM", camlib.EigenGradCAM),
+        ("SegEigenCAM", camlib.SegEigenCAM),
+    ],
+)
+def test_eigen_methods_equal_those_of_grad_cam_which_centres_the_channels(peers, name, kind):
+    net, batch = convolutional(), images(3)
+    activation, gradient = activation_and_gradient(net, "features", batch, torch.tensor([1, 1, 1]))
+    with getattr(peers["grad-cam"], name)(net, [net.features]) as peer:
+        made = uncut(peer)
+        peer(batch, [peers["target"](1)] * 3)
+    [theirs] = map(torch.tensor, made)
+    method = kind(net, "features")
+    if kind is camlib.KPCACAM:  # centred in both
+        expected, ours = method.pattern(activation), method.explain(batch, 1).map
+        torch.testing.assert_close(ours.abs().double(), expected.abs(), rtol=1e-3, atol=1e-4)
+    else:
+        size = {"EigenGradCAM": gradient, "SegEigenCAM": gradient.abs()}.get(name, torch.ones(1))
+        features = size * activation
+        centred = features - features.mean((2, 3), keepdim=True)
+        expected = camlib.EigenCAM(net, "features").pattern(centred)
+        ours = method.explain(batch, 1, relu=False).map
+        assert (ours.abs() - theirs.abs()).abs().max() > 0.1 * theirs.abs().max()
+    torch.testing.assert_close(theirs.abs().double(), expected.abs(), rtol=1e-3, atol=1e-4)
+
+
+def test_fem_of_grad_cam_weighs_by_how_many_places_are_strong(peers):
+    net, batch = convolutional(), images(3)
+    activation, _ = activation_and_gradient(net, "features", batch, torch.tensor([1, 1, 1]))
+    with peers["grad-cam"].FEM(net, [net.features]) as peer:
+        made = uncut(peer)
+        peer(batch, [peers["target"](1)] * 3)
+    [theirs] = map(torch.tensor, made)
+    mean = activation.mean((2, 3), keepdim=True)
+    strong = activation > mean + 2 * activation.std((2, 3), correction=0, keepdim=True)
+    counted = (strong.double().mean((2, 3), keepdim=True) * activation).sum(1)
+    torch.testing.assert_close(theirs.double(), counted, rtol=1e-4, atol=1e-6)
+    found = camlib.FEM(net, "features").explain(batch, 1).map
+    dead = activation.amax((2, 3), keepdim=True) == activation.amin((2, 3), keepdim=True)
+    paper = (mean * (strong | dead)).sum(1)
+    torch.testing.assert_close(found.double(), paper, rtol=1e-4, atol=1e-6)
+    assert correlation(found, theirs) < 0.9
 
 
 def hooks(model: nn.Module) -> int:

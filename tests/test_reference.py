@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import by_hand, convolutional, images, pooled
-from reference import REFERENCES, cam, fused_layer_cam, score_cam
+from nets import by_hand, convolutional, images, pooled, rectifying
+from reference import (
+    REFERENCES,
+    cam,
+    expected_gradients,
+    full_grad,
+    fused_layer_cam,
+    gradient_at,
+    integrated_gradients,
+    score_cam,
+    shapley_cam,
+    smooth_grad,
+)
 
 import camlib
-from camlib import CAM, LayerCAM, ScoreCAM
+from camlib import (
+    CAM,
+    ExpectedGradients,
+    FullGrad,
+    InputXGradient,
+    IntegratedGradients,
+    LayerCAM,
+    ScoreCAM,
+    ShapleyCAM,
+    SmoothGrad,
+)
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -28,6 +49,20 @@ def test_gradient_methods(name, options, function, build, layer, in_place):
         for image, target in zip(batch, [2, 0, 1], strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", [[2, 0], [[2, 1], [0, 3]]])
+def test_shapley_cam(target):
+    net = convolutional().double()
+    batch = images().double()
+    found = ShapleyCAM(net, "features").explain(batch, target=target, relu=False).map
+    expected = [
+        shapley_cam(lambda a, c=c: net.tail(a[None])[0, c], activation)
+        for activation, classes in zip(net.features(batch).detach(), target, strict=True)
+        for c in ([classes] if isinstance(classes, int) else classes)
+    ]
+    expected = torch.stack(expected).reshape(found.shape).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_cam():
@@ -80,3 +115,88 @@ def test_fusion_of_layer_cam():
     torch.testing.assert_close(found.heatmap, (expected - low) / (high - low))
     for one, alone in zip(found.maps, each, strict=True):
         torch.testing.assert_close(one, alone)
+
+
+TARGETS = [[2, 0], [1, 3]]
+
+
+def each(function, net, *given):
+    """`function` of every image and class, ``(N, K, C, H, W)``."""
+    batch = images().double()
+    return torch.stack(
+        [
+            torch.stack([function(net, image, c, *given) for c in classes])
+            for image, classes in zip(batch, TARGETS, strict=True)
+        ]
+    )
+
+
+def found(kind, net, **options):
+    return kind(net, **options)(images().double(), TARGETS)
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_input_x_gradient():
+    net, batch = convolutional().double(), images().double()
+    assert_same(found(InputXGradient, net), batch[:, None] * each(gradient_at, net))
+
+
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
+@pytest.mark.parametrize("steps", [1, 2, 7, 30])
+@pytest.mark.parametrize("baseline", [0.0, -0.7, torch.linspace(0, 1, 3)[:, None, None]])
+def test_integrated_gradients(steps, baseline):
+    net = convolutional().double()
+    start = torch.as_tensor(baseline).double().expand(3, 8, 8)
+    assert_same(
+        found(IntegratedGradients, net, steps=steps, baseline=baseline, batch_size=5),
+        each(integrated_gradients, net, start, steps),
+    )
+
+
+def test_integrated_gradients_with_a_baseline_for_each_image():
+    net, starts = convolutional().double(), images(seed=5).double()
+    method = IntegratedGradients(net, baseline=starts, steps=40)
+    expected = [
+        integrated_gradients(net, image, 1, start, 40)
+        for image, start in zip(images().double(), starts, strict=True)
+    ]
+    assert_same(method(images().double(), 1), torch.stack(expected))
+
+
+def test_expected_gradients():
+    net, baselines = convolutional().double(), images(4, seed=5).double()
+    generator = torch.Generator().manual_seed(3)
+    chosen = torch.randint(4, (9,), generator=generator).tolist()
+    draws = list(zip(chosen, torch.rand(9, generator=generator).tolist(), strict=True))
+    options = {"baselines": baselines, "samples": 9, "seed": 3, "batch_size": 4}
+    assert_same(
+        found(ExpectedGradients, net, **options), each(expected_gradients, net, baselines, draws)
+    )
+
+
+def test_smooth_grad():
+    net = convolutional().double()
+    noise = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(4)).double()
+    options = {"sigma": 0.2, "samples": 6, "seed": 4, "batch_size": 5}
+    assert_same(found(SmoothGrad, net, **options), each(smooth_grad, net, 0.2, noise))
+
+
+@pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("build", [pooled, convolutional, rectifying])
+def test_full_grad(build, in_place):
+    net = (build() if build is rectifying else build(in_place=in_place)).double()
+    modules = [*net.features, *net.tail]
+    seen = FullGrad(net).explain(images().double(), TARGETS)
+    terms = FullGrad(net).terms(images().double(), TARGETS)
+    for n, (image, classes) in enumerate(zip(images().double(), TARGETS, strict=True)):
+        for k, c in enumerate(classes):
+            expected, picture = full_grad(modules, image, c)
+            assert_same(seen.map[n, k], picture)
+            low, high = picture.min(), picture.max()
+            assert_same(seen.heatmap[n, k], (picture - low) / (high - low))
+            for one, other in zip(terms, expected, strict=True):
+                assert_same(one[n, k], other)

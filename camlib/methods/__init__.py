@@ -1,19 +1,26 @@
 """The methods, and their names for the command line, the tests and the docs."""
 
 from camlib.methods.activation import CAM
+from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
+from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
 from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
+from camlib.methods.deconvnet import Deconvnet
+from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from camlib.methods.explanation import Explanation
+from camlib.methods.fullgrad import FullGrad
 from camlib.methods.gradient import (
+    LIFTCAM,
     ElementWiseGradCAM,
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
+    ShapleyCAM,
     XGradCAM,
 )
 from camlib.methods.guided import GuidedGradCAM
 from camlib.methods.perturbation import ScoreCAM
-from camlib.methods.pixel import Deconvnet, GuidedBackprop, Saliency
+from camlib.methods.pixel import GuidedBackprop, InputXGradient, Saliency
 
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,
@@ -23,8 +30,23 @@ METHODS: dict[str, type[Method]] = {
     "xgrad_cam": XGradCAM,
     "element_wise_grad_cam": ElementWiseGradCAM,
     "layer_cam": LayerCAM,
+    "lift_cam": LIFTCAM,
+    "shapley_cam": ShapleyCAM,
+    "eigen_cam": EigenCAM,
+    "eigen_grad_cam": EigenGradCAM,
+    "seg_eigen_cam": SegEigenCAM,
+    "kpca_cam": KPCACAM,
+    "fem": FEM,
+    "lafam": LaFAM,
+    "random_cam": RandomCAM,
+    "center_gaussian": CenterGaussian,
     "score_cam": ScoreCAM,
     "saliency": Saliency,
+    "input_x_gradient": InputXGradient,
+    "smooth_grad": SmoothGrad,
+    "integrated_gradients": IntegratedGradients,
+    "expected_gradients": ExpectedGradients,
+    "full_grad": FullGrad,
     "guided_backprop": GuidedBackprop,
     "deconvnet": Deconvnet,
     "guided_grad_cam": GuidedGradCAM,
@@ -32,21 +54,37 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "CAM",
+    "FEM",
+    "KPCACAM",
+    "LIFTCAM",
     "METHODS",
+    "CenterGaussian",
+    "ClassAgnostic",
     "Deconvnet",
+    "EigenCAM",
+    "EigenGradCAM",
     "ElementWiseGradCAM",
+    "ExpectedGradients",
     "Explanation",
+    "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradientWeighted",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
+    "InputXGradient",
+    "IntegratedGradients",
+    "LaFAM",
     "LayerCAM",
     "LayerMethod",
     "Method",
     "PixelMethod",
+    "RandomCAM",
     "Saliency",
     "ScoreCAM",
+    "SegEigenCAM",
+    "ShapleyCAM",
+    "SmoothGrad",
     "XGradCAM",
 ]

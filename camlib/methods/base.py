@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Self
 
@@ -47,10 +47,13 @@ class Method(ABC):
 
     @classmethod
     def paper(cls) -> str:
-        """The source, as the docstring cites it: the sentence up to the first arXiv or DOI."""
+        """The source, as the docstring cites it: the sentence up to the first arXiv or DOI.
+
+        ``"no paper"`` where there is none.
+        """
         text = " ".join((inspect.getdoc(cls) or "").split())
         number = re.search(r"(?:arXiv|doi):[^\s,;)]*[^\s,;).]", text)
-        return text[: number.end()].rpartition(". ")[2] if number else ""
+        return text[: number.end()].rpartition(". ")[2] if number else "no paper"
 
     def __enter__(self) -> Self:
         """A courtesy: there is nothing to open or close."""
@@ -316,12 +319,19 @@ class GradientWeighted(LayerMethod):
     def _maps(self, run: Pass) -> list[Tensor]:
         activations = self._activations(run)
         chunks: list[list[Tensor]] = [[] for _ in activations]
-        for gradients_ in run.seen.gradients(run.scores, create_graph=self.differentiable):
+        for gradients_ in self._gradients(run):
             for name, activation, gradient, chunk in zip(
                 run.seen.names, activations, gradients_, chunks, strict=True
             ):
                 chunk.append(self._weighted(run, name, activation, gradient))
         return [torch.cat(chunk, 1) for chunk in chunks]
+
+    def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
+        """What `weights` gets as the gradient: for each layer ``(k, N, ...)``, the next k classes.
+
+        A subclass may look further than the first derivative.
+        """
+        return run.seen.gradients(run.scores, create_graph=self.differentiable)
 
     def _weighted(self, run: Pass, name: str, activation: Tensor, gradient: Tensor) -> Tensor:
         """The maps ``(N, k, *grid)`` of ``k`` classes, `gradient` ``(k, N, ...)``."""
@@ -396,6 +406,24 @@ class PixelMethod(Method):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
+
+
+def warn_if_incomplete(run: Pass, total: Tensor, size: Tensor, due: Tensor, message: str) -> None:
+    """A warning if parts that sum to `total` miss what is `due` by more than 5 %.
+
+    Args:
+        run: the clean pass; half precision may miss more.
+        total: sums of the parts.
+        size: of the values that were summed or subtracted, as a measure of rounding.
+        due: what they should sum to.
+        message: of the warning, with a place for the share that is missing.
+    """
+    rounding = max(torch.finfo(each.dtype).eps for each in (run.inputs.image, run.scores)) ** 0.5
+    missing = (total - due).abs()
+    share = missing / due.abs().clamp(min=torch.finfo(due.dtype).tiny)
+    worst = share.where(missing > rounding * size, 0).amax()
+    if worst > 0.05:
+        warn(message.format(f"{float(worst):.0%}"))
 
 
 _NOT_FINITE = (

@@ -6,11 +6,14 @@ runs over channels and ``i`` over positions. The map is ``relu(sum_k w_k A_k)`` 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from camlib.errors import GraphError
+from camlib.forward import Pass
 from camlib.maps import Fuse, positions
 from camlib.methods.base import GradientWeighted
 from camlib.modules import Layers
@@ -125,3 +128,77 @@ class LayerCAM(GradientWeighted):
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The positive part of the gradient."""
         return gradient.clamp(min=0)
+
+
+class LIFTCAM(GradientWeighted):
+    """LIFT-CAM: a channel weighs what it adds to the score, ``w_k = sum_i G_ki A_ki``.
+
+    Jung and Oh, ICCV 2021, arXiv:2102.05228. The paper has the weights from DeepLIFT with zero as
+    the reference; this is its linear form, which is DeepLIFT exactly where what follows the layer
+    is linear (there it is also the Shapley value of the channel), and elsewhere its first-order
+    approximation. For the last layer before a pooling, when channels are to be weighed by their
+    share of the score. Weak where that is signed: channels of opposite sign cancel in the map, and
+    a channel rescaled with its weights undone behind it changes the map.
+    """
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """The share of each channel in the score, ``(N, C, 1, 1)``."""
+        return (gradient * activation).sum(positions(gradient), keepdim=True)
+
+
+class ShapleyCAM(GradientWeighted):
+    """Shapley-CAM: Grad-CAM with a second derivative, ``w_k = mean_i (G - H A / 2)_ki``.
+
+    Cai, 2025, arXiv:2501.06261. ``H`` is the Hessian of the score at the layer; the product with
+    the activation is a second backward pass, one for each class. The paper scores with ReST,
+    ``y_c + log p_c``: pass ``lambda out: out[:, c] + out.log_softmax(1)[:, c]``. For a logit behind
+    linear layers and ReLU, ``H`` is zero and this is Grad-CAM; use it behind GELU, attention or
+    normalisation. Weak where the score is far from its second-order expansion at zero.
+
+    Raises:
+        GraphError: an operator behind the layer has no second derivative, as fused attention.
+    """
+
+    cost = "1 forward, 2 backward of what follows the layer"
+
+    def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """The mean of each channel, ``(N, C, 1, 1)``; `gradient` is ``G - H A / 2``."""
+        return gradient.mean(positions(gradient), keepdim=True)
+
+    def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
+        activations = run.seen.activations()
+        for found in run.seen.gradients(run.scores, create_graph=True):
+            yield [
+                self._corrected(activation, gradient)
+                for activation, gradient in zip(activations, found, strict=True)
+            ]
+
+    def _corrected(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """``G - H A / 2`` from ``G`` ``(k, N, ...)``, a class at a time."""
+        if not gradient.requires_grad:  # what follows is linear, and frozen
+            return gradient
+        with torch.enable_grad():
+            classes = gradient.unbind()
+        try:
+            products = [
+                torch.autograd.grad(
+                    each,
+                    activation,
+                    activation,
+                    retain_graph=True,
+                    create_graph=self.differentiable,
+                    materialize_grads=True,
+                )[0]
+                for each in classes
+            ]
+        except RuntimeError as error:
+            if "is not implemented" not in str(error):
+                raise
+            raise GraphError(
+                f"Shapley-CAM needs a second derivative of what follows the layer: {error}; fused "
+                "attention has one inside "
+                "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
+            ) from None
+        if not self.differentiable:
+            gradient = gradient.detach()
+        return gradient - torch.stack(products) / 2

@@ -1,0 +1,148 @@
+"""Maps of a layer that ask for no class: the same whatever the answer and the target.
+
+They show what the layer responds to, which is often the object, and they cost no gradient. As
+explanations of an answer they are what any other method has to beat.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib.errors import InputError
+from camlib.forward import Pass
+from camlib.maps import positions
+from camlib.methods.base import LayerMethod
+from camlib.modules import Layers
+
+
+class ClassAgnostic(LayerMethod):
+    """A map of the activation alone.
+
+    Every form of target is accepted; several classes of a sample get the same map each. A subclass
+    gives the pattern and nothing else.
+    """
+
+    cost = "1 forward"
+    graph = "none"
+    rectify = False
+
+    @abstractmethod
+    def pattern(self, activation: Tensor) -> Tensor:
+        """The signed map ``(N, *grid)`` of an activation ``(N, C, *grid)`` in float32 at least."""
+
+    def _maps(self, run: Pass) -> list[Tensor]:
+        classes = run.scores.shape[1]
+        with torch.autocast(run.inputs.image.device.type, enabled=False):
+            found = [self.pattern(activation) for activation in self._activations(run)]
+        return [each[:, None].repeat_interleave(classes, 1) for each in found]
+
+
+class LaFAM(ClassAgnostic):
+    """LaFAM, the mean activation: ``M_i = mean_k A_ki``.
+
+    Karjauv and Albayrak, 2024, arXiv:2407.06059. For networks without labels, and as the baseline
+    of first choice: at the last layer of a classifier it is hard to tell from Grad-CAM by the
+    measures of faithfulness. Class-agnostic; weak on layers with negative values, where channels
+    cancel.
+    """
+
+    def pattern(self, activation: Tensor) -> Tensor:
+        """The mean over channels."""
+        return activation.mean(1)
+
+
+class FEM(ClassAgnostic):
+    """FEM: where a channel is unusually strong, ``M_i = sum_k m_k 1[A_ki >= m_k + k s_k]``.
+
+    Fuad et al., IPTA 2020, doi:10.1109/IPTA50016.2020.9286629. ``m`` and ``s`` are a channel's mean
+    and standard deviation (of the population) over positions. Peaks alone count, so small objects
+    stay small. Class-agnostic; weak on coarse grids, where few positions lie so far out: of ``n``
+    none lies more than ``sqrt(n - 1)`` deviations from the mean.
+
+    Args:
+        model: see `LayerMethod`.
+        layer: see `LayerMethod`.
+        k: how many standard deviations above its mean a channel counts.
+        options: see `LayerMethod`.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: Layers = None, *, k: float = 2.0, **options: Any
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.k = k
+
+    def pattern(self, activation: Tensor) -> Tensor:
+        """The means of the channels that are strong, summed."""
+        axes = positions(activation)
+        deviation, mean = torch.std_mean(activation, axes, correction=0, keepdim=True)
+        return (mean * (activation >= mean + self.k * deviation)).sum(1)
+
+
+class RandomCAM(ClassAgnostic):
+    """A baseline with no paper: channels weighed at random, ``M = relu(sum_k w_k A_k)``.
+
+    ``w_k`` is uniform in [-1, 1], the same for every sample and in every call. A method that does
+    not beat it says nothing of the class that the activations do not say already; average the
+    measure over several seeds.
+
+    Args:
+        model: see `LayerMethod`.
+        layer: see `LayerMethod`.
+        seed: of the weights.
+        options: see `LayerMethod`.
+    """
+
+    rectify = True
+
+    def __init__(
+        self, model: nn.Module, layer: Layers = None, *, seed: int = 0, **options: Any
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.seed = seed
+
+    def pattern(self, activation: Tensor) -> Tensor:
+        """The channels, weighed at random."""
+        generator = torch.Generator().manual_seed(self.seed)
+        weights = 2 * torch.rand(activation.shape[1], generator=generator) - 1
+        return torch.einsum("c,nc...->n...", weights.to(activation), activation)
+
+
+class CenterGaussian(ClassAgnostic):
+    """A baseline with no paper: a Gaussian in the middle, ``M_i = exp(-|r_i|^2 / 2 sigma^2)``.
+
+    ``r`` runs from -1 / 2 to 1 / 2 along every axis, so the map has the shape of the picture. It
+    looks at neither: photographs have their object in the middle, and a localisation that does not
+    beat it may have learnt no more than that.
+
+    Args:
+        model: see `LayerMethod`.
+        layer: see `LayerMethod`; its grid alone is used.
+        sigma: standard deviation, as a share of each side.
+        options: see `LayerMethod`.
+
+    Raises:
+        InputError: `sigma` is not above 0.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: Layers = None, *, sigma: float = 0.25, **options: Any
+    ) -> None:
+        super().__init__(model, layer, **options)
+        if not sigma > 0:
+            raise InputError(f"sigma={sigma!r} is no width; use a share of the side above 0")
+        self.sigma = sigma
+
+    def pattern(self, activation: Tensor) -> Tensor:
+        """The Gaussian on the layer's grid."""
+        found = torch.ones_like(activation[:, 0])
+        for axis, length in enumerate(found.shape[1:], 1):
+            places = torch.arange(length, device=found.device, dtype=found.dtype)
+            away = (places + 0.5) / length - 0.5
+            shape = [-1 if each == axis else 1 for each in range(found.ndim)]
+            found = found * torch.exp(-((away / self.sigma) ** 2) / 2).view(shape)
+        return found

@@ -1,0 +1,169 @@
+"""Deconvnet: what a class, or one unit of a layer, looks for in the pixels."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib import maps
+from camlib.capture import capture, visits
+from camlib.errors import InputError, TargetError
+from camlib.forward import Pass, input_gradients
+from camlib.gradients import gradients
+from camlib.inputs import Inputs, detached
+from camlib.layers import layout_of
+from camlib.layouts import ChannelsFirst, Layout
+from camlib.methods.base import PixelMethod
+from camlib.methods.explanation import Explanation
+from camlib.modes import explaining
+from camlib.modules import Layer, find, unwrap
+from camlib.rules import Rectifying, without_recomputation
+
+
+class Deconvnet(PixelMethod):
+    """Deconvnet: a class, or one unit of a layer, projected down to the pixels.
+
+    Zeiler and Fergus, ECCV 2014, arXiv:1311.2901. From the layer down: unpool to where the maxima
+    were, rectify, filter with the transposed filters; biases are not used. In terms of gradients,
+    a ReLU passes back what is positive, wherever it was open: ``R_in = 1[R_out > 0] R_out``.
+
+    The signal starts as the activation itself, everything else in the layer set to zero. Where
+    pooling windows overlap and share their maximum, the signals that meet there are summed: this is
+    the transpose of pooling as the filters are transposed, and does not depend on an order, as
+    overwriting does. A picture of what excites the unit; it says little about a class (it fails the
+    sanity checks of arXiv:1810.03292).
+
+    Args:
+        model: see `PixelMethod`.
+        layer: where the signal starts: a module or its dotted name; ``None`` for the score of a
+            class at the output.
+        generalize: other activation functions pass back ``max(R_out, 0)`` as well.
+
+    Raises:
+        LayerError: the layer is not in `model`.
+    """
+
+    cost = "1 forward, 1 backward"
+
+    def __init__(
+        self, model: nn.Module, layer: Layer | None = None, *, generalize: bool = False
+    ) -> None:
+        super().__init__(model)
+        self.layer = None if layer is None else find(model, layer)[0]
+        self.generalize = generalize
+
+    def __call__(
+        self,
+        inputs: Any,
+        target: Any = None,
+        *,
+        unit: int | tuple[int, ...] | None = None,
+        channel: int | None = None,
+    ) -> Tensor:
+        """The pattern in each sample that excites a unit, or speaks for a class.
+
+        Args:
+            inputs: images ``(N, C, H, W)``, or what else the model takes.
+            target: the class where there is no layer, as for every method.
+            unit: a channel of the layer, for its strongest unit; or a channel and a position
+                ``(channel, row, column)``, for that one.
+            channel: a channel of the layer, for all its units together. Signals that meet are
+                rectified together, so this is not the sum over units.
+
+        Returns:
+            ``(N, C, H, W)`` float32 on the input's device, signed, not normalised.
+
+        Raises:
+            InputError: not exactly one of `target`, `unit` and `channel` fits how this was built.
+            TargetError: there is no such unit in the layer.
+        """
+        return self.explain(inputs, target, unit=unit, channel=channel).heatmap
+
+    def explain(
+        self,
+        inputs: Any,
+        target: Any = None,
+        *,
+        unit: int | tuple[int, ...] | None = None,
+        channel: int | None = None,
+    ) -> Explanation:
+        """Everything one call knows; the score is the sum of the activations started from."""
+        if self.layer is None:
+            if unit is not None or channel is not None:
+                raise InputError("unit= and channel= need a layer: Deconvnet(model, layer)")
+            return super().explain(inputs, target)
+        if target is not None or (unit is None) == (channel is None):
+            raise InputError(
+                f"Deconvnet from layer {self.layer!r} needs one of unit= and channel=, and no "
+                "target; for a class, build it without a layer"
+            )
+        given = Inputs.of(inputs)
+        model = unwrap(self.model)
+        rule = self._rule()
+        with explaining(model, given.image.device), torch.inference_mode(False):
+            image = given.image.detach().clone().requires_grad_()
+            with rule, visits(model) as order, capture(model, [self.layer], graph="whole") as seen:
+                output = given.owned().with_image(image.clone()).run(model)
+            [activation] = seen.activations()
+            layout: Layout = ChannelsFirst()
+            if activation.ndim > 2:
+                layout = layout_of(model, given, order, self.layer, activation.shape)
+            arranged = layout(activation)
+            start = _start(arranged.detach(), self.layer, unit, channel)
+            with torch.enable_grad(), without_recomputation():
+                excited = (arranged * start).flatten(1).sum(1, keepdim=True)
+                [[signal]] = next(gradients(excited, [image], ["the input"]))
+        rule.warn_if_unmet(type(self).__name__, type(model).__name__)
+        signal = maps.precise(signal)
+        return Explanation(
+            heatmap=signal,
+            map=signal,
+            maps=(signal,),
+            score=maps.precise(start).flatten(1).sum(1),
+            target=None,
+            output=detached(output),
+            layers=(self.layer,),
+            method="Deconvnet",
+            size=given.size,
+        )
+
+    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        rule = self._rule()
+        explained = input_gradients(model, given, target, rule)
+        rule.warn_if_unmet(type(self).__name__, type(model).__name__)
+        return explained
+
+    def _rule(self) -> Rectifying:
+        return Rectifying("deconvnet", generalize=self.generalize)
+
+
+def _start(
+    activation: Tensor, layer: str, unit: int | tuple[int, ...] | None, channel: int | None
+) -> Tensor:
+    """`activation` ``(N, C, *grid)`` at the units asked for, zero elsewhere."""
+    index = channel if unit is None else unit
+    shape = activation.shape[1:]
+    asked: tuple[Any, ...] = unit if isinstance(unit, tuple) and channel is None else (index,)
+    try:
+        place: tuple[int, ...] = tuple(operator.index(i) for i in asked)
+    except TypeError:
+        place = ()
+    if len(place) not in (1, len(shape)) or not all(
+        -size <= i < size for i, size in zip(place, shape, strict=False)
+    ):
+        raise TargetError(
+            f"there is no unit {index!r} in layer {layer!r} of shape {tuple(shape)}; pass a "
+            "channel, or a channel and a position"
+        )
+    chosen: tuple[slice | int, ...] = (slice(None), *place)
+    kept = torch.zeros_like(activation, dtype=torch.bool)
+    kept[chosen] = True
+    if unit is not None and len(place) < len(shape):
+        units = activation[chosen].flatten(1)
+        strongest = torch.zeros_like(units, dtype=torch.bool)
+        strongest.scatter_(1, units.argmax(1, keepdim=True), True)
+        kept[chosen] = strongest.reshape(activation[chosen].shape)
+    return activation.where(kept, 0)

@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+from nets import Net, convolutional, images, pooled
+from torch import nn
+
+from camlib import (
+    FEM,
+    KPCACAM,
+    CenterGaussian,
+    EigenCAM,
+    EigenGradCAM,
+    InputError,
+    LaFAM,
+    RandomCAM,
+    SegEigenCAM,
+)
+
+AGNOSTIC = [CenterGaussian, EigenCAM, FEM, KPCACAM, LaFAM, RandomCAM]
+
+
+@pytest.mark.parametrize("kind", AGNOSTIC)
+def test_nothing_is_recorded_for_autograd(kind):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda t: t):
+        kind(pooled(), "features")(images())
+    assert not saved
+
+
+@pytest.mark.parametrize("kind", AGNOSTIC)
+def test_no_gradient_is_needed(kind):
+    class Detached(Net):
+        @torch.inference_mode()
+        def forward(self, batch):
+            return super().forward(batch)
+
+    net = pooled()
+    cut = Detached(net.features, net.tail).eval()
+    torch.testing.assert_close(kind(cut, "features")(images()), kind(net, "features")(images()))
+
+
+def test_random_weights_are_those_of_the_seed():
+    net, batch = convolutional().double(), images(3).double()
+    net.features[4] = nn.Tanh()  # full rank
+    activation = net.features(batch).detach()
+    drawn = []
+    for seed in (0, 0, 1):
+        found = RandomCAM(net, "features", seed=seed).explain(batch, relu=False).map
+        rows, values = activation.movedim(1, -1).reshape(-1, 6), found.reshape(-1, 1)
+        weights = torch.linalg.lstsq(rows, values).solution
+        torch.testing.assert_close(rows @ weights, values)
+        assert weights.abs().amax() <= 1
+        assert weights.amin() < 0 < weights.amax()
+        drawn.append(weights)
+    torch.testing.assert_close(drawn[0], drawn[1])
+    assert (drawn[0] - drawn[2]).abs().amax() > 0.1
+
+
+def test_center_gaussian_has_the_shape_of_the_picture():
+    found = CenterGaussian(pooled(), "features").explain(images(2, 16, 8), resize=False)
+    assert found.map.shape == (2, 8, 4)
+    torch.testing.assert_close(found.map, found.map.flip(1, 2))
+    down, right = 3.5 / 8, 1.5 / 4  # from the middle to that of the cell in the corner
+    corner = math.exp(-(down**2 + right**2) / (2 * 0.25**2))
+    assert found.map[0, 0, 0].item() == pytest.approx(corner)
+    for sigma in (0, -1, float("nan")):
+        with pytest.raises(InputError, match=f"sigma={sigma} is no width; use a share of the side"):
+            CenterGaussian(pooled(), sigma=sigma)
+
+
+def test_constant_channel_counts_everywhere():
+    """Its threshold is its value, and rounding must not say otherwise."""
+    for value in torch.linspace(0.1, 3, 50):
+        found = FEM(pooled(), "features").pattern(value.expand(2, 1, 13, 11))
+        torch.testing.assert_close(found, value.expand(2, 13, 11))
+
+
+@pytest.mark.parametrize("kind", [EigenCAM, KPCACAM])
+@pytest.mark.parametrize("shape", [(2, 30, 3, 4), (2, 5, 6, 7)])
+def test_layer_of_zeros_has_no_pattern(kind, shape):
+    activation = torch.zeros(shape, requires_grad=True)
+    for each in (activation, activation.detach()):
+        found = kind(pooled(), "features").pattern(each)
+        assert not found.any()
+    kind(pooled(), "features").pattern(activation).sum().backward()
+    assert activation.grad.isfinite().all()
+
+
+def test_constant_layer_has_no_component():
+    assert not KPCACAM(pooled(), "features").pattern(torch.full((2, 5, 6, 7), 0.3)).any()
+    assert KPCACAM(pooled(), "features").pattern(torch.eye(6).expand(1, 2, 6, 6)).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 30, 3, 4), (2, 5, 6, 7)])
+@pytest.mark.parametrize("kind", [EigenCAM, KPCACAM, EigenGradCAM, SegEigenCAM])
+def test_dead_channels_and_places_leave_the_gradient_finite(kind, shape):
+    activation = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double().relu()
+    activation[:, 2:] = 0
+    activation[:, :, 0] = 0
+    method = kind(pooled(), "features")
+
+    def found(activation):
+        if hasattr(method, "pattern"):
+            return method.pattern(activation)
+        return (method.weights(activation, activation.cos()) * activation).sum(1)
+
+    assert torch.autograd.gradcheck(found, activation.requires_grad_(), atol=1e-5)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from nets import Net, Pooling, features, images, spread
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from camlib import GraphError, ShapleyCAM
+
+
+class Attention(nn.Module):
+    def forward(self, features):
+        tokens = features.flatten(2).mT[:, None].repeat(1, 1, 1, 3)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0, :, :6].mT
+
+
+@pytest.mark.parametrize("target", [1, [[0, 1]]])
+def test_fused_attention_has_no_second_derivative(target):
+    net = spread(Net(features(), nn.Sequential(Attention(), Pooling(), nn.Linear(6, 4))))
+    method = ShapleyCAM(net, "features")
+    with sdpa_kernel(SDPBackend.MATH):
+        assert method.explain(images(), target, relu=False).map.any()
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        with pytest.raises(
+            GraphError, match=r"a second derivative of what follows .* has one inside torch.*MATH\)"
+        ):
+            method(images(), target)
+
+
+class Failing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, signal):
+        return signal.clone()
+
+    @staticmethod
+    def backward(ctx, signal):
+        raise RuntimeError("the model's own")
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features):
+        ctx.save_for_backward(features)
+        return features**2
+
+    @staticmethod
+    def backward(ctx, signal):
+        [features] = ctx.saved_tensors
+        return Failing.apply(2 * features * signal)
+
+
+class Squared(nn.Module):
+    def forward(self, features):
+        return Square.apply(features)
+
+
+def test_other_errors_of_the_second_backward_pass_are_the_models_own():
+    net = spread(Net(features(), nn.Sequential(Squared(), Pooling(), nn.Linear(6, 4))))
+    with pytest.raises(RuntimeError, match=r"^the model's own"):
+        ShapleyCAM(net, "features")(images(), 1)
