@@ -118,8 +118,8 @@ TRANSFORMERS: list[tuple[str, str, dict[str, Any], tuple[int, int], str, Scores 
     (
         "LeViT",
         "LevitForImageClassification",
-        {"image_size": 128, "num_labels": CLASSES, "depths": [2, 2, 2]},
-        (128, 128),
+        {"image_size": 256, "num_labels": CLASSES, "depths": [2, 2, 2]},
+        (256, 256),
         "mapping",
         None,
     ),

@@ -35,6 +35,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def fewer_methods(monkeypatch):
     monkeypatch.setattr(commands, "METHODS", {"cam": CAM})
+    monkeypatch.setattr(commands, "_DEMO_METHODS", ["cam"])
 
 
 @pytest.fixture
@@ -91,19 +92,22 @@ def read(path):
         return np.array(image)
 
 
-def test_demo_shows_every_method_for_two_classes(folder, drawn):
-    assert done("demo") == "wrote camlib-demo.png\n"
+@pytest.mark.parametrize("options", [[], ["--all"]])
+def test_demo_shows_methods_for_two_classes(folder, drawn, options):
+    assert done("demo", *options) == "wrote camlib-demo.png\n"
+    methods = METHODS.values() if options else [METHODS[name] for name in commands._DEMO_METHODS]
     texts = [text.get_text() for text in drawn[0].texts]
     assert texts[0] == "Where does the network see the disc, and where the cross?"
     assert "scene 236" in texts[1]
-    assert f"{len(METHODS)} methods" in texts[1]
-    assert {kind.__name__ for kind in METHODS.values()} < set(texts)
+    assert f"{len(methods)} methods" in texts[1]
+    assert {kind.__name__ for kind in methods} < set(texts)
+    assert ("EigenCAM" in texts) == bool(options)
     with torch.no_grad():
         chances = zoo.load()(zoo.preprocess(zoo.scene(236).image)[None]).sigmoid()[0]
     for name in ("disc", "cross"):
         assert f"{name}: {chances[zoo.CLASSES.index(name)]:.1%}" in texts
-    blocks = -(-len(METHODS) // 6)
-    assert len(drawn[0].axes) == 2 * (len(METHODS) + blocks)
+    blocks = -(-len(methods) // 6)
+    assert len(drawn[0].axes) == 2 * (len(methods) + blocks)
     assert read("camlib-demo.png").shape[1] < 1800
 
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 # Its scene has two large objects far apart, and the network is sure of both.
 _DEMO_SEED = 236
 
+_DEMO_METHODS = (
+    *("cam", "grad_cam", "grad_cam_plus_plus", "hires_cam", "xgrad_cam", "element_wise_grad_cam"),
+    *("layer_cam", "score_cam", "saliency", "guided_backprop", "deconvnet", "guided_grad_cam"),
+)
+
 
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
@@ -58,8 +63,9 @@ def main() -> None:
     help="The picture.",
 )
 @click.option("--seed", default=_DEMO_SEED, show_default=True, help="Another scene.")
-def demo(*, output: Path, seed: int) -> None:
-    """Draw what every method finds for two classes in one scene.
+@click.option("--all", "every", is_flag=True, help="Every method; takes a minute.")
+def demo(*, output: Path, seed: int, every: bool) -> None:
+    """Draw what the best-known methods find for two classes in one scene.
 
     The scene and the network are built in; nothing is downloaded.
     """
@@ -69,7 +75,7 @@ def demo(*, output: Path, seed: int) -> None:
     picture, classes = _scene_of_two(seed)
     chances = network.probabilities(scores_of(network, picture))
     panels = {}
-    for kind in METHODS.values():
+    for kind in METHODS.values() if every else map(METHODS.__getitem__, _DEMO_METHODS):
         method = built(kind, network, ["features"])
         with warnings_in_a_line(f"scene {seed}"):
             panels[kind.__name__] = maps_of(network, method, picture, classes).over(picture)
