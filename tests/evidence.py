@@ -111,24 +111,29 @@ def examined(case: Case, method: Callable[[nn.Module], LayerMethod] = GradCAM) -
 
 
 def _examined(case: Case, cam: LayerMethod) -> Found:
-    images = scenes(case.size)
-    inputs = case.inputs(images)
-    seen = cam.explain(inputs, relu=False)
+    inputs = case.inputs(scenes(case.size))
     with warnings.catch_warnings():
-        # Of so many classes some have nothing that speaks for them.
+        # Of so many classes some have nothing that speaks for them, and it is seen in the map.
         warnings.filterwarnings("ignore", "a map at layer .* is zero", CamlibWarning)
+        seen = cam.explain(inputs, relu=False)
         heat = cam(inputs, case.scores or [list(range(CLASSES))])
-    return Found(seen.layers, tuple(seen.map.shape[1:]), _complaint(case, seen.heatmap, heat))
+    return Found(seen.layers, tuple(seen.map.shape[1:]), complaint(case, seen.heatmap, heat))
 
 
-def _complaint(case: Case, unasked: Tensor, heat: Tensor) -> str:
-    """What is wrong with the maps of the target chosen by itself, and of the classes."""
+def complaint(case: Case, unasked: Tensor, heat: Tensor) -> str:
+    """What is wrong with the maps of the scenes, empty where nothing is.
+
+    Args:
+        case: what they are maps of.
+        unasked: the maps of the target that is explained by default, ``(4, *size)``.
+        heat: the maps of the classes, ``(4, K, *size)``.
+    """
     for each in (unasked, heat):
         if (each.shape[0], *each.shape[-len(case.size) :]) != (len(PLACES), *case.size):
             return f"the map has shape {tuple(each.shape)}"
         if not each.isfinite().all():
             return "the map is not finite"
-    if unasked.amax() == unasked.amin():
+    if (unasked.flatten(1).amax(1) == unasked.flatten(1).amin(1)).any():
         return "the map is constant"
     if len(case.size) == 3:
         heat = heat.mean(-3)

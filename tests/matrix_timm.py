@@ -44,7 +44,7 @@ TIMM: dict[str, int | tuple[int, int]] = {
     "vit_base_patch16_gap_224": 128,
     "vit_small_patch14_dinov2": 112,
     "vit_small_patch14_reg4_dinov2": 112,
-    "vit_tiny_patch16_dinov3_qkvb": 128,
+    "vit_small_patch16_dinov3": 128,
     "vit_base_patch32_siglip_256": 128,
     "vit_base_patch16_clip_224": 128,
     "vit_relpos_small_patch16_224": 128,

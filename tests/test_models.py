@@ -12,8 +12,9 @@ from dataclasses import replace
 import pytest
 import torch
 from case import Case
-from evidence import PLACES, examined, excess, scenes
+from evidence import PLACES, complaint, examined, excess, scenes
 from matrix import CASES
+from torch import nn
 from torchvision import models
 
 from camlib import GradCAM
@@ -103,3 +104,30 @@ def test_the_right_reading_passes() -> None:
 def test_a_wrong_reading_is_found_out(wrong) -> None:
     found = examined(WIDE, lambda model: GradCAM(model, layout=wrong))
     assert found.complaint == "the map does not follow the patch"
+
+
+def test_a_model_that_is_not_left_as_found_is_found_out() -> None:
+    def method(model: nn.Module) -> GradCAM:
+        model.get_submodule("conv5").register_forward_hook(lambda *_: None)
+        return GradCAM(model)
+
+    with pytest.raises(AssertionError, match="shufflenet_v2_x0_5 was changed"):
+        examined(WIDE, method)
+
+
+def test_maps_of_another_kind_are_found_out() -> None:
+    case = replace(LIGHT, size=(2, 2))
+    heat = torch.zeros(4, 1, 2, 2)
+    for image, (row, column) in zip(heat, PLACES, strict=True):
+        image[0, row, column] = 1
+    good = heat[:, 0]
+    assert complaint(case, good, heat) == ""
+    assert complaint(case, good[:1], heat) == "the map has shape (1, 2, 2)"
+    assert complaint(case, good, heat[..., :1]) == "the map has shape (4, 1, 2, 1)"
+    assert complaint(case, good / 0, heat) == "the map is not finite"
+    assert complaint(case, good, heat / 0) == "the map is not finite"
+    still = good.clone()
+    still[2] = 0.5
+    assert complaint(case, still, heat) == "the map is constant"
+    assert complaint(case, good, heat.flip(0)) == "the map does not follow the patch"
+    assert complaint(replace(case, lost="mixed"), good, heat.flip(0)) == ""
