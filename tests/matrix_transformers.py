@@ -118,7 +118,7 @@ TRANSFORMERS: list[tuple[str, str, dict[str, Any], tuple[int, int], str, Scores 
     (
         "LeViT",
         "LevitForImageClassification",
-        {"image_size": 256, "num_labels": CLASSES, "depths": [2, 2, 2]},
+        {"image_size": 256, "num_labels": CLASSES, "depths": [1, 1, 1]},
         (256, 256),
         "mapping",
         None,
