@@ -45,7 +45,7 @@ def test_every_family_is_in_every_run() -> None:
 
 def test_few_models_are_too_mixed_for_a_place() -> None:
     lost = [str(case) for case in CASES if case.lost]
-    assert lost == ["timm-mobilevit_xxs", "transformers-MobileViT"]
+    assert lost == ["timm-mobilevit_xxs", "timm-tiny_vit_5m_224", "transformers-MobileViT"]
 
 
 def test_all_models_of_torchvision_are_here() -> None:
