@@ -32,12 +32,12 @@ segmentation network is asked for the mean score of a class, a detector for the 
 a label, an encoder of images for an axis of its embedding; each of them also for what it says by
 itself: the commonest class, the best box, the whole embedding.
 
-{passed} of them pass, in {minutes:.0f} minutes of a busy core.{others} Those marked *nightly* run
-with `pytest -m nightly`, all others in every run. The table is written by
-`python tests/matrix_report.py`.
+{passed} of them pass, in {minutes:.0f} minutes of a busy core. Those marked *nightly* run with
+`pytest -m nightly`, all others in every run. The table is written by
+`python tests/matrix_report.py`. Nothing had to be told to any of them.
 
-What the user must tell: nothing here. Hiera keeps its patches
-window by window until the last stage, so a layer before that needs `layout=`; the default does not.
+{others}Hiera keeps its patches window by window until its last stage: a layer before that needs
+`layout=`, the default does not.
 """
 
 
@@ -87,7 +87,9 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     cases = [case for case in CASES if str(case) in results]
     rows = [results[str(case)] for case in cases]
     others = [case.name for case, row in zip(cases, rows, strict=True) if row["result"] != "ok"]
-    named = f" The others are {', '.join(others)}: see their rows." if others else ""
+    named = (
+        f"The others, each with its reason in its row: {', '.join(others)}.\n\n" if others else ""
+    )
     parts = [
         TEXT.format(
             count=len(rows),

@@ -12,10 +12,12 @@ from camlib import (
     ClassAgnostic,
     Explanation,
     GradCAM,
+    GradCAMPlusPlus,
     GradientWeighted,
     GuidedBackprop,
     GuidedGradCAM,
     InputError,
+    LayerCAM,
     ModelError,
     Saliency,
     overlay,
@@ -226,3 +228,14 @@ def test_guided_backprop_of_a_network_without_relu_warns():
         CamlibWarning, match="GuidedBackprop met no ReLU in Sequential, so this is the"
     ):
         GuidedBackprop(net)(images())
+
+
+@pytest.mark.parametrize("kind", [GradCAM, GradCAMPlusPlus, LayerCAM])
+def test_many_classes_of_one_pass_equal_a_loop(kind):
+    net, batch = convolutional().double(), images(3).double()
+    cam = kind(net, ["features.1", "features"], fuse=None)
+    several = cam.explain(batch, [list(range(4))], relu=False)
+    for k in range(4):
+        alone = cam.explain(batch, k, relu=False)
+        for together, single in zip(several.maps, alone.maps, strict=True):
+            torch.testing.assert_close(together[:, k], single, rtol=1e-10, atol=1e-14)
