@@ -5,7 +5,8 @@ Everything a method does starts here.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from camlib.capture import Capture, Graph, Visit, capture, visits
 from camlib.errors import LayerError
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
+from camlib.maps import precise
+from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.targets import Target
 
@@ -38,6 +41,7 @@ class Pass:
         scores: ``(N, K)``, with their graph.
         shape: ``()`` for one score a sample, ``(K,)`` for several.
         order: the modules that ran, if they were recorded.
+        tails: what follows each layer, if it can be run again.
     """
 
     model: nn.Module
@@ -48,6 +52,7 @@ class Pass:
     scores: Tensor
     shape: tuple[int, ...]
     order: list[Visit]
+    tails: Sequence[Tail] = ()
 
     @classmethod
     def of(
@@ -60,10 +65,11 @@ class Pass:
         rule: AbstractContextManager[Any] | None = None,
         *,
         record: bool = False,
+        tails: Sequence[Tail] = (),
     ) -> Pass:
         """The pass, in the context of `rule`, with `target` resolved on its output.
 
-        With `record`, every module that runs is noted.
+        With `record`, every module that runs is noted; `tails`, of the layers, can run again.
 
         Raises:
             LayerError: a layer did not run, or cannot be read without changing the answer.
@@ -73,7 +79,9 @@ class Pass:
             try:
                 recording: AbstractContextManager[list[Visit]]
                 recording = visits(model) if record else nullcontext([])
-                with rule or nullcontext(), recording as order:
+                with rule or nullcontext(), recording as order, ExitStack() as stack:
+                    for tail in tails:
+                        stack.enter_context(tail.recorded())
                     output = inputs.owned().run(model)
             except RuntimeError as error:
                 if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
@@ -94,7 +102,43 @@ class Pass:
         shape = tuple(scores.shape[1:])
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
-        return cls(model, inputs, seen, output, chosen, scores, shape, order)
+        return cls(model, inputs, seen, output, chosen, scores, shape, order, tails)
+
+    def again(
+        self, layer: int, samples: Tensor, changed: Tensor, target: Target | None = None
+    ) -> Tensor:
+        """The scores ``(M, K)`` where the output of a layer is another.
+
+        Args:
+            layer: number of the layer, one of those with a tail.
+            samples: which sample each is a change of, ``(M,)``.
+            changed: ``M`` samples, shaped as the layer returns them; given away.
+            target: what to ask instead of the target of the pass.
+        """
+        calls = self.seen.calls[self.seen.names[layer]]
+        output = self.tails[layer].output(self.inputs, calls, samples, changed)
+        found = (self.target if target is None else target)[samples](output)
+        return precise(found).reshape(len(samples), -1)
+
+    def settle(self, layer: int, activation: Callable[[Tensor], Tensor]) -> None:
+        """Find out once what running again what follows `layer` takes.
+
+        Args:
+            layer: number of the layer.
+            activation: its output for samples ``(M,)``, by number.
+        """
+        tail, name = self.tails[layer], self.seen.names[layer]
+        if tail.needs.kept is not None:
+            return
+        clean = self.scores.detach()
+        eps = max(torch.finfo(t.dtype).eps for t in (clean, self.seen.activations()[layer]))
+
+        def right(samples: Tensor, output: Any) -> bool:
+            found = self.target[samples](output).reshape(len(samples), -1)
+            error = (found - clean[samples.to(clean.device)]).abs().max()
+            return bool(error <= eps**0.5 * clean.abs().max())
+
+        tail.settle(self.inputs, self.seen.calls[name], activation, right)
 
 
 def input_gradients(

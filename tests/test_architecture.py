@@ -25,6 +25,8 @@ ORDER = [
     "inputs",
     "gradients",
     "capture",
+    "wrapping",
+    "replay",
     "clues",
     "forward",
     "layers",
