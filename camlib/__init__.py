@@ -14,6 +14,7 @@ from camlib.errors import (
 from camlib.methods import (
     CAM,
     METHODS,
+    AblationCAM,
     Deconvnet,
     ElementWiseGradCAM,
     Explanation,
@@ -27,6 +28,7 @@ from camlib.methods import (
     LayerMethod,
     Method,
     PixelMethod,
+    ReciproCAM,
     Saliency,
     ScoreCAM,
     XGradCAM,
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CAM",
     "METHODS",
+    "AblationCAM",
     "CamlibError",
     "CamlibWarning",
     "Deconvnet",
@@ -58,6 +61,7 @@ __all__ = [
     "Method",
     "ModelError",
     "PixelMethod",
+    "ReciproCAM",
     "Saliency",
     "ScoreCAM",
     "TargetError",

@@ -104,6 +104,12 @@ class Pass:
             scores = scores.reshape(len(inputs), -1)
         return cls(model, inputs, seen, output, chosen, scores, shape, order, tails)
 
+    @property
+    def replayed(self) -> bool | None:
+        """Whether only what follows the layers ran again; ``None`` if nothing did."""
+        known = [tail.needs.replayable for tail in self.tails if tail.needs.kept is not None]
+        return all(known) if known else None
+
     def again(
         self, layer: int, samples: Tensor, changed: Tensor, target: Target | None = None
     ) -> Tensor:

@@ -146,6 +146,45 @@ def score_cam(
     return sum(weight * activation[k] for k, weight in weights.items())
 
 
+def ablation_cam(tail: Callable[[Tensor], Tensor], activation: Tensor, target: int) -> Tensor:
+    """What the score loses without each channel of ``(C, h, w)``, before the ReLU."""
+    with torch.no_grad():
+        score = tail(activation[None])[0, target]
+        total = torch.zeros_like(activation[0])
+        for k in range(len(activation)):
+            without = activation.clone()
+            without[k] = 0
+            total += (score - tail(without[None])[0, target]) * activation[k]
+    return total
+
+
+def recipro_cam(
+    tail: Callable[[Tensor], Tensor],
+    activation: Tensor,
+    target: int,
+    *,
+    probability: bool = True,
+    gaussian: bool = False,
+) -> Tensor:
+    """The score of each position of ``(C, h, w)`` alone, or spread as in the authors' code."""
+    _, height, width = activation.shape
+    spread = {(0, 0): 1.0}
+    if gaussian:
+        line = {-1: 1, 0: 2, 1: 1}
+        spread = {(a, b): line[a] * line[b] / 16 for a in line for b in line}
+    total = torch.zeros_like(activation[0])
+    for i in range(height):
+        for j in range(width):
+            alone = torch.zeros_like(activation)
+            for (a, b), share in spread.items():
+                if 0 <= i + a < height and 0 <= j + b < width:
+                    alone[:, i + a, j + b] = share * activation[:, i, j]
+            with torch.no_grad():
+                logits = tail(alone[None])[0]
+            total[i, j] = logits.softmax(0)[target] if probability else logits[target]
+    return total
+
+
 def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:
     """Maps ``(h, w)`` of several layers: the maximum of their scaled, resized values."""
     scaled = []

@@ -16,6 +16,7 @@ PACKAGE = Path(camlib.__file__).parent
 ORDER = [
     "errors",
     "modules",
+    "chunks",
     "layouts",
     "recognition",
     "maps",
@@ -35,6 +36,7 @@ ORDER = [
     "methods.gradient",
     "methods.activation",
     "methods.perturbation",
+    "methods.ablation",
     "methods.pixel",
     "methods.guided",
     "methods",

@@ -41,6 +41,10 @@ def assert_near(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * scale)
 
 
+def asks_for_probabilities(kind):
+    return "score" in inspect.signature(kind).parameters
+
+
 def shape_of(kind, *leading):
     channels = () if issubclass(kind, LayerMethod) else (3,)
     return (*leading, *channels, 8, 8)
@@ -102,9 +106,8 @@ def test_forms_of_a_target_agree(kind, net):
     ]
     forms += [[torch.tensor(1), np.int32(1)], Category(torch.tensor([1, 1]))]
     if kind is not CAM:
-        function = {"score_cam": lambda out: out.softmax(1)[:, 1]}
-        name = next(name for name, value in METHODS.items() if value is kind)
-        forms.append(function.get(name, lambda out: out[:, 1]))
+        probable = asks_for_probabilities(kind)
+        forms.append(lambda out: out.softmax(1)[:, 1] if probable else out[:, 1])
     for form in forms:
         assert_near(method(batch, target=form), expected)
 
@@ -358,8 +361,8 @@ def test_tuple_and_mapping_inputs(kind, net):
     model = Two(net.features, net.tail).eval()
     plain = kind(net)(images(), target=1)
     ones = torch.ones(2, 1)
-    # CAM refuses a scaled output, and Score-CAM's probabilities feel the scale.
-    free = kind.__name__ not in ("CAM", "ScoreCAM")
+    # CAM refuses a scaled output, and probabilities feel the scale.
+    free = kind is not CAM and not asks_for_probabilities(kind)
     scale = torch.tensor([[2.0], [3.0]]) if free else ones
     found = kind(model)((images(), scale), target=1)
     named = kind(model)({"scale": scale, "images": images()}, target=1)

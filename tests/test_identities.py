@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from camlib import (
     CAM,
+    AblationCAM,
     ElementWiseGradCAM,
     GradCAM,
     GradCAMPlusPlus,
@@ -18,6 +21,7 @@ from camlib import (
     GuidedGradCAM,
     HiResCAM,
     LayerCAM,
+    ReciproCAM,
     ScoreCAM,
     XGradCAM,
 )
@@ -185,7 +189,9 @@ def test_rescaled_channels_leave_gradient_rules_alone():
     )
     for kind in GRADIENT:
         assert_same(signed(kind, scaled, 1), signed(kind, net, 1))
-    assert_differ(signed(ScoreCAM, scaled, 1), signed(ScoreCAM, net, 1))
+    for kind in (ScoreCAM, AblationCAM):
+        assert_differ(signed(kind, scaled, 1), signed(kind, net, 1))
+    assert_same(signed(ReciproCAM, scaled, 1), signed(ReciproCAM, net, 1))
 
 
 @pytest.mark.parametrize("kind", GRADIENT)
@@ -211,7 +217,7 @@ def with_channels(net, order):
     return twin
 
 
-@pytest.mark.parametrize("kind", [*GRADIENT, ScoreCAM])
+@pytest.mark.parametrize("kind", [*GRADIENT, ScoreCAM, AblationCAM, ReciproCAM])
 def test_order_of_channels_does_not_matter(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([3, 1, 5, 0, 2, 4]))
@@ -292,3 +298,63 @@ def test_all_channels_are_the_most_channels():
     net = convolutional().double()
     assert_same(signed(ScoreCAM, net, 2, max_channels=6), signed(ScoreCAM, net, 2))
     assert_differ(signed(ScoreCAM, net, 2, max_channels=2), signed(ScoreCAM, net, 2))
+
+
+def test_recipro_cam_of_logits_is_cam_on_pooling_and_linear():
+    net = pooled().double()
+    found = signed(ReciproCAM, net, 2, score="logit")
+    assert_same(found, signed(CAM, net, 2) / CELLS + net.tail[1].bias[2].detach())
+    batch = images().double()
+    assert_same(
+        ReciproCAM(net, "features", score="logit")(batch, 2), CAM(net, "features")(batch, 2)
+    )
+    spread_ = signed(ReciproCAM, net, 2, score="logit", gaussian=True)
+    assert_same(spread_[:, 1:-1, 1:-1], found[:, 1:-1, 1:-1])  # nothing is lost over the border
+    assert_differ(spread_, found)
+
+
+def weights_of(kind, net, **options):
+    """Weights by least squares from map and activations, of layers with full rank."""
+    activation = net.features(images().double()).detach().flatten(2)
+    found = signed(kind, net, 2, **options).flatten(1)
+    return torch.linalg.lstsq(activation.mT, found[..., None]).solution[..., 0]
+
+
+def test_weights_of_ablation_cam_on_pooling_and_linear():
+    net, batch = pooled().double(), images().double()
+    net.features[4] = nn.Tanh()
+    mean = net.features(batch).mean((2, 3))
+    expected = (net.tail[1].weight[2] * mean).detach()
+    torch.testing.assert_close(weights_of(AblationCAM, net), expected, rtol=1e-6, atol=1e-9)
+    assert_same(expected.sum(1) + net.tail[1].bias[2].detach(), net(batch)[:, 2].detach())
+
+
+def test_weights_of_ablation_cam_are_shapley_values_on_pooling_and_linear():
+    net, batch = pooled().double(), images(1).double()
+    activation = net.features(batch).detach()
+
+    def worth(players):
+        kept = torch.zeros(6, 1, 1).double()
+        kept[list(players)] = 1
+        return net.tail(activation * kept)[0, 2].detach()
+
+    found = torch.zeros(6).double()
+    for player in range(6):
+        others = [other for other in range(6) if other != player]
+        for count in range(6):
+            for before in itertools.combinations(others, count):
+                gain = worth((*before, player)) - worth(before)
+                found[player] += gain / (6 * math.comb(5, count))
+    assert_same(
+        (found[:, None, None] * activation[0]).sum(0), signed(AblationCAM, net, 2, batch=batch)[0]
+    )
+
+
+@pytest.mark.parametrize("kind", [AblationCAM, ReciproCAM])
+def test_shifted_score(kind):
+    net = convolutional().double()
+    shift = 7 * torch.ones(4).double()
+    plain = signed(kind, net, lambda out: out[:, 2])
+    shifted = signed(kind, net, lambda out: out[:, 2] + shift[2])
+    assert_same(shifted, plain if kind is AblationCAM else plain + 7)
+    assert_same(signed(kind, net, lambda out: 3 * out[:, 2]), 3 * plain)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from nets import by_hand, convolutional, images, pooled
-from reference import REFERENCES, cam, fused_layer_cam, score_cam
+from reference import REFERENCES, ablation_cam, cam, fused_layer_cam, recipro_cam, score_cam
 
 import camlib
-from camlib import CAM, LayerCAM, ScoreCAM
+from camlib import CAM, AblationCAM, LayerCAM, ReciproCAM, ScoreCAM
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -80,3 +80,32 @@ def test_fusion_of_layer_cam():
     torch.testing.assert_close(found.heatmap, (expected - low) / (high - low))
     for one, alone in zip(found.maps, each, strict=True):
         torch.testing.assert_close(one, alone)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("layer", [3, 4])
+@pytest.mark.parametrize("build", [pooled, convolutional])
+@pytest.mark.parametrize(
+    ("kind", "options", "function", "paper"),
+    [
+        (AblationCAM, {}, ablation_cam, {}),
+        (ReciproCAM, {}, recipro_cam, {}),
+        (ReciproCAM, {"score": "logit"}, recipro_cam, {"probability": False}),
+        (ReciproCAM, {"gaussian": True}, recipro_cam, {"gaussian": True}),
+    ],
+)
+def test_changed_activations(kind, options, function, paper, build, layer, in_place):
+    net = build(in_place=in_place).double()
+    batch = images(3).double()
+    method = kind(net, f"features.{layer}", batch_size=4, **options)
+    found = method.explain(batch, target=[2, 0, 1], relu=False).map
+
+    def tail(activation):
+        for module in [*net.features[layer + 1 :], *net.tail]:
+            activation = module(activation.clone())
+        return activation
+
+    for each, image, target in zip(found, batch, [2, 0, 1], strict=True):
+        activation, _ = by_hand(net, image[None], layer, target)
+        expected = function(tail, activation[0], target, **paper)
+        torch.testing.assert_close(each, expected, rtol=1e-9, atol=1e-12)

@@ -1,5 +1,6 @@
 """The methods, and their names for the command line, the tests and the docs."""
 
+from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
 from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
 from camlib.methods.explanation import Explanation
@@ -24,6 +25,8 @@ METHODS: dict[str, type[Method]] = {
     "element_wise_grad_cam": ElementWiseGradCAM,
     "layer_cam": LayerCAM,
     "score_cam": ScoreCAM,
+    "ablation_cam": AblationCAM,
+    "recipro_cam": ReciproCAM,
     "saliency": Saliency,
     "guided_backprop": GuidedBackprop,
     "deconvnet": Deconvnet,
@@ -33,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "CAM",
     "METHODS",
+    "AblationCAM",
     "Deconvnet",
     "ElementWiseGradCAM",
     "Explanation",
@@ -46,6 +50,7 @@ __all__ = [
     "LayerMethod",
     "Method",
     "PixelMethod",
+    "ReciproCAM",
     "Saliency",
     "ScoreCAM",
     "XGradCAM",

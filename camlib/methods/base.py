@@ -31,6 +31,7 @@ from camlib.maps import Fuse, Normalize
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
 from camlib.modules import Layers, names, unwrap
+from camlib.replay import Needs, Tail
 
 
 class Method(ABC):
@@ -91,6 +92,9 @@ class LayerMethod(Method):
     rectify: ClassVar[bool] = True
     """Whether the paper's map ends with a ReLU."""
 
+    replays: ClassVar[bool] = False
+    """Whether what follows the layer runs again, on changed activations."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -110,6 +114,7 @@ class LayerMethod(Method):
         self.fuse: Fuse = fuse
         self.layout = layout
         self._layouts: dict[Any, Layout] = {}
+        self._needs: dict[Any, Needs] = {}
         self._advice: dict[str, str] = {}
         self.differentiable = differentiable
         self.relu = relu
@@ -191,6 +196,7 @@ class LayerMethod(Method):
             layers=run.seen.names,
             method=type(self).__name__,
             size=given.size,
+            replayed=run.replayed,
         )
 
     @abstractmethod
@@ -218,7 +224,8 @@ class LayerMethod(Method):
         record = self.layout is None and not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable else graphs:
-            run = Pass.of(model, given, target, layers, graph, record=record)
+            tails = [self._tail(model, name, given) for name in layers if self.replays]
+            run = Pass.of(model, given, target, layers, graph, record=record, tails=tails)
             if run.seen.interrupted and graph == "tail":
                 continue
             try:
@@ -227,6 +234,10 @@ class LayerMethod(Method):
                 if graph == "whole":
                     raise
         raise AssertionError("the whole graph comes last")
+
+    def _tail(self, model: nn.Module, name: str, given: Inputs) -> Tail:
+        """What follows the layer `name`, with what earlier calls found out about it."""
+        return Tail(model, name, self._needs.setdefault((name, given.image.shape[1:]), Needs()))
 
     def _fused(
         self, found: list[Tensor], size: Sequence[int], shown: Sequence[float] = ()

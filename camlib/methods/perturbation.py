@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.chunks import Progress
 from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.methods.base import LayerMethod
 from camlib.modules import Layers
 from camlib.targets import Category, Probability, Target
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""Shows how far a loop has come, such as `tqdm.tqdm`."""
 
 
 class ScoreCAM(LayerMethod):
