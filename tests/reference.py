@@ -185,6 +185,48 @@ def recipro_cam(
     return total
 
 
+def rise(
+    model: Callable[[Tensor], Tensor], image: Tensor, target: int, masks: list[Tensor], share: float
+) -> Tensor:
+    """The mean of `masks` ``(H, W)``, each times the probability of what it lets through."""
+    total = torch.zeros_like(image[0])
+    with torch.no_grad():
+        for mask in masks:
+            total += model((image * mask)[None])[0].softmax(0)[target] * mask
+    return total / (len(masks) * share)
+
+
+def occlusion(
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    *,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    value: float,
+) -> Tensor:
+    """What the probability loses, on average over the windows that hide a pixel."""
+    _, height, width = image.shape
+    total, often = torch.zeros_like(image[0]), torch.zeros_like(image[0])
+
+    def starts(length: int, size: int, step: int) -> list[int]:
+        found = [0]
+        while found[-1] + size < length:
+            found.append(min(found[-1] + step, length - size))
+        return found
+
+    with torch.no_grad():
+        score = model(image[None])[0].softmax(0)[target]
+        for i in starts(height, window[0], stride[0]):
+            for j in starts(width, window[1], stride[1]):
+                hidden = image.clone()
+                hidden[:, i : i + window[0], j : j + window[1]] = value
+                loss = score - model(hidden[None])[0].softmax(0)[target]
+                total[i : i + window[0], j : j + window[1]] += loss
+                often[i : i + window[0], j : j + window[1]] += 1
+    return total / often
+
+
 def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:
     """Maps ``(h, w)`` of several layers: the maximum of their scaled, resized values."""
     scaled = []

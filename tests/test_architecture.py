@@ -37,6 +37,7 @@ ORDER = [
     "methods.activation",
     "methods.perturbation",
     "methods.ablation",
+    "methods.occlusion",
     "methods.pixel",
     "methods.guided",
     "methods",

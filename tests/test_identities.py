@@ -13,6 +13,7 @@ from torch import nn
 
 from camlib import (
     CAM,
+    RISE,
     AblationCAM,
     ElementWiseGradCAM,
     GradCAM,
@@ -21,6 +22,7 @@ from camlib import (
     GuidedGradCAM,
     HiResCAM,
     LayerCAM,
+    Occlusion,
     ReciproCAM,
     ScoreCAM,
     XGradCAM,
@@ -358,3 +360,46 @@ def test_shifted_score(kind):
     shifted = signed(kind, net, lambda out: out[:, 2] + shift[2])
     assert_same(shifted, plain if kind is AblationCAM else plain + 7)
     assert_same(signed(kind, net, lambda out: 3 * out[:, 2]), 3 * plain)
+
+
+def uniform(value):
+    """A network that gives class 1 the probability `value`, whatever it sees."""
+    net = pooled().double()
+    net.tail[1].weight.data.zero_()
+    net.tail[1].bias.data.fill_(math.log((1 - value) / 3))
+    net.tail[1].bias.data[1] = math.log(value)
+    return net
+
+
+def test_rise_of_a_constant_model_is_the_mean_mask():
+    batch = images().double()
+    found, other = (RISE(uniform(value), masks=50).explain(batch, 1).map for value in (0.4, 0.8))
+    assert_same(2 * found, other)
+    assert_same(found[0], found[1])
+    many = RISE(uniform(0.4), masks=4000).explain(batch, 1).map
+    torch.testing.assert_close(many, torch.full_like(many, 0.4), rtol=0.05, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:a map of RISE:camlib.CamlibWarning")
+def test_rise_that_hides_nothing_is_the_probability():
+    net, batch = convolutional().double(), images().double()
+    found = RISE(net, masks=3, probability=1).explain(batch, [1, 2]).map
+    share = net(batch).softmax(1).detach()[[0, 1], [1, 2]]
+    assert_same(found, share[:, None, None].expand_as(found))
+
+
+def test_occlusion_of_everything_is_what_the_score_loses():
+    net, batch = convolutional().double(), images().double()
+    for value in (0.0, 1.5):
+        blank = net(torch.full_like(batch, value))
+        lost = (net(batch) - blank)[:, 2].detach()
+        found = Occlusion(net, window=8, value=value, score="logit").explain(batch, 2).map
+        assert_same(found, lost[:, None, None].expand_as(found))
+
+
+def test_occlusion_of_pixels_is_weight_times_change_in_a_linear_model():
+    net = spread(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4))).double()
+    batch = images().double()
+    found = Occlusion(net, window=1, value=0.5, score="logit").explain(batch, 2).map
+    weight = net[1].weight[2].detach().reshape(3, 8, 8)
+    assert_same(found, (weight * (batch - 0.5)).sum(1))

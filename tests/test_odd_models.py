@@ -153,6 +153,7 @@ def test_inference_mode_inside_the_model():
         torch.testing.assert_close(kind(net, "features")(images()), kind(base)(images()))
 
 
+@pytest.mark.filterwarnings("ignore:a map of Occlusion:camlib.CamlibWarning")
 def test_model_that_normalises_its_input_in_place():
     class Normalising(Net):
         def forward(self, batch: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def demo(*, output: Path, seed: int) -> None:
     chances = network.probabilities(scores_of(network, picture))
     panels = {}
     for kind in METHODS.values():
-        method = built(kind, network, ["features"])
+        method = built(kind, network, ["features"], quick=True)
         with warnings_in_a_line(f"scene {seed}"):
             panels[kind.__name__] = maps_of(network, method, picture, classes).over(picture)
     names = [network.classes[index] for index in classes]

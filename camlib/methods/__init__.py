@@ -2,7 +2,7 @@
 
 from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
-from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
+from camlib.methods.base import GradientWeighted, LayerMethod, MapMethod, Method, PixelMethod
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import (
     ElementWiseGradCAM,
@@ -13,6 +13,7 @@ from camlib.methods.gradient import (
     XGradCAM,
 )
 from camlib.methods.guided import GuidedGradCAM
+from camlib.methods.occlusion import RISE, Occlusion
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.pixel import Deconvnet, GuidedBackprop, Saliency
 
@@ -27,6 +28,8 @@ METHODS: dict[str, type[Method]] = {
     "score_cam": ScoreCAM,
     "ablation_cam": AblationCAM,
     "recipro_cam": ReciproCAM,
+    "rise": RISE,
+    "occlusion": Occlusion,
     "saliency": Saliency,
     "guided_backprop": GuidedBackprop,
     "deconvnet": Deconvnet,
@@ -36,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "CAM",
     "METHODS",
+    "RISE",
     "AblationCAM",
     "Deconvnet",
     "ElementWiseGradCAM",
@@ -48,7 +52,9 @@ __all__ = [
     "HiResCAM",
     "LayerCAM",
     "LayerMethod",
+    "MapMethod",
     "Method",
+    "Occlusion",
     "PixelMethod",
     "ReciproCAM",
     "Saliency",
