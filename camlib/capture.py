@@ -13,6 +13,7 @@ object leaves nothing on the model. Three facts about PyTorch shape the rest.
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -171,6 +172,32 @@ def capture(
             if type(module).__name__ in _PADDING:
                 stack.callback(module.register_forward_hook(padding).remove)
         yield seen
+
+
+@contextmanager
+def replacing(model: nn.Module, layer: Layer, call: int, tensor: Tensor) -> Iterator[None]:
+    """`tensor` stands for what `layer` returns in a pass in the block.
+
+    Args:
+        model: the model, or the part of it that will be called.
+        layer: a module of `model`, or its dotted name.
+        call: which call of it, counted from 0.
+        tensor: goes to the model, which may change it in place.
+    """
+    name, module = find(model, layer)
+    thread = threading.get_ident()
+    calls = itertools.count()
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if threading.get_ident() != thread or next(calls) != call:
+            return None
+        return _replaced(output, _activation(name, output)[0], tensor)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 _PADDING = ("GeneralizedRCNNTransform",)

@@ -5,7 +5,8 @@ Everything a method does starts here.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from camlib.capture import Capture, Graph, Visit, capture, visits
 from camlib.errors import LayerError
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
+from camlib.maps import precise
+from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.targets import Target
 from camlib.targets.outputs import named
@@ -39,6 +42,7 @@ class Pass:
         scores: ``(N, K)``, with their graph.
         shape: ``()`` for one score a sample, ``(K,)`` for several.
         order: the modules that ran, if they were recorded.
+        tails: what follows each layer, if it can be run again.
     """
 
     model: nn.Module
@@ -49,6 +53,7 @@ class Pass:
     scores: Tensor
     shape: tuple[int, ...]
     order: list[Visit]
+    tails: Sequence[Tail] = ()
 
     @classmethod
     def of(
@@ -61,10 +66,11 @@ class Pass:
         rule: AbstractContextManager[Any] | None = None,
         *,
         record: bool = False,
+        tails: Sequence[Tail] = (),
     ) -> Pass:
         """The pass, in the context of `rule`, with `target` resolved on its output.
 
-        With `record`, every module that runs is noted.
+        With `record`, every module that runs is noted; `tails`, of the layers, can run again.
 
         Raises:
             LayerError: a layer did not run, or cannot be read without changing the answer.
@@ -74,7 +80,9 @@ class Pass:
             try:
                 recording: AbstractContextManager[list[Visit]]
                 recording = visits(model) if record else nullcontext([])
-                with rule or nullcontext(), recording as order:
+                with rule or nullcontext(), recording as order, ExitStack() as stack:
+                    for tail in tails:
+                        stack.enter_context(tail.recorded())
                     output = inputs.owned().run(model)
             except RuntimeError as error:
                 if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
@@ -97,7 +105,49 @@ class Pass:
         shape = tuple(scores.shape[1:])
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
-        return cls(model, inputs, seen, output, chosen, scores, shape, order)
+        return cls(model, inputs, seen, output, chosen, scores, shape, order, tails)
+
+    @property
+    def replayed(self) -> bool | None:
+        """Whether only what follows the layers ran again; ``None`` if nothing did."""
+        known = [tail.needs.replayable for tail in self.tails if tail.needs.kept is not None]
+        return all(known) if known else None
+
+    def again(
+        self, layer: int, samples: Tensor, changed: Tensor, target: Target | None = None
+    ) -> Tensor:
+        """The scores ``(M, K)`` where the output of a layer is another.
+
+        Args:
+            layer: number of the layer, one of those with a tail.
+            samples: which sample each is a change of, ``(M,)``.
+            changed: ``M`` samples, shaped as the layer returns them; given away.
+            target: what to ask instead of the target of the pass.
+        """
+        calls = self.seen.calls[self.seen.names[layer]]
+        output = self.tails[layer].output(self.inputs, calls, samples, changed)
+        found = (self.target if target is None else target)[samples](output)
+        return precise(found).reshape(len(samples), -1)
+
+    def settle(self, layer: int, activation: Callable[[Tensor], Tensor]) -> None:
+        """Find out once what running again what follows `layer` takes.
+
+        Args:
+            layer: number of the layer.
+            activation: its output for samples ``(M,)``, by number.
+        """
+        tail, name = self.tails[layer], self.seen.names[layer]
+        if tail.needs.kept is not None:
+            return
+        clean = self.scores.detach()
+        eps = max(torch.finfo(t.dtype).eps for t in (clean, self.seen.activations()[layer]))
+
+        def right(samples: Tensor, output: Any) -> bool:
+            found = self.target[samples](output).reshape(len(samples), -1)
+            error = (found - clean[samples.to(clean.device)]).abs().max()
+            return bool(error <= eps**0.5 * clean.abs().max())
+
+        tail.settle(self.inputs, self.seen.calls[name], activation, right)
 
 
 def input_gradients(
@@ -119,16 +169,18 @@ def input_gradients(
     return run, torch.cat(found).movedim(0, 1)
 
 
-def scores_at(run: Pass, samples: Tensor, image: Tensor) -> Tensor:
-    """The scores ``(M, K)`` of `image` ``(M, C, *size)``; the question is that of the clean pass.
+def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None = None) -> Tensor:
+    """The scores ``(M, K)`` of `image` ``(M, C, *size)``, in float32 at least.
 
     Args:
         run: the clean pass.
         samples: by number, ``(M,)``, which sample of it each image was changed from.
         image: changed images.
+        target: what to ask instead of the target of the pass.
     """
     output = run.inputs.of_samples(samples, image).owned().run(run.model)
-    return run.target[samples](output).reshape(len(samples), -1)
+    found = (run.target if target is None else target)[samples](output)
+    return precise(found).reshape(len(samples), -1)
 
 
 def gradients_at(run: Pass, samples: Tensor, image: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ class Inputs:
         if self.shared:
             return self.with_image(image)
         count = len(self)
-        chosen = self._each(lambda t: t[samples] if t.ndim and t.shape[0] == count else t)
+        beside = self.with_image(self.image[:0])
+        chosen = beside._each(lambda t: t[samples] if t.ndim and t.shape[0] == count else t)
         return chosen.with_image(image)
 
     def with_image(self, image: Tensor) -> Inputs:
@@ -137,8 +138,8 @@ class Inputs:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         changed = replace(
             self,
-            args=tuple(_mapped(change, value) for value in self.args),
-            kwargs={name: _mapped(change, value) for name, value in self.kwargs.items()},
+            args=tuple(mapped(change, value) for value in self.args),
+            kwargs={name: mapped(change, value) for name, value in self.kwargs.items()},
         )
         given = changed._given
         return changed if isinstance(given, list) else replace(changed, image=given)
@@ -158,31 +159,31 @@ def tensors_in(value: Any) -> list[Tensor]:
         found.append(tensor)
         return tensor
 
-    _mapped(keep, value)
+    mapped(keep, value)
     return found
 
 
 def detached(output: Any) -> Any:
     """`output` with every tensor in it detached, also those in what holds others."""
-    return _mapped(Tensor.detach, output)
+    return mapped(Tensor.detach, output)
 
 
-def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     """`value` with `change` made to the tensors in tuples, lists, mappings and dataclasses."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, MutableMapping):
         twin = copy.copy(value)
         for key, part in value.items():
-            twin[key] = _mapped(change, part)
+            twin[key] = mapped(change, part)
         return twin
     if isinstance(value, tuple | list):
-        parts = [_mapped(change, part) for part in value]
+        parts = [mapped(change, part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if is_dataclass(value) and not isinstance(value, type):
         other = copy.copy(value)
         for field in fields(value):
-            part = _mapped(change, getattr(value, field.name))
+            part = mapped(change, getattr(value, field.name))
             object.__setattr__(other, field.name, part)  # also where it is frozen
         return other
     return value

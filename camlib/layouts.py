@@ -10,6 +10,7 @@ from collections import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from camlib.errors import LayoutError
@@ -117,6 +118,35 @@ class Sequence:
 
 Known = ChannelsFirst | ChannelsLast | Tokens | Sequence
 """A layout whose grid is known from the shape."""
+
+
+def put_back(layout: Layout, arranged: Tensor, activation: Tensor) -> Tensor:
+    """`activation` with what `layout` arranged from it changed to `arranged` ``(N, C, *grid)``.
+
+    What the map does not show, such as a class token, stays.
+
+    Raises:
+        LayoutError: `layout` makes new values, so there is no way back.
+    """
+    arranged = arranged.to(activation.dtype)
+    if isinstance(layout, ChannelsFirst):
+        return arranged
+    if isinstance(layout, ChannelsLast):
+        return arranged.movedim(1, -1).contiguous()
+    flat = activation.flatten()
+    numbers = torch.arange(len(flat), device=flat.device, dtype=torch.float64)
+    places = layout(numbers.reshape(activation.shape)).long().remainder(len(flat))
+    if not isinstance(layout, Known) and not torch.equal(layout(activation), flat[places]):
+        raise LayoutError(
+            f"the layout {layout!r} makes new values of an activation; expected one that only "
+            "moves them, so that changed ones can be put back"
+        )
+    return flat.index_copy(0, places.flatten(), arranged.flatten()).reshape(activation.shape)
+
+
+def samples_axis(layout: Layout) -> int:
+    """Where an activation of `layout` has its samples."""
+    return 0 if getattr(layout, "batch_first", True) else 1
 
 
 _CHANNELS_FIRST = (

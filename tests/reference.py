@@ -350,6 +350,87 @@ def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[lis
     return terms, picture
 
 
+def ablation_cam(tail: Callable[[Tensor], Tensor], activation: Tensor, target: int) -> Tensor:
+    """What the score loses without each channel of ``(C, h, w)``, before the ReLU."""
+    with torch.no_grad():
+        score = tail(activation[None])[0, target]
+        total = torch.zeros_like(activation[0])
+        for k in range(len(activation)):
+            without = activation.clone()
+            without[k] = 0
+            total += (score - tail(without[None])[0, target]) * activation[k]
+    return total
+
+
+def recipro_cam(
+    tail: Callable[[Tensor], Tensor],
+    activation: Tensor,
+    target: int,
+    *,
+    probability: bool = True,
+    gaussian: bool = False,
+) -> Tensor:
+    """The score of each position of ``(C, h, w)`` alone, or spread as in the authors' code."""
+    _, height, width = activation.shape
+    spread = {(0, 0): 1.0}
+    if gaussian:
+        line = {-1: 1, 0: 2, 1: 1}
+        spread = {(a, b): line[a] * line[b] / 16 for a in line for b in line}
+    total = torch.zeros_like(activation[0])
+    for i in range(height):
+        for j in range(width):
+            alone = torch.zeros_like(activation)
+            for (a, b), share in spread.items():
+                if 0 <= i + a < height and 0 <= j + b < width:
+                    alone[:, i + a, j + b] = share * activation[:, i, j]
+            with torch.no_grad():
+                logits = tail(alone[None])[0]
+            total[i, j] = logits.softmax(0)[target] if probability else logits[target]
+    return total
+
+
+def rise(
+    model: Callable[[Tensor], Tensor], image: Tensor, target: int, masks: list[Tensor], share: float
+) -> Tensor:
+    """The mean of `masks` ``(H, W)``, each times the probability of what it lets through."""
+    total = torch.zeros_like(image[0])
+    with torch.no_grad():
+        for mask in masks:
+            total += model((image * mask)[None])[0].softmax(0)[target] * mask
+    return total / (len(masks) * share)
+
+
+def occlusion(
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    *,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    value: float,
+) -> Tensor:
+    """What the probability loses, on average over the windows that hide a pixel."""
+    _, height, width = image.shape
+    total, often = torch.zeros_like(image[0]), torch.zeros_like(image[0])
+
+    def starts(length: int, size: int, step: int) -> list[int]:
+        found = [0]
+        while found[-1] + size < length:
+            found.append(min(found[-1] + step, length - size))
+        return found
+
+    with torch.no_grad():
+        score = model(image[None])[0].softmax(0)[target]
+        for i in starts(height, window[0], stride[0]):
+            for j in starts(width, window[1], stride[1]):
+                hidden = image.clone()
+                hidden[:, i : i + window[0], j : j + window[1]] = value
+                loss = score - model(hidden[None])[0].softmax(0)[target]
+                total[i : i + window[0], j : j + window[1]] += loss
+                often[i : i + window[0], j : j + window[1]] += 1
+    return total / often
+
+
 def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:
     """Maps ``(h, w)`` of several layers: the maximum of their scaled, resized values."""
     scaled = []

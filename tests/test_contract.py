@@ -19,13 +19,22 @@ from nets import Net, images, pooled
 from snapshot import snapshot
 from torch import nn
 
-from camlib import CAM, METHODS, CamlibError, FullGrad, LayerMethod, TargetError, layers
+from camlib import (
+    CAM,
+    METHODS,
+    CamlibError,
+    FullGrad,
+    LayerMethod,
+    MapMethod,
+    TargetError,
+    layers,
+)
 from camlib.targets import Category
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
 
-MAPS = [kind for kind in METHODS.values() if issubclass(kind, LayerMethod) or kind is FullGrad]
+MAPS = [kind for kind in METHODS.values() if issubclass(kind, MapMethod) or kind is FullGrad]
 
 
 @pytest.fixture(params=METHODS.values(), ids=METHODS)
@@ -42,6 +51,10 @@ def assert_near(found, expected, tolerance=1e-5):
     scale = float(expected.abs().max())
     assert scale > 0
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def asks_for_probabilities(kind):
+    return hasattr(kind(pooled()), "score")
 
 
 def shape_of(kind, *leading):
@@ -104,9 +117,8 @@ def test_forms_of_a_target_agree(kind, net):
     ]
     forms += [[torch.tensor(1), np.int32(1)], Category(torch.tensor([1, 1]))]
     if kind is not CAM:
-        function = {"score_cam": lambda out: out.softmax(1)[:, 1]}
-        name = next(name for name, value in METHODS.items() if value is kind)
-        forms.append(function.get(name, lambda out: out[:, 1]))
+        probable = asks_for_probabilities(kind)
+        forms.append(lambda out: out.softmax(1)[:, 1] if probable else out[:, 1])
     for form in forms:
         assert_near(method(batch, target=form), expected)
 
@@ -360,8 +372,8 @@ def test_tuple_and_mapping_inputs(kind, net):
     model = Two(net.features, net.tail).eval()
     plain = kind(net)(images(), target=1)
     ones = torch.ones(2, 1)
-    # CAM refuses a scaled output, and Score-CAM's probabilities feel the scale.
-    free = kind.__name__ not in ("CAM", "ScoreCAM")
+    # CAM refuses a scaled output, and probabilities feel the scale.
+    free = kind is not CAM and not asks_for_probabilities(kind)
     scale = torch.tensor([[2.0], [3.0]]) if free else ones
     found = kind(model)((images(), scale), target=1)
     named = kind(model)({"scale": scale, "images": images()}, target=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from camlib import (
     FEM,
     KPCACAM,
     LIFTCAM,
+    RISE,
+    AblationCAM,
     CenterGaussian,
     EigenCAM,
     EigenGradCAM,
@@ -32,7 +36,9 @@ from camlib import (
     IntegratedGradients,
     LaFAM,
     LayerCAM,
+    Occlusion,
     RandomCAM,
+    ReciproCAM,
     Saliency,
     ScoreCAM,
     SegEigenCAM,
@@ -263,8 +269,9 @@ def test_rescaled_channels_leave_gradient_rules_alone():
         nn.Sequential(*net.features, Scaled(factors)),
         nn.Sequential(Scaled(1 / factors), *net.tail),
     )
-    for kind in (*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, ScoreCAM):
-        changes = kind in (LIFTCAM, EigenCAM, ScoreCAM)
+    perturbing = (ScoreCAM, AblationCAM, ReciproCAM)
+    for kind in (*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, *perturbing):
+        changes = kind in (LIFTCAM, EigenCAM, ScoreCAM, AblationCAM)
         (assert_differ if changes else assert_same)(signed(kind, scaled, 1), signed(kind, net, 1))
 
 
@@ -292,7 +299,11 @@ def with_channels(net, order):
 
 
 @pytest.mark.parametrize(
-    "kind", [*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, KPCACAM, FEM, LaFAM, ScoreCAM]
+    "kind",
+    [
+        *(*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, KPCACAM, FEM, LaFAM),
+        *(ScoreCAM, AblationCAM, ReciproCAM),
+    ],
 )
 def test_order_of_channels_does_not_matter(kind):
     net = convolutional().double()
@@ -551,3 +562,106 @@ def test_expected_gradients_are_integrated_gradients_of_the_mean_baseline():
     ).mean(0)
     found = ExpectedGradients(net, baselines=baselines, samples=20000, batch_size=2000)(batch, 1)
     assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_recipro_cam_of_logits_is_cam_on_pooling_and_linear():
+    net = pooled().double()
+    found = signed(ReciproCAM, net, 2, score="logit")
+    assert_same(found, signed(CAM, net, 2) / CELLS + net.tail[1].bias[2].detach())
+    batch = images().double()
+    assert_same(
+        ReciproCAM(net, "features", score="logit")(batch, 2), CAM(net, "features")(batch, 2)
+    )
+    spread_ = signed(ReciproCAM, net, 2, score="logit", gaussian=True)
+    assert_same(spread_[:, 1:-1, 1:-1], found[:, 1:-1, 1:-1])  # nothing is lost over the border
+    assert_differ(spread_, found)
+
+
+def weights_of(kind, net, **options):
+    """Weights by least squares from map and activations, of layers with full rank."""
+    activation = net.features(images().double()).detach().flatten(2)
+    found = signed(kind, net, 2, **options).flatten(1)
+    return torch.linalg.lstsq(activation.mT, found[..., None]).solution[..., 0]
+
+
+def test_weights_of_ablation_cam_on_pooling_and_linear():
+    net, batch = pooled().double(), images().double()
+    net.features[4] = nn.Tanh()
+    mean = net.features(batch).mean((2, 3))
+    expected = (net.tail[1].weight[2] * mean).detach()
+    torch.testing.assert_close(weights_of(AblationCAM, net), expected, rtol=1e-6, atol=1e-9)
+    assert_same(expected.sum(1) + net.tail[1].bias[2].detach(), net(batch)[:, 2].detach())
+
+
+def test_weights_of_ablation_cam_are_shapley_values_on_pooling_and_linear():
+    net, batch = pooled().double(), images(1).double()
+    activation = net.features(batch).detach()
+
+    def worth(players):
+        kept = torch.zeros(6, 1, 1).double()
+        kept[list(players)] = 1
+        return net.tail(activation * kept)[0, 2].detach()
+
+    found = torch.zeros(6).double()
+    for player in range(6):
+        others = [other for other in range(6) if other != player]
+        for count in range(6):
+            for before in itertools.combinations(others, count):
+                gain = worth((*before, player)) - worth(before)
+                found[player] += gain / (6 * math.comb(5, count))
+    assert_same(
+        (found[:, None, None] * activation[0]).sum(0), signed(AblationCAM, net, 2, batch=batch)[0]
+    )
+
+
+@pytest.mark.parametrize("kind", [AblationCAM, ReciproCAM])
+def test_shifted_score(kind):
+    net = convolutional().double()
+    shift = 7 * torch.ones(4).double()
+    plain = signed(kind, net, lambda out: out[:, 2])
+    shifted = signed(kind, net, lambda out: out[:, 2] + shift[2])
+    assert_same(shifted, plain if kind is AblationCAM else plain + 7)
+    assert_same(signed(kind, net, lambda out: 3 * out[:, 2]), 3 * plain)
+
+
+def uniform(value):
+    """A network that gives class 1 the probability `value`, whatever it sees."""
+    net = pooled().double()
+    net.tail[1].weight.data.zero_()
+    net.tail[1].bias.data.fill_(math.log((1 - value) / 3))
+    net.tail[1].bias.data[1] = math.log(value)
+    return net
+
+
+def test_rise_of_a_constant_model_is_the_mean_mask():
+    batch = images().double()
+    found, other = (RISE(uniform(value), masks=50).explain(batch, 1).map for value in (0.4, 0.8))
+    assert_same(2 * found, other)
+    assert_same(found[0], found[1])
+    many = RISE(uniform(0.4), masks=4000).explain(batch, 1).map
+    torch.testing.assert_close(many, torch.full_like(many, 0.4), rtol=0.05, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:a map of RISE:camlib.CamlibWarning")
+def test_rise_that_hides_nothing_is_the_probability():
+    net, batch = convolutional().double(), images().double()
+    found = RISE(net, masks=3, probability=1).explain(batch, [1, 2]).map
+    share = net(batch).softmax(1).detach()[[0, 1], [1, 2]]
+    assert_same(found, share[:, None, None].expand_as(found))
+
+
+def test_occlusion_of_everything_is_what_the_score_loses():
+    net, batch = convolutional().double(), images().double()
+    for value in (0.0, 1.5):
+        blank = net(torch.full_like(batch, value))
+        lost = (net(batch) - blank)[:, 2].detach()
+        found = Occlusion(net, window=8, value=value, score="logit").explain(batch, 2).map
+        assert_same(found, lost[:, None, None].expand_as(found))
+
+
+def test_occlusion_of_pixels_is_weight_times_change_in_a_linear_model():
+    net = spread(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4))).double()
+    batch = images().double()
+    found = Occlusion(net, window=1, value=0.5, score="logit").explain(batch, 2).map
+    weight = net[1].weight[2].detach().reshape(3, 8, 8)
+    assert_same(found, (weight * (batch - 0.5)).sum(1))

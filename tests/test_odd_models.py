@@ -154,6 +154,7 @@ def test_inference_mode_inside_the_model():
 
 
 @pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
+@pytest.mark.filterwarnings("ignore:a map of Occlusion:camlib.CamlibWarning")
 def test_model_that_normalises_its_input_in_place():
     class Normalising(Net):
         def forward(self, batch: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 from nets import Net, convolutional, images, pooled
 from snapshot import snapshot
 from torch import nn
+from torch.nn import functional as F
 
 from camlib import InputError, ScoreCAM
 
@@ -41,6 +42,39 @@ def test_batch_size_does_not_matter(batch_size):
     expected = ScoreCAM(net, "features").explain(batch, target=1)
     found = ScoreCAM(net, "features", batch_size=batch_size).explain(batch, target=1)
     torch.testing.assert_close(found.heatmap, expected.heatmap)
+
+
+def test_channels_of_the_same_mask_run_once():
+    base, batch = convolutional().double(), images(3).double()
+    base.features[4] = nn.Tanh()
+    order = torch.tensor([3, 0, 1, 2, 3, 4, 5, 0])
+
+    class Chosen(nn.Module):
+        def forward(self, features):
+            factors = torch.tensor([1, 1, 1, 1, 2, 1, 1, 4.0])[:, None, None]
+            same_for_all = torch.linspace(0, 1, 16).reshape(4, 4) + 0 * features[:, :1]
+            return torch.cat([features[:, order] * factors, same_for_all], 1)
+
+    class Back(nn.Module):
+        def forward(self, features):
+            return features[:, [1, 2, 3, 0, 5, 6]]
+
+    net = Counting(nn.Sequential(*base.features, Chosen()), nn.Sequential(Back(), *base.tail))
+    found = ScoreCAM(net.eval(), "features", batch_size=4).explain(batch, 1, relu=False).map
+    assert net.sizes[0] == 3
+    assert sum(net.sizes[1:]) == 3 * 7
+    activation = net.features(batch).detach()
+    one = [net(batch * mask).softmax(1)[:, 1] for mask in normalised(activation, 8)]
+    by_hand = sum(w[:, None, None] * a for w, a in zip(one, activation.unbind(1), strict=True))
+    torch.testing.assert_close(found, by_hand.detach())
+
+
+def normalised(activation, size):
+    """The masks of each channel, ``(N, 1, size, size)``."""
+    for channel in activation.split(1, 1):
+        mask = F.interpolate(channel, (size, size), mode="bilinear")
+        low, high = mask.amin((2, 3), keepdim=True), mask.amax((2, 3), keepdim=True)
+        yield (mask - low) / (high - low)
 
 
 def test_constant_channel_is_recognised_before_resizing():

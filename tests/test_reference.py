@@ -7,12 +7,14 @@ import torch
 from nets import by_hand, convolutional, images, pooled, rectifying
 from reference import (
     REFERENCES,
+    ablation_cam,
     cam,
     expected_gradients,
     full_grad,
     fused_layer_cam,
     gradient_at,
     integrated_gradients,
+    recipro_cam,
     score_cam,
     shapley_cam,
     smooth_grad,
@@ -21,11 +23,13 @@ from reference import (
 import camlib
 from camlib import (
     CAM,
+    AblationCAM,
     ExpectedGradients,
     FullGrad,
     InputXGradient,
     IntegratedGradients,
     LayerCAM,
+    ReciproCAM,
     ScoreCAM,
     ShapleyCAM,
     SmoothGrad,
@@ -200,3 +204,32 @@ def test_full_grad(build, in_place):
             assert_same(seen.heatmap[n, k], (picture - low) / (high - low))
             for one, other in zip(terms, expected, strict=True):
                 assert_same(one[n, k], other)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("layer", [3, 4])
+@pytest.mark.parametrize("build", [pooled, convolutional])
+@pytest.mark.parametrize(
+    ("kind", "options", "function", "paper"),
+    [
+        (AblationCAM, {}, ablation_cam, {}),
+        (ReciproCAM, {}, recipro_cam, {}),
+        (ReciproCAM, {"score": "logit"}, recipro_cam, {"probability": False}),
+        (ReciproCAM, {"gaussian": True}, recipro_cam, {"gaussian": True}),
+    ],
+)
+def test_changed_activations(kind, options, function, paper, build, layer, in_place):
+    net = build(in_place=in_place).double()
+    batch = images(3).double()
+    method = kind(net, f"features.{layer}", batch_size=4, **options)
+    found = method.explain(batch, target=[2, 0, 1], relu=False).map
+
+    def tail(activation):
+        for module in [*net.features[layer + 1 :], *net.tail]:
+            activation = module(activation.clone())
+        return activation
+
+    for each, image, target in zip(found, batch, [2, 0, 1], strict=True):
+        activation, _ = by_hand(net, image[None], layer, target)
+        expected = function(tail, activation[0], target, **paper)
+        torch.testing.assert_close(each, expected, rtol=1e-9, atol=1e-12)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlib import Method, PixelMethod, ScoreCAM
+from camlib import Method, PixelMethod
 from camlib.cli.terminal import bar
 from camlib.integrations.torchvision import Network
 from camlib.targets import Probability, logits
@@ -38,15 +38,20 @@ class Maps:
         return overlay(picture.expand(len(self.heatmaps), -1, -1, -1), self.heatmaps)
 
 
-def built(kind: type[Method], network: Network, layers: Sequence[str]) -> Method:
-    """A method for `network`, at `layers` if it has any."""
+def built(
+    kind: type[Method], network: Network, layers: Sequence[str], *, quick: bool = False
+) -> Method:
+    """A method for `network`, at `layers` if it has any; if `quick`, with few masks."""
     construct: Any = kind
     options: dict[str, Any] = {}
+    known = _options(kind)
     # Deconvnet is one of pixels: at a layer it would start from a unit, not from a class.
-    if not issubclass(kind, PixelMethod):
+    if "layer" in known and not issubclass(kind, PixelMethod):
         options["layer"] = list(layers) or None
-    if "progress" in signature(kind).parameters:
+    if "progress" in known:
         options["progress"] = bar(kind.__name__, stays=False)
+    if "masks" in known and quick:
+        options["masks"] = 300
     method: Method = construct(network.model, **options)
     return method
 
@@ -64,11 +69,17 @@ def maps_of(network: Network, method: Method, picture: Tensor, classes: Sequence
         CamlibError: the method does not fit the network.
     """
     target: Any = [list(classes)]
-    if network.several and isinstance(method, ScoreCAM):
+    if network.several and hasattr(method, "score"):
         # It weighs with probabilities, which are not those of a softmax here.
         target = Probability(target, activation="sigmoid")
     seen = method.explain(_inputs(network, picture), target)
     return Maps(seen.heatmap[0].cpu(), seen.map[0].cpu(), seen.layers)
+
+
+def _options(kind: type[Method]) -> set[str]:
+    """The names of what `kind` and the families above it take."""
+    families = [each for each in kind.__mro__ if issubclass(each, Method)]
+    return {name for each in families for name in signature(each).parameters}
 
 
 def _inputs(network: Network, picture: Tensor) -> Tensor:

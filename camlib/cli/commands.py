@@ -76,7 +76,7 @@ def demo(*, output: Path, seed: int, every: bool) -> None:
     chances = network.probabilities(scores_of(network, picture))
     panels = {}
     for kind in METHODS.values() if every else map(METHODS.__getitem__, _DEMO_METHODS):
-        method = built(kind, network, ["features"])
+        method = built(kind, network, ["features"], quick=True)
         with warnings_in_a_line(f"scene {seed}"):
             panels[kind.__name__] = maps_of(network, method, picture, classes).over(picture)
     names = [network.classes[index] for index in classes]

@@ -1,9 +1,10 @@
 """The methods, and their names for the command line, the tests and the docs."""
 
+from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
 from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
-from camlib.methods.base import GradientWeighted, LayerMethod, Method, PixelMethod
+from camlib.methods.base import GradientWeighted, LayerMethod, MapMethod, Method, PixelMethod
 from camlib.methods.deconvnet import Deconvnet
 from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from camlib.methods.explanation import Explanation
@@ -19,6 +20,7 @@ from camlib.methods.gradient import (
     XGradCAM,
 )
 from camlib.methods.guided import GuidedGradCAM
+from camlib.methods.occlusion import RISE, Occlusion
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.pixel import GuidedBackprop, InputXGradient, Saliency
 
@@ -41,6 +43,10 @@ METHODS: dict[str, type[Method]] = {
     "random_cam": RandomCAM,
     "center_gaussian": CenterGaussian,
     "score_cam": ScoreCAM,
+    "ablation_cam": AblationCAM,
+    "recipro_cam": ReciproCAM,
+    "rise": RISE,
+    "occlusion": Occlusion,
     "saliency": Saliency,
     "input_x_gradient": InputXGradient,
     "smooth_grad": SmoothGrad,
@@ -58,6 +64,8 @@ __all__ = [
     "KPCACAM",
     "LIFTCAM",
     "METHODS",
+    "RISE",
+    "AblationCAM",
     "CenterGaussian",
     "ClassAgnostic",
     "Deconvnet",
@@ -78,9 +86,12 @@ __all__ = [
     "LaFAM",
     "LayerCAM",
     "LayerMethod",
+    "MapMethod",
     "Method",
+    "Occlusion",
     "PixelMethod",
     "RandomCAM",
+    "ReciproCAM",
     "Saliency",
     "ScoreCAM",
     "SegEigenCAM",

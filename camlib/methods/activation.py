@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,49 +34,70 @@ class CAM(LayerMethod):
         if not isinstance(run.target, Category):
             raise TargetError("CAM explains classes alone: pass class indices, or use Grad-CAM")
         classes = run.target.classes.reshape(len(run.inputs), -1)
-        logits = targets.logits(run.output)
         found = []
         for name, raw, activation in zip(
             run.seen.names, run.seen.activations(), self._activations(run), strict=True
         ):
-            rounding = max(torch.finfo(tensor.dtype).eps for tensor in (raw, logits)) ** 0.5
+            closest = closest_classifier(run, raw, activation)
+            if not closest.holds:
+                raise ModelError(_REFUSED.format(name, type(run.model).__name__, closest.why))
             with torch.autocast(raw.device.type, enabled=False):
-                found.append(
-                    self._map(run.model, name, activation, maps.precise(logits), classes, rounding)
-                )
+                weight = closest.weight[classes]
+                found.append(torch.einsum("nkc,nc...->nk...", weight, closest.features))
         return found
 
-    def _map(
-        self,
-        model: nn.Module,
-        name: str,
-        activation: Tensor,
-        logits: Tensor,
-        classes: Tensor,
-        rounding: float,
-    ) -> Tensor:
-        """The maps ``(N, K, *grid)`` of `classes` ``(N, K)``."""
-        closest, best = float("inf"), (activation, activation[0, :, :0])
+
+_REFUSED = (
+    "CAM needs global average pooling and one linear layer (or 1x1 convolution) right after layer "
+    "{!r} of {}; {}; choose the last layer before the pooling, or use Grad-CAM"
+)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What could lead from the mean of an activation to the output, ``W mean(A) + b``.
+
+    Attributes:
+        features: what the pooling sees, ``(N, C, *grid)``: the activation, or its positive part.
+        weight: ``(classes, C)``.
+        bias: ``(classes,)``.
+        holds: whether it gives the output, up to rounding.
+        why: why it does not.
+    """
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor
+    holds: bool
+    why: str
+
+
+def closest_classifier(run: Pass, raw: Tensor, activation: Tensor) -> Classifier:
+    """The classifier in the model that gives the output best.
+
+    Args:
+        run: the clean pass.
+        raw: the output of a layer.
+        activation: the same as ``(N, C, *grid)``, in float32 at least.
+    """
+    logits = targets.logits(run.output).detach()
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in (raw, logits)) ** 0.5
+    logits = maps.precise(logits)
+    error = math.inf
+    best = activation, logits[0, :, None], logits[0]
+    with torch.autocast(raw.device.type, enabled=False):
         for features in (activation, activation.relu()):  # what the pooling may have seen
             pooled = features.flatten(2).mean(2)
-            for weight, bias in _classifiers(model, pooled, logits):
-                error = _distance(pooled @ weight.T, logits - bias)
-                if error < closest:
-                    closest, best = error, (features, weight)
-        if closest <= rounding:
-            features, weight = best
-            return torch.einsum("nkc,nc...->nk...", weight[classes], features)
-        raise ModelError(
-            f"CAM needs global average pooling and one linear layer (or 1x1 convolution) right "
-            f"after layer {name!r} of {type(model).__name__}; "
-            + (
-                f"mean(map) + bias misses the output by {closest:.2g} of its range"
-                if math.isfinite(closest)
-                else f"no such layer leads from {activation.shape[1]} channels to "
-                f"{logits.shape[1]} classes"
-            )
-            + "; choose the last layer before the pooling, or use Grad-CAM"
-        )
+            for weight, bias in _classifiers(run.model, pooled, logits):
+                distance = _distance(pooled @ weight.T, logits - bias)
+                if distance < error:
+                    error, best = distance, (features, weight, bias)
+    why = (
+        f"mean(map) + bias misses the output by {error:.2g} of its range"
+        if math.isfinite(error)
+        else f"no such layer leads from {activation.shape[1]} channels to {logits.shape[1]} classes"
+    )
+    return Classifier(*best, error <= rounding, why)
 
 
 def _distance(estimate: Tensor, expected: Tensor) -> float:

@@ -137,7 +137,7 @@ class IntegratedGradients(PixelMethod):
             run,
             found.flatten(2).sum(2),
             found.flatten(2).abs().sum(2) + score.abs(),
-            score - maps.precise(before),
+            score - before,
             f"integrated gradients with steps={self.steps} miss {{}} of what the score gains from "
             "the baseline; use more steps",
         )

@@ -31,6 +31,7 @@ from camlib.maps import Fuse, Normalize
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
 from camlib.modules import Layers, names, unwrap
+from camlib.replay import Needs, Tail
 
 
 class Method(ABC):
@@ -64,16 +65,11 @@ class Method(ABC):
         return
 
 
-class LayerMethod(Method):
-    """A map from the activations of a layer.
+class MapMethod(Method):
+    """A heatmap for each sample.
 
     Args:
         model: any network; wrapped, compiled, frozen or training.
-        layer: a module of `model`, its dotted name, a list of either, or ``None``: the last layer
-            that has a grid and a gradient, found in the first call.
-        fuse: how the maps of several layers become one: ``"mean"``, ``"max"``, ``"product"``,
-            ``"scaled_max"``; ``None`` returns each, ``(N, L, H, W)``.
-        layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
         differentiable: keep the graph, so that a heatmap can stand in a loss.
         relu: whether negative evidence is cut off; by default as in the method's paper, and not
             for a target whose sign says as much (`camlib.targets.Regression`).
@@ -84,36 +80,27 @@ class LayerMethod(Method):
 
     Raises:
         InputError: an option has no such value.
-        LayerError: a layer is not in `model`.
-        ModelError: `model` is not a module, or scripted.
+        ModelError: `model` is not a module.
     """
-
-    graph: ClassVar[Graph] = "tail"
-    """What autograd records on the clean pass."""
 
     rectify: ClassVar[bool] = True
     """Whether the paper's map ends with a ReLU."""
 
+    fuse: Fuse = "mean"
+    """How the maps of several layers become one."""
+
     def __init__(
         self,
         model: nn.Module,
-        layer: Layers = None,
         *,
-        fuse: Fuse = "mean",
-        layout: Layout | None = None,
         differentiable: bool = False,
         relu: bool | None = None,
         resize: bool = True,
         normalize: Normalize | None = None,
     ) -> None:
-        maps.check(fuse=fuse, normalize=normalize)
+        unwrap(model)
+        maps.check(fuse=self.fuse, normalize=normalize)
         self.model = model
-        self.layers = names(unwrap(model), layer)
-        self._chosen = not self.layers
-        self.fuse: Fuse = fuse
-        self.layout = layout
-        self._layouts: dict[Any, Layout] = {}
-        self._advice: dict[str, str] = {}
         self.differentiable = differentiable
         self.relu = relu
         self.resize = resize
@@ -194,7 +181,84 @@ class LayerMethod(Method):
             layers=run.seen.names,
             method=type(self).__name__,
             size=given.size,
+            replayed=run.replayed,
         )
+
+    @abstractmethod
+    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and its signed maps ``(N, K, *grid)``, in units of the score."""
+
+    @abstractmethod
+    def _better(self, run: Pass, layer: str) -> str:
+        """What else to try where `layer` shows nothing."""
+
+    def _fused(
+        self, found: list[Tensor], size: Sequence[int], shown: Sequence[float] = ()
+    ) -> Tensor:
+        return maps.fuse([maps.resize(m, size, shown) for m in found], self.fuse)
+
+    def _examine(self, run: Pass, signed: list[Tensor], found: list[Tensor]) -> None:
+        """Refuse maps that are not finite; warn of maps that are zero everywhere."""
+        states = [
+            torch.stack([~m.isfinite().all(), _zero(m), _zero(s).to(m.device)])
+            for m, s in zip(found, signed, strict=True)
+        ]
+        for name, (broken, empty, idle) in zip(
+            run.seen.names or ("",), torch.stack(states).tolist(), strict=True
+        ):
+            where = f"at layer {name!r}" if name else f"of {type(self).__name__}"
+            if broken:
+                raise InputError(_NOT_FINITE.format(f"the map {where}"))
+            if empty:
+                against = "" if idle else "relu=False shows what speaks against it; "
+                warn(
+                    f"a map {where} is zero everywhere: nothing there speaks for the target; "
+                    f"{against}{self._better(run, name)}"
+                )
+
+
+class LayerMethod(MapMethod):
+    """A map from the activations of a layer.
+
+    Args:
+        model: any network; wrapped, compiled, frozen or training.
+        layer: a module of `model`, its dotted name, a list of either, or ``None``: the last layer
+            that has a grid and a gradient, found in the first call.
+        fuse: how the maps of several layers become one: ``"mean"``, ``"max"``, ``"product"``,
+            ``"scaled_max"``; ``None`` returns each, ``(N, L, H, W)``.
+        layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
+        options: see `MapMethod`.
+
+    Raises:
+        InputError: an option has no such value.
+        LayerError: a layer is not in `model`.
+        ModelError: `model` is not a module, or scripted.
+    """
+
+    graph: ClassVar[Graph] = "tail"
+    """What autograd records on the clean pass."""
+
+    replays: ClassVar[bool] = False
+    """Whether what follows the layer runs again, on changed activations."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        fuse: Fuse = "mean",
+        layout: Layout | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, **options)
+        maps.check(fuse=fuse, normalize=self.normalize)
+        self.layers = names(unwrap(model), layer)
+        self._chosen = not self.layers
+        self.fuse = fuse
+        self.layout = layout
+        self._layouts: dict[Any, Layout] = {}
+        self._needs: dict[Any, Needs] = {}
+        self._advice: dict[str, str] = {}
 
     @abstractmethod
     def _maps(self, run: Pass) -> list[Tensor]:
@@ -227,7 +291,8 @@ class LayerMethod(Method):
         record = self.layout is None and not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable else graphs:
-            run = Pass.of(model, given, target, layers, graph, record=record)
+            tails = [self._tail(model, name, given) for name in layers if self.replays]
+            run = Pass.of(model, given, target, layers, graph, record=record, tails=tails)
             if run.seen.interrupted and graph == "tail":
                 continue
             try:
@@ -237,10 +302,9 @@ class LayerMethod(Method):
                     raise
         raise AssertionError("the whole graph comes last")
 
-    def _fused(
-        self, found: list[Tensor], size: Sequence[int], shown: Sequence[float] = ()
-    ) -> Tensor:
-        return maps.fuse([maps.resize(m, size, shown) for m in found], self.fuse)
+    def _tail(self, model: nn.Module, name: str, given: Inputs) -> Tail:
+        """What follows the layer `name`, with what earlier calls found out about it."""
+        return Tail(model, name, self._needs.setdefault((name, given.image.shape[1:]), Needs()))
 
     def _activations(self, run: Pass) -> list[Tensor]:
         """The activation of each layer, ``(N, C, *grid)``, in float32 at least."""
@@ -268,26 +332,8 @@ class LayerMethod(Method):
             )
         return arranged
 
-    def _examine(self, run: Pass, signed: list[Tensor], found: list[Tensor]) -> None:
-        """Refuse maps that are not finite; warn of maps that are zero everywhere."""
-        states = [
-            torch.stack([~m.isfinite().all(), _zero(m), _zero(s).to(m.device)])
-            for m, s in zip(found, signed, strict=True)
-        ]
-        for name, (broken, empty, idle) in zip(
-            run.seen.names, torch.stack(states).tolist(), strict=True
-        ):
-            if broken:
-                raise InputError(_NOT_FINITE.format(f"the map at layer {name!r}"))
-            if empty:
-                against = "" if idle else "relu=False shows what speaks against it; "
-                warn(
-                    f"a map at layer {name!r} is zero everywhere: nothing there speaks for the "
-                    f"target; {against}{self._better(run, name)}"
-                )
-
     def _better(self, run: Pass, layer: str) -> str:
-        """What else to try where `layer` shows nothing; sought once."""
+        """Another layer; sought once."""
         if layer not in self._advice:
             self._advice[layer] = "another layer may know more"
             with suppress(CamlibError):

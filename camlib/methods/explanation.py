@@ -33,6 +33,9 @@ class Explanation:
         method: name of the method.
         size: the size of what was explained: ``(L,)`` of signals, ``(H, W)`` of images,
             ``(D, H, W)`` of volumes and clips.
+        replayed: for methods that change activations, whether only what follows the layers ran
+            again: ``False`` where a model defeats that and ran in full, with the same result;
+            ``None`` where nothing had to run again.
     """
 
     heatmap: Tensor
@@ -44,6 +47,7 @@ class Explanation:
     layers: tuple[str, ...]
     method: str
     size: tuple[int, ...]
+    replayed: bool | None = None
 
     def overlay(self, images: Any, **options: Any) -> Any:
         """The heatmaps blended onto `images`, as `camlib.overlay` does it.

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.chunks import Chunks, Progress
 from camlib.errors import InputError
-from camlib.forward import Pass
+from camlib.forward import Pass, scores_at
 from camlib.methods.base import LayerMethod
 from camlib.modules import Layers
-from camlib.targets import Category, Probability, Target
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""Shows how far a loop has come, such as `tqdm.tqdm`."""
+from camlib.targets import Target
+from camlib.targets.classes import Asked, asked_as, check_asked
 
 
 class ScoreCAM(LayerMethod):
@@ -26,7 +24,7 @@ class ScoreCAM(LayerMethod):
     Wang et al., CVPR Workshops 2020, arXiv:1910.01279. The paper gives three definitions that
     differ; this is the one of the authors' code, the others are options. Zero input stands for "no
     image", so inputs should be normalised to zero mean. Channels that are constant say nothing and
-    are skipped.
+    are skipped; of those that give the same mask, one is run.
 
     Args:
         model: see `LayerMethod`.
@@ -38,7 +36,7 @@ class ScoreCAM(LayerMethod):
         channel_softmax: softmax of the weights over channels, as in the paper's algorithm 1.
         max_channels: use only so many channels of the highest standard deviation: an
             approximation, known as Faster Score-CAM.
-        batch_size: how many masked images the model sees at once; bounds the memory.
+        batch_size: how many masked images the model sees at once; by default what fits into memory.
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
         options: see `LayerMethod`.
 
@@ -54,33 +52,28 @@ class ScoreCAM(LayerMethod):
         model: nn.Module,
         layer: Layers = None,
         *,
-        score: Literal["probability", "logit"] = "probability",
+        score: Asked = "probability",
         baseline: Literal["zero", "blur"] | None = None,
         channel_softmax: bool = False,
         max_channels: int | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model, layer, **options)
-        if score not in ("probability", "logit"):
-            raise InputError(f"score={score!r} is not known; use 'probability' or 'logit'")
+        check_asked(score)
         if baseline not in ("zero", "blur", None):
             raise InputError(f"baseline={baseline!r} is not known; use 'zero', 'blur' or None")
-        for name, number in (("max_channels", max_channels), ("batch_size", batch_size)):
-            if number is not None and number < 1:
-                raise InputError(f"{name}={number} leaves nothing to do; use 1 or more")
-        self.score = score
+        if max_channels is not None and max_channels < 1:
+            raise InputError(f"max_channels={max_channels} leaves nothing to do; use 1 or more")
+        self.score: Asked = score
         self.baseline = baseline
         self.channel_softmax = channel_softmax
         self.max_channels = max_channels
-        self.batch_size = batch_size
-        self.progress = progress
+        self.chunks = Chunks(batch_size, progress)
 
     def _maps(self, run: Pass) -> list[Tensor]:
-        target = run.target
-        if isinstance(target, Category) and self.score == "probability":
-            target = Probability(target.classes)
+        target = asked_as(run.target, self.score)
         return [self._map(run, target, activation) for activation in self._activations(run)]
 
     def _map(self, run: Pass, target: Target, activation: Tensor) -> Tensor:
@@ -88,13 +81,18 @@ class ScoreCAM(LayerMethod):
         used = self._used(activation)
         weights = activation.new_zeros(*used.shape, run.scores.shape[1])
         pairs = used.nonzero()
-        batches: Iterable[Tensor] = torch.split(pairs, self.batch_size) if len(pairs) else ()
-        for batch in batches if self.progress is None else self.progress(batches):
-            samples, channels = batch.unbind(1)
+
+        def scores(chunk: Tensor) -> Tensor:
+            samples, channels = chunk.unbind(1)
             masks = maps.resize(activation[samples, channels][:, None], run.inputs.size)
-            masks = run.inputs.at_places(maps.normalize(masks)).to(run.inputs.image.dtype)
-            image = run.inputs.image[samples] * masks
-            weights[samples, channels] = self._scores(run, target, samples, image).to(weights.dtype)
+            masks = run.inputs.at_places(maps.normalize(masks))
+            image = run.inputs.image[samples].mul_(masks.to(run.inputs.image.dtype))
+            return scores_at(run, samples, image, target)
+
+        first, same = _distinct(pairs[:, 0], maps.normalize(activation.detach())[used])
+        found = [each for _, each in self.chunks.run(scores, pairs[first], run.inputs.image)]
+        if found:
+            weights[used] = torch.cat(found)[same].to(weights.dtype)
         if self.baseline is not None:
             image = run.inputs.image
             if self.baseline == "zero":
@@ -102,17 +100,12 @@ class ScoreCAM(LayerMethod):
             else:
                 blank = run.inputs.at_places(maps.blur(image.movedim(run.inputs.axis, 1)))
             samples = torch.arange(len(image), device=image.device)
-            weights = weights - self._scores(run, target, samples, blank)[:, None]
+            weights = weights - scores_at(run, samples, blank, target)[:, None]
         if self.channel_softmax:
             weights = weights.where(used[..., None], -torch.inf).softmax(1)
         weights = weights.where(used[..., None], 0)
         with torch.autocast(activation.device.type, enabled=False):
             return torch.einsum("nck,nc...->nk...", weights, activation)
-
-    def _scores(self, run: Pass, target: Target, samples: Tensor, image: Tensor) -> Tensor:
-        """The scores ``(M, K)`` of `image` ``(M, C, *size)``, changed from `samples` ``(M,)``."""
-        output = run.inputs.of_samples(samples, image).run(run.model)
-        return maps.precise(target[samples](output)).reshape(len(samples), -1)
 
     def _used(self, activation: Tensor) -> Tensor:
         """Which channels to run, bool ``(N, C)``."""
@@ -122,3 +115,20 @@ class ScoreCAM(LayerMethod):
         spread = activation.flatten(2).std(2)
         best = spread.topk(self.max_channels, 1).indices
         return used & torch.zeros_like(used).scatter(1, best, True)
+
+
+def _distinct(samples: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of `grids` ``(P, *grid)`` are the first of their kind, and of which kind each is.
+
+    Returns:
+        Places in `grids` ``(D,)``, in order, and for each of `grids` a place among these ``(P,)``.
+    """
+    if not len(grids):
+        return samples, samples
+    rows = torch.cat([samples[:, None].to(grids.dtype), grids.flatten(1)], 1)
+    _, kinds = torch.unique(rows, dim=0, return_inverse=True)
+    places = torch.arange(len(grids), device=grids.device)
+    first = torch.full_like(places, len(grids)).scatter_reduce_(0, kinds, places, "amin")
+    first = first[: int(kinds.max()) + 1]
+    order = first.argsort()
+    return first[order], order.argsort()[kinds]

@@ -141,6 +141,26 @@ class TopK(Target):
         return logits(output).topk(self.k, 1).values
 
 
+Asked = Literal["probability", "logit"]
+"""What of a class: its softmax probability, or its output before that."""
+
+
+def asked_as(target: Target, score: Asked) -> Target:
+    """`target`, settled, with a `Category` asked about by `score`."""
+    probable = isinstance(target, Category) and score == "probability"
+    return Probability(target.classes) if probable else target
+
+
+def check_asked(score: str) -> None:
+    """Nothing, if `score` is one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if score not in ("probability", "logit"):
+        raise InputError(f"score={score!r} is not known; use 'probability' or 'logit'")
+
+
 def check_activation(activation: str) -> None:
     """Nothing, if `activation` is one.
 

@@ -1,0 +1,95 @@
+"""Many passes of a model, in chunks of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camlib.errors import InputError, warn
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Shows how far a loop has come, such as `tqdm.tqdm`."""
+
+_GROWTH = 32
+"""How many times the memory of a sample the layers that see it may take at once."""
+
+_BUDGET = 2**29
+"""Bytes for a chunk where free memory says little, as on a CPU."""
+
+_MOST = 256
+"""Samples at once; more are no faster."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How to go through many changed samples.
+
+    Attributes:
+        size: how many at once; ``None`` for what fits into free memory.
+        progress: wraps the loop over chunks.
+
+    Raises:
+        InputError: `size` is below 1.
+    """
+
+    size: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise InputError(f"batch_size={self.size!r} leaves nothing to do; use 1 or more")
+
+    def run(
+        self, function: Callable[[Tensor], Tensor], items: Tensor, *like: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some of `items` and what `function` makes of them, one chunk after the other.
+
+        A chunk that does not fit into memory is tried again by halves, with a warning.
+
+        Args:
+            function: runs the model.
+            items: ``(P, ...)``, what to run it for.
+            like: what it sees of an item is of the size of a sample of these, ``(N, ...)``.
+        """
+        size = fitting(*like) if self.size is None else self.size
+        chunks = torch.split(items, size) if len(items) else ()
+        for chunk in chunks if self.progress is None else self.progress(chunks):
+            while len(chunk):
+                part, found = chunk[:size], None
+                try:
+                    found = function(part)
+                except RuntimeError as error:
+                    if not _out_of_memory(error) or len(part) == 1:
+                        raise
+                if found is None:  # out here nothing holds on to what the chunk left behind
+                    size = len(part) // 2
+                    warn(
+                        f"out of memory with {len(part)} at once; going on with {size}: pass "
+                        f"batch_size={size} to start so"
+                    )
+                    continue
+                yield part, found
+                chunk = chunk[len(part) :]
+
+
+def fitting(*like: Tensor) -> int:
+    """How many samples of the size of one of each of `like` ``(N, ...)`` to run at once."""
+    each = _GROWTH * sum(tensor[0].nbytes for tensor in like)
+    return min(max(free(like[0].device) // max(each, 1), 1), _MOST)
+
+
+def free(device: torch.device) -> int:
+    """The bytes on `device` that a chunk may take."""
+    if device.type != "cuda":
+        return _BUDGET
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (torch.cuda.mem_get_info(device)[0] + unused) // 2
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU it is a plain RuntimeError that says so.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,199 @@
+"""Maps from what the model answers when activations are changed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib import maps
+from camlib.chunks import Chunks, Progress
+from camlib.forward import Pass
+from camlib.layouts import put_back, samples_axis
+from camlib.methods.activation import closest_classifier
+from camlib.methods.base import LayerMethod
+from camlib.modules import Layers
+from camlib.targets import Category, Target
+from camlib.targets.classes import Asked, asked_as, check_asked
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""From activations of samples ``(M, C, *grid)`` and a number for each to the changed ones."""
+
+
+class Replaying(LayerMethod):
+    """A map from running again what follows the layer, on changed activations.
+
+    Only what follows runs; where a model defeats that, all of it, and `Explanation.replayed` says
+    so. Tokens that the map does not show, such as a class token, are kept as they are.
+
+    Args:
+        model: see `LayerMethod`.
+        layer: see `LayerMethod`.
+        batch_size: how many changed activations run at once; by default what fits into memory.
+        progress: wraps the loop over batches, such as `tqdm.tqdm`.
+        options: see `LayerMethod`.
+
+    Raises:
+        InputError: an option has no such value.
+    """
+
+    graph = "none"
+    replays = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.chunks = Chunks(batch_size, progress)
+
+    def _maps(self, run: Pass) -> list[Tensor]:
+        return [self._map(run, n, each) for n, each in enumerate(self._activations(run))]
+
+    @abstractmethod
+    def _map(self, run: Pass, number: int, activation: Tensor) -> Tensor:
+        """The map ``(N, K, *grid)`` of layer `number` from its activation ``(N, C, *grid)``."""
+
+    def _scores(
+        self, run: Pass, number: int, pairs: Tensor, change: Change, target: Target | None = None
+    ) -> Tensor:
+        """The scores ``(P, K)`` for `pairs` ``(P, 2)`` of a sample and a number for `change`.
+
+        They are of `target`, or that of the pass.
+        """
+        raw = run.seen.activations()[number]
+        layout = self._layout(run, run.seen.names[number], raw.shape)
+        axis = samples_axis(layout)
+
+        def activation(samples: Tensor) -> Tensor:
+            return raw.index_select(axis, samples.to(raw.device))
+
+        def scores(chunk: Tensor) -> Tensor:
+            samples, numbers = chunk.unbind(1)
+            whole = activation(samples)
+            changed = change(layout(whole), numbers.to(raw.device))
+            found = run.again(number, samples, put_back(layout, changed, whole), target)
+            return found.to(raw.device)
+
+        run.settle(number, activation)
+        like = run.inputs.image, raw.movedim(axis, 0)
+        pairs = pairs.to(run.inputs.image.device)
+        found = [each for _, each in self.chunks.run(scores, pairs, *like)]
+        return torch.cat(found) if found else run.scores.new_zeros(0, run.scores.shape[1])
+
+
+class AblationCAM(Replaying):
+    """Ablation-CAM: a channel weighs what the score loses without it, ``w_k = y - y_{A_k := 0}``.
+
+    Desai and Ramaswamy, WACV 2020, doi:10.1109/WACV45572.2020.9093360. The paper divides the loss
+    by the score, which leaves the map as it is, or turns it around where the score is negative;
+    here it is not divided. Channels that are zero lose nothing. Where global average pooling and
+    one linear layer follow, the loss is ``W_ck mean(A_k)`` and nothing runs again.
+
+    Args:
+        model: see `Replaying`.
+        layer: see `Replaying`.
+        options: see `Replaying`.
+    """
+
+    cost = "1 forward, 1 forward of what follows the layer for each channel"
+
+    def _map(self, run: Pass, number: int, activation: Tensor) -> Tensor:
+        weights = self._closed(run, number, activation)
+        if weights is None:
+            alive = activation.flatten(2).any(2)
+            pairs = alive.nonzero()
+            weights = activation.new_zeros(*alive.shape, run.scores.shape[1])
+            left = self._scores(run, number, pairs, _without)
+            samples, channels = pairs.unbind(1)
+            clean = maps.precise(run.scores).to(left.device)
+            weights[samples, channels] = (clean[samples] - left).to(weights.dtype)
+        with torch.autocast(activation.device.type, enabled=False):
+            return torch.einsum("nck,nc...->nk...", weights, activation)
+
+    def _closed(self, run: Pass, number: int, activation: Tensor) -> Tensor | None:
+        """The weights ``(N, C, K)`` where pooling and one linear layer follow."""
+        if not isinstance(run.target, Category):
+            return None
+        closest = closest_classifier(run, run.seen.activations()[number], activation)
+        if not closest.holds:
+            return None
+        classes = run.target.classes.reshape(len(activation), -1)
+        pooled = closest.features.flatten(2).mean(2)
+        return (closest.weight[classes.to(pooled.device)] * pooled[:, None]).movedim(1, 2)
+
+
+class ReciproCAM(Replaying):
+    """Recipro-CAM: a position is worth what the model answers when it sees that position alone.
+
+    ``M_i = p_c(A where everything but position i is 0)``. Byun and Lee, 2022, arXiv:2209.14074; for
+    vision transformers arXiv:2310.02588, where the class token stays. No gradient is needed.
+
+    Args:
+        model: see `Replaying`.
+        layer: see `Replaying`.
+        score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
+            function, are taken as they are.
+        gaussian: spread each position over its neighbours, by ``[1 2 1] / 4`` along each axis, with
+            what falls over the border lost.
+        options: see `Replaying`.
+
+    Raises:
+        InputError: an option has no such value.
+    """
+
+    cost = "1 forward, 1 forward of what follows the layer for each position"
+    rectify = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        score: Asked = "probability",
+        gaussian: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        check_asked(score)
+        self.score: Asked = score
+        self.gaussian = gaussian
+
+    def _map(self, run: Pass, number: int, activation: Tensor) -> Tensor:
+        count, _, *grid = activation.shape
+        cells = activation[0, 0].numel()
+        pairs = torch.cartesian_prod(torch.arange(count), torch.arange(cells))
+
+        def alone(whole: Tensor, positions: Tensor) -> Tensor:
+            flat = whole.flatten(2)
+            values = flat.take_along_dim(positions[:, None, None], 2).squeeze(2)
+            places = torch.unravel_index(positions, grid)
+            around = values
+            for place, length in zip(places, grid, strict=True):
+                line = self._line(length, place).to(values)
+                line = line.reshape(len(whole), *[1] * (around.ndim - 1), length)
+                around = around[..., None] * line
+            return around
+
+        target = asked_as(run.target, self.score)
+        found = self._scores(run, number, pairs, alone, target)
+        return found.reshape(count, *grid, -1).movedim(-1, 1).to(activation.device)
+
+    def _line(self, length: int, places: Tensor) -> Tensor:
+        """What of each of `places` ``(M,)`` on a line comes to its positions, ``(M, length)``."""
+        apart = (torch.arange(length, device=places.device) - places[:, None]).abs()
+        return (2 - apart).clamp(min=0) / 4 if self.gaussian else apart == 0
+
+
+def _without(whole: Tensor, channels: Tensor) -> Tensor:
+    """`whole` ``(M, C, *grid)`` with one of `channels` ``(M,)`` of each set to zero."""
+    kept = torch.arange(whole.shape[1], device=whole.device) != channels[:, None]
+    return whole.where(kept.reshape(*kept.shape, *[1] * (whole.ndim - 2)), 0)

@@ -1,0 +1,271 @@
+"""Methods that change activations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import Functional, Net, Pooling, convolutional, features, images, pooled, spread
+from snapshot import snapshot
+from torch import nn
+
+from camlib import AblationCAM, InputError, LayoutError, ReciproCAM, layouts
+
+pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+
+BOTH = pytest.mark.parametrize("kind", [AblationCAM, ReciproCAM])
+
+
+class Counting(nn.Module):
+    """Notes the size of every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, features):
+        self.sizes.append(len(features))
+        return features
+
+
+def counting(build=convolutional, **options):
+    base = build(**options)
+    return Net(
+        nn.Sequential(Counting(), *base.features), nn.Sequential(Counting(), *base.tail)
+    ).eval()
+
+
+@pytest.mark.parametrize(("kind", "count"), [(AblationCAM, 6), (ReciproCAM, 16)])
+def test_only_what_follows_runs_again_in_bounded_batches(kind, count):
+    net, batch = counting(), images(3)
+    net.features[5] = nn.Tanh()  # no channel is zero
+    method = kind(net, "features", batch_size=5, relu=False)
+    seen = method.explain(batch, [[0, 1, 2]])
+    assert seen.replayed is True
+    assert net.features[0].sizes == [3]
+    clean, watched, checked, *sizes = net.tail[0].sizes
+    assert (clean, watched, checked) == (3, 3, 3)
+    assert sum(sizes) == 3 * count
+    assert max(sizes) == 5
+    method(batch, 1)
+    assert net.features[0].sizes == [3, 3]
+    assert len(net.tail[0].sizes) == 2 * len(sizes) + 4  # what a replay takes is known now
+
+
+def test_pooling_and_one_linear_layer_need_no_second_pass():
+    net, batch = counting(pooled), images()
+    seen = AblationCAM(net, "features").explain(batch, 2, relu=False)
+    assert net.tail[0].sizes == [2]
+    assert seen.replayed is None
+    again = AblationCAM(net, "features").explain(batch, lambda out: out[:, 2], relu=False)
+    assert again.replayed is True
+    torch.testing.assert_close(again.map, seen.map)
+
+
+def test_relu_between_the_layer_and_the_pooling():
+    tail = nn.Sequential(Functional("relu"), Pooling(), nn.Linear(6, 4))
+    net, batch = spread(Net(features()[:4], tail)), images()  # as DenseNet ends
+    seen = AblationCAM(net, "features").explain(batch, 2, relu=False)
+    again = AblationCAM(net, "features").explain(batch, lambda out: out[:, 2], relu=False)
+    assert (seen.replayed, again.replayed) == (None, True)
+    torch.testing.assert_close(again.map, seen.map)
+
+
+def test_channels_that_are_zero_are_skipped():
+    net, batch = counting(), images(1)
+    net.features[4].weight.data[[1, 4]] = 0
+    net.features[4].bias.data[[1, 4]] = torch.tensor([-1.0, 0.5])  # zero after the ReLU, constant
+    AblationCAM(net, "features", relu=False).explain(batch, 2)
+    assert sum(net.tail[0].sizes[3:]) == net.features(batch).flatten(2).any(2).sum() < 6
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_batch_size_does_not_matter(kind, batch_size):
+    net, batch = convolutional(), images(3)
+    expected = kind(net, "features").explain(batch, [[1, 2]]).map
+    found = kind(net, "features", batch_size=batch_size).explain(batch, [[1, 2]]).map
+    torch.testing.assert_close(found, expected)
+
+
+def defeating():
+    class Stem(nn.Module):
+        def forward(self, batch):
+            return batch.relu_()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            base = convolutional()
+            self.stem, self.features, self.tail = Stem(), base.features, base.tail
+
+        def forward(self, batch):
+            batch = batch * 1
+            self.stem(batch)
+            return self.tail(self.features(batch)) + batch.mean((1, 2, 3))[:, None]
+
+    return Model().eval()
+
+
+@BOTH
+def test_model_that_defeats_replay_runs_in_full_and_it_is_said(kind):
+    net, batch = defeating(), images(3)
+    before = snapshot(net)
+    method = kind(net, "features", batch_size=4)
+    for _ in range(2):
+        seen = method.explain(batch, lambda out: out[:, 1], relu=False)
+        assert seen.replayed is False
+    base = Net(net.features, net.tail)
+    plain = kind(base, "features").explain(batch.relu(), lambda out: out[:, 1], relu=False)
+    assert plain.replayed is True
+    offset = 0 if kind is AblationCAM else batch.relu().mean((1, 2, 3))[:, None, None]
+    torch.testing.assert_close(seen.map, plain.map + offset, rtol=1e-4, atol=1e-4)
+    assert snapshot(net) == before
+
+
+class Transformer(nn.Module):
+    """Patches, a class token, one block, the class token as answer."""
+
+    def __init__(self, *, batch_first: bool = True) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.token = nn.Parameter(torch.zeros(8))
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+        self.head = nn.Linear(8, 4)
+        self.batch_first = batch_first
+
+    def embed(self, batch):
+        patches = self.patches(batch).flatten(2).mT
+        tokens = torch.cat([self.token.expand(len(batch), 1, -1), patches], 1)
+        return tokens if self.batch_first else tokens.movedim(1, 0)
+
+    def follow(self, normed):
+        mixed, _ = self.attention(normed, normed, normed)
+        return self.head(mixed[:, 0] if self.batch_first else mixed[0])
+
+    def forward(self, batch):
+        return self.follow(self.norm(self.embed(batch)))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("count", [1, 3])
+def test_class_token_stays_as_it_is(batch_first, count):
+    net, batch = spread(Transformer(batch_first=batch_first)), images(count)
+    layout = layouts.Tokens(prefix=1, batch_first=batch_first)
+    with torch.no_grad():
+        tokens = net.norm(net.embed(batch))
+        tokens = tokens if batch_first else tokens.movedim(1, 0)
+
+        def follow(changed):
+            return net.follow(changed if batch_first else changed.movedim(1, 0))
+
+        score = follow(tokens)[:, 2]
+        ablated, alone = torch.zeros(count, 4, 4), torch.zeros(count, 16)
+        for k in range(8):
+            changed = tokens.clone()
+            changed[:, 1:, k] = 0
+            weight = score - follow(changed)[:, 2]
+            ablated += weight[:, None, None] * tokens[:, 1:, k].reshape(count, 4, 4)
+        for i in range(16):
+            changed = torch.zeros_like(tokens)
+            changed[:, [0, 1 + i]] = tokens[:, [0, 1 + i]]
+            alone[:, i] = follow(changed).softmax(1)[:, 2]
+    options = {"layout": layout, "batch_size": 3, "relu": False}
+    found = AblationCAM(net, "norm", **options).explain(batch, 2).map
+    torch.testing.assert_close(found, ablated, rtol=1e-4, atol=1e-5)
+    found = ReciproCAM(net, "norm", **options).explain(batch, 2).map
+    torch.testing.assert_close(found, alone.reshape(count, 4, 4))
+
+
+def test_layout_that_makes_new_values_is_refused():
+    def summed(activation):
+        return activation.cumsum(1)
+
+    with pytest.raises(LayoutError, match=r"summed.* makes new values .*one that only moves them"):
+        AblationCAM(convolutional(), "features", layout=summed)(images(), 1)
+
+
+@BOTH
+def test_layout_of_the_user_and_channels_last_agree_with_channels_first(kind):
+    class Last(nn.Module):
+        def forward(self, features):
+            return features.movedim(1, -1)
+
+    class First(nn.Module):
+        def forward(self, features):
+            return features.movedim(-1, 1)
+
+    base, batch = convolutional(), images()
+    expected = kind(base, "features").explain(batch, 2).map
+    net = Net(nn.Sequential(*base.features, Last()), nn.Sequential(First(), *base.tail)).eval()
+    for layout in (layouts.ChannelsLast(), lambda a: a.movedim(3, 1)):
+        found = kind(net, "features", layout=layout).explain(batch, 2)
+        assert found.replayed
+        torch.testing.assert_close(found.map, expected)
+
+
+@BOTH
+def test_several_layers(kind):
+    net, batch = convolutional(in_place=True), images()
+    names = ["features.3", "features", "tail.0"]
+    seen = kind(net, names).explain(batch, 1)
+    for name, found in zip(names, seen.maps, strict=True):
+        torch.testing.assert_close(found, kind(net, name).explain(batch, 1).map)
+
+
+@BOTH
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ArithmeticError])
+def test_interrupt_in_a_later_pass_leaves_the_model_as_found(kind, error):
+    class Interrupted(nn.Module):
+        calls = 0
+
+        def forward(self, features):
+            type(self).calls += 1
+            if self.calls == 6:
+                raise error
+            return features
+
+    base = convolutional()
+    net = Net(base.features, nn.Sequential(Interrupted(), *base.tail)).train()
+    before = snapshot(net)
+    with pytest.raises(error):
+        kind(net, "features", batch_size=1)(images())
+    assert Interrupted.calls == 6
+    assert snapshot(net) == before
+
+
+@BOTH
+def test_gradient_flows_through_the_map(kind):
+    net, batch = convolutional().double(), images(1).double()
+    image = batch.clone().requires_grad_()
+    found = kind(net, "features", differentiable=True, relu=False).explain(image, 1)
+    [gradient] = torch.autograd.grad(found.map[0, 1, 1], image)
+    step = torch.zeros_like(batch)
+    step[0, 1, 3, 3] = 1e-6
+    plain = kind(net, "features", relu=False)
+    up, down = (plain.explain(batch + sign * step, 1).map[0, 1, 1] for sign in (1, -1))
+    torch.testing.assert_close(gradient[0, 1, 3, 3], (up - down) / 2e-6, rtol=1e-4, atol=1e-8)
+    assert gradient[0, 1, 3, 3] != 0
+
+
+def test_bad_options():
+    with pytest.raises(InputError, match="score='softmax' is not known; use 'probability' or"):
+        ReciproCAM(pooled(), "features", score="softmax")
+    with pytest.raises(InputError, match="batch_size=0 leaves nothing to do"):
+        AblationCAM(pooled(), "features", batch_size=0)
+
+
+def test_dead_network_gives_zeros():
+    net = convolutional()
+    net.features[3].weight.data.zero_()
+    net.features[3].bias.data.fill_(-1)
+    with pytest.warns(UserWarning, match="zero everywhere"):
+        assert AblationCAM(net, "features")(images(), 1).eq(0).all()
+
+
+def test_closed_form_is_taken_only_where_it_holds():
+    net = spread(
+        Net(convolutional().features, nn.Sequential(Pooling(), nn.Linear(6, 4), nn.Tanh()))
+    )
+    seen = AblationCAM(net, "features").explain(images(), 1)
+    assert seen.replayed is True
