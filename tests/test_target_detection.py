@@ -251,3 +251,12 @@ def test_map_of_a_detection_is_that_of_its_score(kind):
             lambda out, place=place: torch.stack([one["scores"][place] for one in out]),
         )
         torch.testing.assert_close(seen.heatmap[[sample]], own)
+
+
+def test_boxes_without_an_area_show_no_object():
+    output = listed([([5, 0, 5, 10], 3, 0.9), ([0, 9, 9, 9], 3, 0.8), ([0, 0, 10, 10], 3, 0.5)])
+    target = resolve(None, output, 1, SIZE)
+    assert target.boxes.tolist() == [[0, 0, 10, 10]]
+    assert target(output).tolist() == [0.5]
+    with pytest.raises(TargetError, match="sample 0"):
+        resolve(None, listed([([5, 0, 5, 10], 3, 0.9)]), 1, SIZE)

@@ -72,6 +72,11 @@ def proposals(output: Any, count: int, size: tuple[int, ...], activation: str) -
     boxes, labels, scores = ([one[name] for one in output] for name in _LISTED)
     if not all(score.is_floating_point() for score in scores):
         raise TargetError(f"the scores of the detections are {scores[0].dtype}, not floating-point")
+    # A box without an area shows no object, and overlaps with nothing, itself included.
+    labels = [
+        label.where((box[:, 2:] > box[:, :2]).all(1), -1)
+        for label, box in zip(labels, boxes, strict=True)
+    ]
     # One empty proposal more: there is always one to take the maximum of.
     return Proposals(
         pad(pad_sequence([precise(b.detach()) for b in boxes], batch_first=True), (0, 0, 0, 1)),
