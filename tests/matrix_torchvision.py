@@ -56,6 +56,8 @@ def _classifier(name: str) -> Case:
 
 def _video(name: str) -> Case:
     size = (16, 224, 224) if name == "s3d" or name.startswith("mvit") else (8, 128, 128)
+    if name == "swin3d_b":
+        size = (8, 256, 256)  # so deep, in a single window everything sees everything
     return Case("", name, _torchvision(name, num_classes=CLASSES), size)
 
 
