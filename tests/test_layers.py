@@ -65,7 +65,7 @@ def test_default_is_the_last_layer_with_a_grid_and_a_gradient():
     assert cam.explain(images()).layers == ("features",)
     assert repr(cam) == "GradCAM(Net, layer='features')"
     last = Net(net.features, nn.Sequential(nn.Conv2d(6, 6, 1), nn.AdaptiveAvgPool2d(1), net.tail))
-    assert GradCAM(last.eval()).explain(images()).layers == ("tail.0",)
+    assert GradCAM(spread(last)).explain(images(), 1, relu=False).layers == ("tail.0",)
 
 
 def test_default_is_not_a_pooling_that_enlarges():
