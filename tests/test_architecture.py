@@ -33,6 +33,7 @@ ORDER = [
     "layers",
     "methods.explanation",
     "methods.base",
+    "methods.layer",
     "methods.gradient",
     "methods.activation",
     "methods.agnostic",

@@ -4,7 +4,7 @@ from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
 from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
-from camlib.methods.base import GradientWeighted, LayerMethod, MapMethod, Method, PixelMethod
+from camlib.methods.base import MapMethod, Method
 from camlib.methods.deconvnet import Deconvnet
 from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from camlib.methods.explanation import Explanation
@@ -20,9 +20,10 @@ from camlib.methods.gradient import (
     XGradCAM,
 )
 from camlib.methods.guided import GuidedGradCAM
+from camlib.methods.layer import GradientWeighted, LayerMethod
 from camlib.methods.occlusion import RISE, Occlusion
 from camlib.methods.perturbation import ScoreCAM
-from camlib.methods.pixel import GuidedBackprop, InputXGradient, Saliency
+from camlib.methods.pixel import GuidedBackprop, InputXGradient, PixelMethod, Saliency
 
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,

@@ -14,7 +14,7 @@ from camlib.chunks import Chunks, Progress
 from camlib.forward import Pass
 from camlib.layouts import put_back, samples_axis
 from camlib.methods.activation import closest_classifier
-from camlib.methods.base import LayerMethod
+from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
 from camlib.targets import Category, Target
 from camlib.targets.classes import Asked, asked_as, check_asked

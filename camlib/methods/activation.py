@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camlib import maps, targets
 from camlib.errors import ModelError, TargetError
 from camlib.forward import Pass
-from camlib.methods.base import LayerMethod
+from camlib.methods.layer import LayerMethod
 from camlib.targets import Category
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.maps import positions
-from camlib.methods.base import LayerMethod
+from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
 
 

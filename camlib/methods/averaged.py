@@ -16,7 +16,7 @@ from camlib import maps
 from camlib.errors import InputError
 from camlib.forward import Pass, gradients_at, scores_at
 from camlib.inputs import Inputs
-from camlib.methods.base import PixelMethod, warn_if_incomplete
+from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From draws ``(M,)`` and samples ``(M,)``, both by number, to the images ``(M, C, *size)`` at

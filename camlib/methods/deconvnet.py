@@ -16,8 +16,8 @@ from camlib.gradients import gradients
 from camlib.inputs import Inputs, detached
 from camlib.layers import layout_of
 from camlib.layouts import ChannelsFirst, Layout
-from camlib.methods.base import PixelMethod
 from camlib.methods.explanation import Explanation
+from camlib.methods.pixel import PixelMethod
 from camlib.modes import explaining
 from camlib.modules import Layer, find, unwrap
 from camlib.rules import Rectifying, without_recomputation

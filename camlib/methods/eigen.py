@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.methods.agnostic import ClassAgnostic
-from camlib.methods.base import GradientWeighted
+from camlib.methods.layer import GradientWeighted
 from camlib.modules import Layers
 
 

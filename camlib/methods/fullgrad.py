@@ -15,8 +15,8 @@ from camlib import maps
 from camlib.forward import Pass
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
-from camlib.methods.base import PixelMethod, warn_if_incomplete
 from camlib.methods.explanation import Explanation
+from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 from camlib.modes import explaining
 from camlib.modules import unwrap
 

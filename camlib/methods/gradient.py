@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from camlib.errors import GraphError
 from camlib.forward import Pass
 from camlib.maps import Fuse, positions
-from camlib.methods.base import GradientWeighted
+from camlib.methods.layer import GradientWeighted
 from camlib.modules import Layers
 
 

@@ -11,7 +11,7 @@ from camlib import maps
 from camlib.chunks import Chunks, Progress
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
-from camlib.methods.base import LayerMethod
+from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
 from camlib.targets import Target
 from camlib.targets.classes import Asked, asked_as, check_asked

@@ -1,16 +1,22 @@
-"""Attribution of input values from one gradient at the input."""
+"""Attribution of input values: what such methods share, and those of one gradient."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from camlib.errors import InputError
+from camlib import maps
+from camlib.errors import InputError, warn
 from camlib.forward import Pass, input_gradients
-from camlib.inputs import Inputs
-from camlib.methods.base import PixelMethod
+from camlib.inputs import Inputs, detached
+from camlib.methods.base import NOT_FINITE, Method
+from camlib.methods.explanation import Explanation
+from camlib.modes import explaining
+from camlib.modules import unwrap
 from camlib.rules import Rectifying
 
 _REDUCTIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
@@ -19,6 +25,67 @@ _REDUCTIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "sum": lambda gradient: gradient.abs().sum(2),
     "l2": lambda gradient: gradient.norm(dim=2),
 }
+
+
+class PixelMethod(Method):
+    """An attribution of the input itself.
+
+    Args:
+        model: any network; wrapped, compiled, frozen or training.
+
+    Raises:
+        ModelError: `model` is not a module.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        unwrap(model)
+        self.model = model
+
+    def __call__(self, inputs: Any, target: Any = None) -> Tensor:
+        """What each input value contributes: a signed attribution for each sample.
+
+        Args:
+            inputs: images ``(N, C, H, W)``, series or volumes; a tuple of positional or a mapping
+                of keyword arguments with one in it.
+            target: what to explain, as for every method.
+
+        Returns:
+            ``(N, C, H, W)`` float32 on the input's device, signed, not normalised;
+            ``(N, K, C, H, W)`` for several classes a sample.
+
+        Raises:
+            CamlibError: the inputs or the target do not fit the model; see the message.
+        """
+        return self.explain(inputs, target).heatmap
+
+    def explain(self, inputs: Any, target: Any = None) -> Explanation:
+        """Everything one call knows; the arguments are those of the call."""
+        given = Inputs.of(inputs)
+        model = unwrap(self.model)
+        with explaining(model, given.image.device), torch.inference_mode(False):
+            run, attribution = self._attributed(model, given, target)
+            shape = len(given), *run.shape
+            attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
+            if not attribution.isfinite().all():
+                raise InputError(NOT_FINITE.format("the attribution"))
+        return Explanation(
+            heatmap=attribution,
+            map=attribution,
+            maps=(attribution,),
+            score=maps.precise(run.scores.detach()).reshape(shape),
+            target=run.target.classes,
+            output=detached(run.output),
+            layers=(),
+            method=type(self).__name__,
+            size=given.size,
+        )
+
+    @abstractmethod
+    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass and the attribution ``(N, K, C, *size)``."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
 
 
 class Saliency(PixelMethod):
@@ -94,3 +161,21 @@ class GuidedBackprop(PixelMethod):
         explained = input_gradients(model, given, target, rule)
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
         return explained
+
+
+def warn_if_incomplete(run: Pass, total: Tensor, size: Tensor, due: Tensor, message: str) -> None:
+    """A warning if parts that sum to `total` miss what is `due` by more than 5 %.
+
+    Args:
+        run: the clean pass; half precision may miss more.
+        total: sums of the parts.
+        size: of the values that were summed or subtracted, as a measure of rounding.
+        due: what they should sum to.
+        message: of the warning, with a place for the share that is missing.
+    """
+    rounding = max(torch.finfo(each.dtype).eps for each in (run.inputs.image, run.scores)) ** 0.5
+    missing = (total - due).abs()
+    share = missing / due.abs().clamp(min=torch.finfo(due.dtype).tiny)
+    worst = share.where(missing > rounding * size, 0).amax()
+    if worst > 0.05:
+        warn(message.format(f"{float(worst):.0%}"))
