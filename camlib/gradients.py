@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from camlib.errors import GraphError
 
@@ -50,18 +53,25 @@ def gradients(
     classes = scores.shape[1]
     bytes_per_class = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     step = max(1, _CHUNK_BYTES // max(1, bytes_per_class))
+    means = [_mean_of(tensor, scores) if classes > 1 else None for tensor in tensors]
+    ends = [
+        get_gradient_edge(tensor) if mean is None else GradientEdge(mean, 0)
+        for tensor, mean in zip(tensors, means, strict=True)
+    ]
     for start in range(0, classes, step):
         chunk = range(start, min(start + step, classes))
         keep = create_graph or chunk.stop < classes
         with torch.set_grad_enabled(create_graph or torch.is_grad_enabled()):
-            found = _chunk_gradients(scores, tensors, chunk, keep=keep, create_graph=create_graph)
+            found = _chunk_gradients(scores, ends, chunk, keep=keep, create_graph=create_graph)
         reached = []
-        for name, tensor, gradient in zip(names, tensors, found, strict=True):
+        for name, tensor, mean, gradient in zip(names, tensors, means, found, strict=True):
             if gradient is None and not allow_unused:
                 raise GraphError(_UNREACHED.format(name))
-            reached.append(
-                tensor.new_zeros(len(chunk), *tensor.shape) if gradient is None else gradient
-            )
+            if gradient is None:
+                gradient = tensor.new_zeros(len(chunk), *tensor.shape)
+            elif mean is not None:
+                gradient = _through(mean, gradient)
+            reached.append(gradient)
         yield reached
 
 
@@ -87,12 +97,17 @@ def reached(
 
 
 def _chunk_gradients(
-    scores: Tensor, tensors: Sequence[Tensor], chunk: range, *, keep: bool, create_graph: bool
+    scores: Tensor,
+    ends: Sequence[GradientEdge],
+    chunk: range,
+    *,
+    keep: bool,
+    create_graph: bool,
 ) -> Sequence[Tensor | None]:
     def backward(cotangent: Tensor, *, keep: bool, batched: bool) -> Sequence[Tensor | None]:
         return torch.autograd.grad(
             scores,
-            tensors,
+            ends,
             cotangent,
             retain_graph=keep,
             create_graph=create_graph,
@@ -114,3 +129,40 @@ def _chunk_gradients(
             None if parts[0] is None else torch.stack([part for part in parts if part is not None])
             for parts in zip(*rows, strict=True)
         ]
+
+
+def _mean_of(tensor: Tensor, scores: Tensor) -> Any:
+    """The node of a mean, if `scores` depend on `tensor` through it alone; else ``None``.
+
+    A mean has the same gradient at everything it was taken of, as global pooling has. A backward
+    pass that stops there spares a tensor of the size of `tensor` for every class.
+    """
+    node = get_gradient_edge(tensor).node
+    users: dict[Any, list[Any]] = {node: []}
+    waiting = [scores.grad_fn]
+    seen = {node}
+    while waiting:
+        user = waiting.pop()
+        if user is not None and user not in seen:
+            seen.add(user)
+            for used, _ in user.next_functions:
+                users.setdefault(used, []).append(user)
+                waiting.append(used)
+    while len(users[node]) == 1:
+        [node] = users[node]
+        if node.name() == "MeanBackward1":
+            return node
+        if node.name() != "CloneBackward0":
+            break
+    return None
+
+
+def _through(mean: Any, gradient: Tensor) -> Tensor:
+    """The gradients ``(k, *sizes)`` before the node `mean`, of those behind it; without a copy."""
+    sizes = mean._saved_self_sym_sizes
+    # A negative dimension is kept as unsigned.
+    dims = {(dim - 2**64 if dim >= 2**63 else dim) % len(sizes) for dim in mean._saved_dim}
+    ones = [1 if dim in dims else size for dim, size in enumerate(sizes)]
+    count = math.prod(sizes[dim] for dim in dims)
+    share: Tensor = gradient.reshape(-1, *ones) / count
+    return share.expand(-1, *sizes)

@@ -88,12 +88,10 @@ def flat(maps: Tensor) -> Tensor:
     Interpolating a constant is not exactly constant (with channels-last memory, say); stretching
     what is left to [0, 1] would show rounding noise.
     """
-    low, high = torch.aminmax(maps.flatten(2), dim=-1)
-    rounding = 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
-    return (high - low <= rounding).reshape(*maps.shape[:2], *[1] * len(positions(maps)))
+    return _flat(*_extremes(maps), maps.dtype)
 
 
-def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
+def normalize(maps: Tensor, how: Normalize = True, *, inplace: bool = False) -> Tensor:
     """Each map of `maps` ``(N, K, *grid)`` on a common scale.
 
     Args:
@@ -102,18 +100,20 @@ def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
             ``"max"``: divided by its largest absolute value, so that 0 stays "no evidence" and a
             uniform map stays visible; ``"centered"``: ``0.5 + M / (2 max|M|)``, so that 0.5 is "no
             evidence" in a map that keeps its sign; ``False``: left in its unit.
+        inplace: whether `maps` may be overwritten, which spares memory of their size; not for
+            autograd.
     """
     if how is False:
         return maps
-    axes = positions(maps)
+    low, high = _extremes(maps)
     if how in ("max", "centered"):
-        peak = maps.abs().amax(axes, keepdim=True)
-        scaled = maps / peak.where(peak > 0, 1)
-        return scaled if how == "max" else 0.5 + scaled / 2
-    low = maps.amin(axes, keepdim=True)
-    span = maps.amax(axes, keepdim=True) - low
-    level = flat(maps)
-    return ((maps - low) / span.where(~level, 1)).where(~level, 0)
+        peak = torch.maximum(high, -low)
+        scale, shift = peak.where(peak > 0, math.inf), 0.0
+        if how == "centered":
+            scale, shift = 2 * scale, 0.5
+        return maps.div_(scale).add_(shift) if inplace else maps / scale + shift
+    span = (high - low).where(~_flat(low, high, maps.dtype), math.inf)
+    return maps.sub_(low).div_(span) if inplace else (maps - low) / span
 
 
 def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
@@ -155,3 +155,14 @@ def blur(images: Tensor) -> Tensor:
         smooth = F.conv1d(padded, kernel[None, None])
         images = smooth[:, 0].reshape(lines.shape).movedim(-1, axis)
     return images
+
+
+def _extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value of each map, ``(N, K, 1...)``."""
+    axes = positions(maps)  # two passes: torch.aminmax takes many times as long
+    return maps.amin(axes, keepdim=True), maps.amax(axes, keepdim=True)
+
+
+def _flat(low: Tensor, high: Tensor, dtype: torch.dtype) -> Tensor:
+    rounding = 8 * torch.finfo(dtype).eps * torch.maximum(high.abs(), low.abs())
+    return high - low <= rounding

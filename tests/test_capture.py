@@ -6,9 +6,11 @@ import torch
 from nets import Net, by_hand, convolutional, images, pooled
 from snapshot import snapshot
 from torch import nn
+from torch.nn import functional as F
 
 from camlib import CamlibWarning, GradCAM, GraphError, LayerError
 from camlib.capture import capture, visits
+from camlib.gradients import gradients
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
@@ -41,6 +43,62 @@ def test_many_classes_come_in_chunks(monkeypatch):
         chunks = list(seen.gradients(net(batch)))
     assert [len(gradient) for [gradient] in chunks] == [3, 1]
     torch.testing.assert_close(torch.cat([gradient for [gradient] in chunks]), whole[0])
+
+
+MEANS = {
+    "adaptive pooling": lambda features: F.adaptive_avg_pool2d(features, 1).flatten(1),
+    "mean over places": lambda features: features.mean((2, 3)),
+    "mean, negative, kept": lambda features: features.mean([-1, -2], keepdim=True).flatten(1),
+    "mean of rows": lambda features: features.mean(2).square().sum(2),
+    "mean of a copy": lambda features: features.clone().mean((2, 3)),
+}
+"""Where every place of the features gets one gradient."""
+
+OTHERS = {
+    "mean of what is positive": lambda features: features.relu().mean((2, 3)),
+    "mean and maximum": lambda features: features.mean((2, 3)) + features.amax((2, 3)),
+    "two means": lambda features: features.mean((2, 3)) * features.mean((2, 3)),
+    "flat mean": lambda features: features.flatten(2).mean(2),
+    "mean of all": lambda features: features.mean() + features.amax((2, 3)),
+}
+
+
+def gradients_behind(pool, classes):
+    """The gradients of `classes` scores at features ``(2, 6, 4, 5)``, and those of a loop."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 6, 4, 5, generator=generator, dtype=torch.float64)
+    weights = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    scores = (pool(features.requires_grad_()) @ weights).square()[:, :classes]
+    [[found]] = gradients(scores, [features], ["features"])
+    scores = (pool(features) @ weights).square()
+    expected = [
+        torch.autograd.grad(scores[:, k].sum(), features, retain_graph=True)[0]
+        for k in range(classes)
+    ]
+    return found, torch.stack(expected)
+
+
+@pytest.mark.parametrize("pool", MEANS.values(), ids=MEANS)
+def test_backward_stops_at_a_mean_and_copies_nothing(pool):
+    found, expected = gradients_behind(pool, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert found.untyped_storage().nbytes() <= expected.untyped_storage().nbytes() / 4
+
+
+@pytest.mark.parametrize("pool", [*MEANS.values(), *OTHERS.values()], ids=[*MEANS, *OTHERS])
+@pytest.mark.parametrize("classes", [1, 2])
+def test_gradients_are_those_of_a_loop_whatever_pools(pool, classes):
+    found, expected = gradients_behind(pool, classes)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("dims", [(2,), (-1,), (1, -1), (-2,)])
+def test_gradient_of_a_mean_over_any_axes(dims):
+    series = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    scores = series.mean(dims, keepdim=True).square().sum((1, 2))
+    expected = torch.autograd.grad(scores.sum(), series, retain_graph=True)[0]
+    [[found]] = gradients(torch.stack([scores, 2 * scores], 1), [series], ["series"])
+    torch.testing.assert_close(found, torch.stack([expected, 2 * expected]))
 
 
 class Doubling(torch.autograd.Function):

@@ -47,6 +47,29 @@ def test_division_by_the_maximum_keeps_zero_and_uniform_evidence():
     assert maps.normalize(torch.zeros(1, 1, 2, 2), "max").eq(0).all()
 
 
+@pytest.mark.parametrize("how", [True, "minmax", "max", "centered", False])
+def test_normalising_in_place_gives_the_same(how):
+    raw = torch.stack([random(3, 4, 5), torch.full((3, 4, 5), -0.5), torch.zeros(3, 4, 5)])
+    expected = maps.normalize(raw, how)
+    place = raw.clone()
+    assert torch.equal(maps.normalize(place, how, inplace=True), expected)
+    assert torch.equal(place, expected)
+    assert how is False or not torch.equal(raw, expected)
+
+
+@pytest.mark.parametrize("fuse", ["mean", None])
+@pytest.mark.parametrize("layers", [["features.3"], ["features.0"], ["features.0", "features.3"]])
+@pytest.mark.parametrize("resize", [True, False])
+def test_scaling_a_heatmap_leaves_the_map_in_units_of_the_score(fuse, layers, resize):
+    """Also where the grid has the size of the input, and nothing is resized."""
+    net, batch = pooled(), images()
+    seen = HiResCAM(net, layers, fuse=fuse).explain(batch, 1, relu=False, resize=resize)
+    for k, layer in enumerate(layers):
+        alone = HiResCAM(net, layer).explain(batch, 1, relu=False, normalize=False, resize=False)
+        torch.testing.assert_close(seen.maps[k], alone.heatmap)
+    assert seen.heatmap.amax() == 1
+
+
 @pytest.mark.parametrize("size", [(9,), (9, 5), (9, 5, 4)])
 def test_resize_is_linear_without_aligned_corners(size):
     small = random(2, 3, *[3] * len(size))

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -158,7 +158,8 @@ class MapMethod(Method):
                 if resize:
                     heat = self._fused(found, given.size, run.seen.shown)
                 apart = heat.flatten(1, -1 - len(given.size))
-                heat = maps.normalize(apart, normalize).reshape(heat.shape)
+                fresh = not self.differentiable and not _share(heat, (fused, *found))
+                heat = maps.normalize(apart, normalize, inplace=fresh).reshape(heat.shape)
         return Explanation(
             heatmap=heat.reshape(*shape, *heat.shape[2:]),
             map=fused.reshape(*shape, *fused.shape[2:]),
@@ -214,3 +215,9 @@ NOT_FINITE = (
 def _zero(found: Tensor) -> Tensor:
     """Whether one of the maps `found` ``(N, K, *grid)`` is zero everywhere, ``()``."""
     return ~found.flatten(2).any(2).all()
+
+
+def _share(tensor: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether `tensor` has memory in common with one of `others`."""
+    place = tensor.untyped_storage().data_ptr()
+    return any(place == other.untyped_storage().data_ptr() for other in others)

@@ -187,13 +187,21 @@ class GradientWeighted(LayerMethod):
 
     def _weighted(self, run: Pass, name: str, activation: Tensor, gradient: Tensor) -> Tensor:
         """The maps ``(N, k, *grid)`` of ``k`` classes, `gradient` ``(k, N, ...)``."""
-        classes = len(gradient)
-        if isinstance(self._layout(run, name, gradient.shape[1:]), ChannelsFirst):
-            gradient = gradient.flatten(0, 1)
-        else:
-            gradient = torch.cat([self._arranged(run, name, each) for each in gradient])
+        if not isinstance(self._layout(run, name, gradient.shape[1:]), ChannelsFirst):
+            gradient = torch.stack([self._arranged(run, name, each) for each in gradient])
         gradient = maps.precise(gradient)
-        activation = activation.expand(classes, *activation.shape).flatten(0, 1)
+        classes, samples = gradient.shape[:2]
+
+        def found(activation: Tensor, gradient: Tensor) -> Tensor:
+            return maps.weighted_sum(self.weights(activation, gradient), activation)
+
+        # Classes or samples, whichever are fewer, one by one: no activation is copied for a class.
         with torch.autocast(activation.device.type, enabled=False):
-            found = maps.weighted_sum(self.weights(activation, gradient), activation)
-        return found.reshape(classes, -1, *found.shape[1:]).movedim(0, 1)
+            if classes <= samples:
+                return torch.stack([found(activation, each) for each in gradient], 1)
+            return torch.stack(
+                [
+                    found(one.expand(classes, *one.shape), each)
+                    for one, each in zip(activation, gradient.unbind(1), strict=True)
+                ]
+            )
