@@ -1,123 +1,243 @@
-"""What is measured: networks with random weights, and the same map by each library.
+"""What is measured: networks, and one call of one method of one library on them.
 
-A case is a function that gets a `Setting` ready and returns what is to be timed. Libraries are
-imported where they are used; one that is missing, or cannot do it, is a row that says so.
+A case is named ``"library method"``, ``"camlib grad_cam"``; `plain` is the model alone. Each gets a
+`Setting` ready and returns what is to be timed. Libraries are imported where they are used; one
+that is missing, or cannot do it, is a row that says so.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Call = Callable[[], object]
 """What is timed."""
 
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+"""A real network and real images, where they are."""
+
+LAST = {
+    "resnet18": "layer4",
+    "resnet50": "layer4",
+    "vgg16": "features.29",
+    "mobilenet_v2": "features.18",
+    "efficientnet_b0": "features.8",
+    "convnext_tiny": "features.7",
+    "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
+    "swin_t": "norm",
+}
+"""The networks, and the last layer of each that has a grid and a gradient."""
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One network, its layer, and the images it gets."""
+    """One network, the layers of it that are explained, and the images it gets."""
 
-    model: str
-    layer: str
-    batch: int
-    size: int
+    model: str = "resnet50"
+    layers: tuple[str, ...] = ()
+    batch: int = 8
+    size: int = 224
+    classes: int = 1
+    device: str = "cpu"
+
+    @property
+    def where(self) -> list[str]:
+        """The layers; the last one if none is given."""
+        return list(self.layers) or [LAST[self.model]]
 
     def network(self) -> nn.Module:
-        """The network of torchvision of that name, in evaluation mode."""
+        """The network in evaluation mode: trained where that is here, else random."""
+        if self.model == "mobilenet_v2" and SHARED.is_dir():
+            return _trained("mobilenet_v2_imagenet").load().eval().to(self.device)
         import torchvision
 
         torch.manual_seed(0)
         model: nn.Module = torchvision.models.get_model(self.model, weights=None)
-        return model.eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.1)
+        return model.eval().to(self.device)
 
     def images(self) -> Tensor:
         """Random images ``(batch, 3, size, size)``."""
         generator = torch.Generator().manual_seed(1)
-        return torch.randn(self.batch, 3, self.size, self.size, generator=generator)
+        images = torch.randn(self.batch, 3, self.size, self.size, generator=generator)
+        return images.to(self.device)
 
-    def classes(self) -> list[int]:
-        """A class for each image."""
+    def targets(self) -> list[Any]:
+        """A class for each image, or the same `classes` for all."""
+        if self.classes > 1:
+            return [list(range(self.classes))]
         return [(7 * n) % 1000 for n in range(self.batch)]
 
 
-def inference(setting: Setting) -> Call:
+def plain(setting: Setting) -> Call:
+    """The model alone, without a graph."""
     model, images = setting.network(), setting.images()
+    return torch.no_grad()(lambda: model(images))
+
+
+def plain_masks(setting: Setting, batch_size: int = 32) -> Call:
+    """As many plain passes as Score-CAM has masks: one for each channel that is not constant."""
+    from camlib import maps
+    from camlib.capture import capture
+
+    model, images = setting.network(), setting.images()
+    with torch.no_grad(), capture(model, setting.where, graph="none") as seen:
+        model(images)
+    [activation] = seen.activations()
+    masks = int((~maps.flat(activation)).sum())
+    chunk = images[:1].expand(batch_size, -1, -1, -1).contiguous()
 
     @torch.no_grad()
     def call() -> object:
+        for start in range(0, masks, batch_size):
+            model(chunk[: min(batch_size, masks - start)])
         return model(images)
 
     return call
 
 
-def camlib_grad_cam(setting: Setting) -> Call:
-    from camlib import GradCAM
+def _camlib(setting: Setting, method: str) -> Call:
+    from camlib import METHODS, LayerMethod
+    from camlib.methods import GuidedGradCAM
 
-    cam, images, classes = GradCAM(setting.network(), setting.layer), *_given(setting)
-    return lambda: cam(images, classes)
-
-
-def camlib_classes(setting: Setting, count: int) -> Call:
-    """The first `count` classes for every image."""
-    from camlib import GradCAM
-
-    cam, images = GradCAM(setting.network(), setting.layer), setting.images()
-    return lambda: cam(images, [list(range(count))])
+    kind: Any = METHODS[method]
+    options: dict[str, Any] = {"batch_size": 32} if method == "score_cam" else {}
+    if issubclass(kind, LayerMethod | GuidedGradCAM):
+        options["layer"] = setting.where
+    explain = kind(setting.network(), **options)
+    images, targets = setting.images(), setting.targets()
+    return lambda: explain(images, targets)
 
 
-def grad_cam_grad_cam(setting: Setting) -> Call:
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+def _torchcam(setting: Setting, method: str) -> Call:
+    from torchcam import methods
 
-    model = setting.network()
-    cam, images, classes = GradCAM(model, [model.get_submodule(setting.layer)]), *_given(setting)
-    targets = [ClassifierOutputTarget(index) for index in classes]
-    return lambda: cam(images, targets)
-
-
-def torchcam_grad_cam(setting: Setting) -> Call:
-    from torchcam.methods import GradCAM
-
-    model, (images, classes) = setting.network(), _given(setting)
-    cam = GradCAM(model, setting.layer, input_shape=(3, setting.size, setting.size))
-    return lambda: cam(classes, model(images))
+    kind = getattr(methods, {"grad_cam": "GradCAM", "score_cam": "ScoreCAM"}[method])
+    model, images, targets = setting.network(), setting.images(), setting.targets()
+    cam = kind(model, setting.where[0], input_shape=(3, setting.size, setting.size))
+    return lambda: cam(targets, model(images))
 
 
-def captum_grad_cam(setting: Setting) -> Call:
-    from captum.attr import LayerAttribution, LayerGradCam
+def _captum(setting: Setting, method: str) -> Call:
+    from captum import attr
 
-    model, (images, classes) = setting.network(), _given(setting)
-    cam = LayerGradCam(model, model.get_submodule(setting.layer))
+    model, images, targets = setting.network(), setting.images(), setting.targets()
+    if method != "grad_cam":
+        name = {"guided_backprop": "GuidedBackprop", "deconvnet": "Deconvolution"}[method]
+        pixels = getattr(attr, name)(model)
+        return lambda: pixels.attribute(images.clone(), target=targets)
+    cam = attr.LayerGradCam(model, model.get_submodule(setting.where[0]))
 
     def call() -> object:
-        found = cam.attribute(images, target=classes, relu_attributions=True)
-        return LayerAttribution.interpolate(found, (setting.size, setting.size), "bilinear")
+        found = cam.attribute(images, target=targets, relu_attributions=True)
+        return attr.LayerAttribution.interpolate(found, (setting.size, setting.size), "bilinear")
 
     return call
 
 
-BASELINE = "plain inference"
+def _grad_cam(setting: Setting, method: str) -> Call:
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-CASES: dict[str, Callable[[Setting], Call]] = {
-    BASELINE: inference,
-    "camlib": camlib_grad_cam,
-    "torchcam": torchcam_grad_cam,
-    "captum": captum_grad_cam,
-    "grad-cam": grad_cam_grad_cam,
+    kind = getattr(
+        pytorch_grad_cam,
+        {"grad_cam": "GradCAM", "ablation_cam": "AblationCAM", "score_cam": "ScoreCAM"}[method],
+    )
+    model, images = setting.network(), setting.images()
+    layers = [model.get_submodule(name) for name in setting.where]
+    # What a user of these networks has to write for that library.
+    reshape = {"vit_b_16": _patches, "swin_t": lambda found: found.permute(0, 3, 1, 2)}
+    cam = kind(model, layers, reshape_transform=reshape.get(setting.model))
+    targets = [ClassifierOutputTarget(index) for index in setting.targets()]
+    return lambda: cam(images, targets)
+
+
+def _patches(tokens: Tensor) -> Tensor:
+    side = math.isqrt(tokens.shape[1] - 1)
+    return tokens[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+
+LIBRARIES: dict[str, Callable[[Setting, str], Call]] = {
+    "camlib": _camlib,
+    "torchcam": _torchcam,
+    "captum": _captum,
+    "grad-cam": _grad_cam,
 }
-"""Grad-CAM by each library; what each returns it returns as a user gets it."""
+"""How each library is called; what each returns it returns as a user gets it."""
+
+PLAIN = {"plain inference": plain, "plain masked passes": plain_masks}
 
 
 def prepared(case: str, setting: Setting) -> Call:
     """What is timed for `case`; the warnings of other libraries are not ours to show."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return CASES[case](setting)
+        if case in PLAIN:
+            call = PLAIN[case](setting)
+        else:
+            library, method = case.split()
+            call = LIBRARIES[library](setting, method)
+    if not setting.device.startswith("cuda"):
+        return call
+
+    def synchronized() -> object:
+        result = call()
+        torch.cuda.synchronize()
+        return result
+
+    return synchronized
 
 
-def _given(setting: Setting) -> tuple[Tensor, list[int]]:
-    return setting.images(), setting.classes()
+def checked(result: object, setting: Setting) -> None:
+    """An error, if what a library returned cannot be a map for each image."""
+    found = result[0] if isinstance(result, list) else result
+    shape = tuple(getattr(found, "shape", ()))
+    if not shape or shape[0] != setting.batch or len(shape) < 3 or min(shape[-2:]) < 2:
+        raise ValueError(f"returned {shape}, which is no map for each of {setting.batch} images")
+
+
+def _trained(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, SHARED / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def overlays(library: str, count: int = 64, size: int = 224) -> Call:
+    """`count` images under their heatmaps, as the library's own examples do it."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 3, size, size, generator=generator)
+    heatmaps = torch.rand(count, 7, 7, generator=generator)
+    if library == "camlib":
+        from camlib import overlay
+
+        return lambda: overlay(images, heatmaps)
+    large = F.interpolate(heatmaps[:, None], (size, size), mode="bilinear")[:, 0]
+    if library == "grad-cam":
+        from pytorch_grad_cam.utils.image import show_cam_on_image
+
+        return lambda: [
+            show_cam_on_image(image.permute(1, 2, 0).numpy(), heatmap.numpy(), use_rgb=True)
+            for image, heatmap in zip(images, large, strict=True)
+        ]
+    from torchcam.utils import overlay_mask
+    from torchvision.transforms.functional import to_pil_image
+
+    return lambda: [
+        overlay_mask(to_pil_image(image), to_pil_image(heatmap, mode="F"), alpha=0.5)
+        for image, heatmap in zip(images, heatmaps, strict=True)
+    ]

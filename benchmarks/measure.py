@@ -1,8 +1,8 @@
 """Time and memory of calls on a machine that is not ours alone.
 
-Time: every round runs each case once, one after the other, in an order that rotates, and divides
-its time by that of the baseline in the same round; what else the machine does hits all alike. The
-median over rounds is reported with its quartiles.
+Time: every round runs each case once, in an order that rotates, with the baseline before and after
+it, and divides the case's time by the mean of the two; what else the machine does hits both alike.
+The median over rounds is reported with its quartiles.
 
 Memory: each case runs in a process of its own, once. The peak is the largest resident set during
 the pass less the resident set just before it, when the network, the images and the libraries are
@@ -17,14 +17,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 
 import torch
 
-from benchmarks.cases import BASELINE, Call, Setting, prepared
+from benchmarks.cases import Call, Setting, checked, prepared
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -41,47 +41,68 @@ class Ratio:
 
 
 def times(
-    calls: dict[str, Call], rounds: int, baseline: str = BASELINE
+    calls: dict[str, Call], rounds: int, baseline: str
 ) -> tuple[dict[str, Ratio], dict[str, str]]:
-    """The ratio of each case, and why each of the others failed; one more round warms up."""
+    """The ratio of each case to the baseline, and why each of the others failed.
+
+    One more round warms up.
+    """
+    ratios: dict[str, list[float]] = {case: [] for case in calls}
     seconds: dict[str, list[float]] = {case: [] for case in calls}
     failed: dict[str, str] = {}
-    order = list(calls)
+    others = [case for case in calls if case != baseline]
     for turn in range(rounds + 1):
-        for case in order[turn % len(order) :] + order[: turn % len(order)]:
+        shift = turn % max(1, len(others))
+        before = elapsed(calls[baseline])
+        seconds[baseline].append(before)
+        for case in others[shift:] + others[:shift]:
             if case in failed:
                 continue
-            start = time.perf_counter()
             try:
-                calls[case]()
+                own = elapsed(calls[case])
             except Exception as error:
-                failed[case] = _sentence(error)
+                failed[case] = sentence(error)
                 continue
-            seconds[case].append(time.perf_counter() - start)
-    base = seconds[baseline][1:]
+            after = elapsed(calls[baseline])
+            ratios[case].append(2 * own / (before + after))
+            seconds[case].append(own)
+            before = after
+    ratios[baseline] = [1.0] * (rounds + 1)
     found = {}
-    for case in order:
+    for case in calls:
         if case not in failed:
-            ratios = [own / other for own, other in zip(seconds[case][1:], base, strict=True)]
-            low, _, high = quantiles(ratios, n=4, method="inclusive")
-            found[case] = Ratio(median(ratios), low, high, median(seconds[case][1:]))
+            low, middle, high = quantiles(ratios[case][1:], n=4, method="inclusive")
+            found[case] = Ratio(middle, low, high, median(seconds[case][1:]))
     return found, failed
 
 
-def ready(cases: Sequence[str], setting: Setting) -> tuple[dict[str, Call], dict[str, str]]:
-    """What is timed for each case, and why each of the others cannot be."""
+def elapsed(call: Call) -> float:
+    """Seconds that `call` takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def ready(cases: dict[str, tuple[str, Setting]]) -> tuple[dict[str, Call], dict[str, str]]:
+    """What is timed for each case, and why each of the others cannot be.
+
+    A case of another library runs once before, to see that it returns a map for each image.
+    """
     calls: dict[str, Call] = {}
     failed: dict[str, str] = {}
-    for case in cases:
+    for label, (case, setting) in cases.items():
         try:
-            calls[case] = prepared(case, setting)
+            call = prepared(case, setting)
+            if case.endswith(" grad_cam"):
+                checked(call(), setting)
+            calls[label] = call
         except Exception as error:
-            failed[case] = _sentence(error)
+            failed[label] = sentence(error)
     return calls, failed
 
 
 def peak(case: str, setting: Setting, threads: int) -> float | str:
-    """Peak memory of one pass in MiB, in a process of its own; or why there is none."""
+    """Peak memory of one call in MiB, in a process of its own; or why there is none."""
     order = json.dumps({"case": case, "threads": threads, "setting": asdict(setting)})
     command = [sys.executable, "-m", "benchmarks.measure", order]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -92,9 +113,16 @@ def peak(case: str, setting: Setting, threads: int) -> float | str:
 
 def _peak_here(case: str, setting: Setting, threads: int) -> float:
     torch.set_num_threads(threads)
-    small = Setting(**{**asdict(setting), "batch": 1, "size": 64})
+    small = replace(
+        setting, batch=1, size=min(setting.size, 64) if "vit" not in setting.model else 224
+    )
     prepared(case, small)()  # libraries and kernels are loaded before, not in the pass
     call = prepared(case, setting)
+    if setting.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - start) / 2**20
     before = _resident("VmRSS")
     if _RESET.exists():
         _RESET.write_text("5")
@@ -111,11 +139,13 @@ def _resident(field: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    return f"{type(error).__name__}: {lines[0][:100]}"
 
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    print(_peak_here(given["case"], Setting(**given["setting"]), given["threads"]))
+    warnings.simplefilter("ignore")
+    setting = Setting(**{**given["setting"], "layers": tuple(given["setting"]["layers"])})
+    print(_peak_here(given["case"], setting, given["threads"]))
