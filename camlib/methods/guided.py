@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from camlib.errors import InputError
 from camlib.inputs import Inputs
@@ -54,12 +54,11 @@ class GuidedGradCAM(Method):
         self.guided = GuidedBackprop(model, generalize=generalize)
         self.model = model
 
-    def __call__(self, inputs: Any, target: Any = None) -> Tensor:
-        """The signed attribution ``(N, C, H, W)``, or ``(N, K, C, H, W)``; see `PixelMethod`."""
-        return self.explain(inputs, target).heatmap
-
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
-        """Everything one call knows; `map` is Grad-CAM's at the layer's grid."""
+        """Everything one call knows: signed attributions ``(N, C, H, W)`` or ``(N, K, C, H, W)``.
+
+        `map` is Grad-CAM's at the layer's grid.
+        """
         given = Inputs.of(inputs)
         seen = self.cam.explain(given, target)
         pixels = self.guided(given, seen.target if target is None else target)
