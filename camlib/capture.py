@@ -39,12 +39,14 @@ class Capture:
         calls: how often each of them ran.
         interrupted: whether the model itself switched grad mode off after a layer, so that part of
             the graph is missing.
+        graph: what autograd recorded. One from the inputs on outlives the gradients at the layers.
         shown: the share of each axis that the image takes of what the model made of it, below 1
             where it was padded at the end; empty where nothing is known.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], graph: Graph) -> None:
         self.names = names
+        self.graph = graph
         self.calls = dict.fromkeys(names, 0)
         self.interrupted = False
         self.shown: tuple[float, ...] = ()
@@ -94,7 +96,13 @@ class Capture:
             LayerError: a layer did not run.
             GraphError: a score does not depend on a layer, as far as autograd can see.
         """
-        return gradients(scores, self.activations(), self.names, create_graph=create_graph)
+        return gradients(
+            scores,
+            self.activations(),
+            self.names,
+            create_graph=create_graph,
+            retain_graph=self.graph == "whole",
+        )
 
     def reached(self, scores: Tensor) -> Sequence[Tensor | None]:
         """The gradient of each sample's scores at each layer, as `reached` has it.
@@ -124,7 +132,7 @@ def capture(
         ...     [[gradient]] = seen.gradients(scores)           # (2, N, C, h, w)
     """
     found = [find(model, layer) for layer in layers]
-    seen = Capture(tuple(name for name, _ in found))
+    seen = Capture(tuple(name for name, _ in found), graph)
     thread = threading.get_ident()
 
     def hook_for(name: str) -> Callable[..., Any]:

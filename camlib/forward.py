@@ -165,8 +165,13 @@ def input_gradients(
         image = given.image.detach().clone().requires_grad_()
         run = Pass.of(model, given.with_image(image), target, (), "whole", rule)
         with without_recomputation() if rule else nullcontext():
-            found = [gradient for [gradient] in gradients(run.scores, [image], ["the input"])]
-    return run, torch.cat(found).movedim(0, 1)
+            return run, image_gradients(run.scores, image)
+
+
+def image_gradients(scores: Tensor, image: Tensor) -> Tensor:
+    """The gradients of `scores` ``(N, K)`` at the `image` they come from, ``(N, K, C, *size)``."""
+    found = [gradient for [gradient] in gradients(scores, [image], ["the input"])]
+    return torch.cat(found).movedim(0, 1)
 
 
 def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None = None) -> Tensor:
@@ -187,9 +192,7 @@ def gradients_at(run: Pass, samples: Tensor, image: Tensor) -> Tensor:
     """The gradients of `scores_at` at `image` ``(M, C, *size)``, ``(M, K, C, *size)``."""
     with torch.inference_mode(False), torch.enable_grad():
         image = image.detach().clone().requires_grad_()
-        scores = scores_at(run, samples, image)
-        found = [gradient for [gradient] in gradients(scores, [image], ["the input"])]
-    return torch.cat(found).movedim(0, 1)
+        return image_gradients(scores_at(run, samples, image), image)
 
 
 def _check_alias(

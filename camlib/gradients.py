@@ -27,6 +27,7 @@ def gradients(
     names: Sequence[str],
     *,
     create_graph: bool = False,
+    retain_graph: bool = False,
     allow_unused: bool = False,
 ) -> Iterator[list[Tensor]]:
     """The gradient of every score at each of `tensors`, in chunks of classes.
@@ -40,6 +41,7 @@ def gradients(
         tensors: what to differentiate by, each ``(N, ...)``.
         names: what each of them is, for errors.
         create_graph: whether the gradients can be differentiated again.
+        retain_graph: whether others can be taken from the same pass.
         allow_unused: whether a tensor that the scores do not depend on has gradient zero.
 
     Yields:
@@ -60,7 +62,7 @@ def gradients(
     ]
     for start in range(0, classes, step):
         chunk = range(start, min(start + step, classes))
-        keep = create_graph or chunk.stop < classes
+        keep = create_graph or retain_graph or chunk.stop < classes
         with torch.set_grad_enabled(create_graph or torch.is_grad_enabled()):
             found = _chunk_gradients(scores, ends, chunk, keep=keep, create_graph=create_graph)
         reached = []

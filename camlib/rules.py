@@ -31,6 +31,7 @@ class Rectifying(TorchFunctionMode):
     Attributes:
         met: how many calls followed the rule.
         passed: names of activation functions that did not.
+        in_force: whether backward passes follow it.
     """
 
     def __init__(self, rule: Rule, *, generalize: bool = False) -> None:
@@ -39,6 +40,20 @@ class Rectifying(TorchFunctionMode):
         self.generalize = generalize
         self.met = 0
         self.passed: set[str] = set()
+        self.in_force = True
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Backward passes in the block are the ordinary ones of the very same forward pass.
+
+        The deconvnet does not keep what that takes.
+        """
+        assert self.rule == "guided"
+        self.in_force = False
+        try:
+            yield
+        finally:
+            self.in_force = True
 
     def warn_if_unmet(self, method: str, model: str) -> None:
         """A warning if no call followed the rule, so that `method` was the plain gradient."""
@@ -60,7 +75,7 @@ class Rectifying(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in _BOUNDS and (bounds := _BOUNDS[name](args, kwargs)) is not None:
             self.met += 1
-            result = _Rectified.apply(source, *bounds, self.rule == "guided")
+            result = _Rectified.apply(source, *bounds, self)
             return source.copy_(result) if in_place else result
         if name in _SMOOTH:
             if not self.generalize:
@@ -70,7 +85,7 @@ class Rectifying(TorchFunctionMode):
             # An in-place call would overwrite what its own backward pass needs.
             value = func(source.clone() if in_place else source, *args[1:], **kwargs)
             if self.rule == "guided":
-                result = _Positive.apply(value)
+                result = _Positive.apply(value, self)
             else:
                 result = _Straight.apply(source, value)
             return source.copy_(result) if in_place else result
@@ -99,9 +114,9 @@ class _Rectified(torch.autograd.Function):
     """``min(max(a, 0), upper)``, and the rule of `Rectifying` on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, upper: float | None, gated: bool) -> Tensor:
-        ctx.gated = gated
-        if gated:
+    def forward(ctx: Any, source: Tensor, upper: float | None, rule: Rectifying) -> Tensor:
+        ctx.rule = rule
+        if rule.rule == "guided":
             open_ = source > 0
             ctx.save_for_backward(open_ if upper is None else open_ & (source < upper))
         return source.clamp(min=0, max=upper)
@@ -109,8 +124,9 @@ class _Rectified(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None, None]:
         [signal] = signals
-        signal = signal.clamp(min=0)
-        if ctx.gated:
+        if ctx.rule.in_force:
+            signal = signal.clamp(min=0)
+        if ctx.rule.rule == "guided":
             [open_] = ctx.saved_tensors
             signal = signal * open_
         return signal, None, None
@@ -120,12 +136,14 @@ class _Positive(torch.autograd.Function):
     """The identity; only positive signals come back."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, rule: Rectifying) -> Tensor:
+        ctx.rule = rule
         return value.clone()  # a view could not be changed in place
 
     @staticmethod
-    def backward(ctx: Any, *signals: Tensor) -> Tensor:
-        return signals[0].clamp(min=0)
+    def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None]:
+        [signal] = signals
+        return signal.clamp(min=0) if ctx.rule.in_force else signal, None
 
 
 class _Straight(torch.autograd.Function):

@@ -128,6 +128,22 @@ def test_every_rectifier_follows_the_rule(function, rule):
     assert mode.passed == set()
 
 
+@by_name({**{name: each for name, (each, _) in RECTIFIERS.items()}, **OTHERS, **SMOOTH})
+def test_rule_that_is_lifted_leaves_the_ordinary_gradient(function):
+    source, signal = points()
+    with Rectifying("guided", generalize=True) as rule:
+        value = function(source.clone())
+    with rule.lifted():
+        [ordinary] = torch.autograd.grad(value, source, signal, retain_graph=True)
+    [guided] = torch.autograd.grad(value, source, signal)
+    other, _ = points()
+    [expected] = torch.autograd.grad(function(other.clone()), other, signal)
+    smooth = torch.tensor([a not in (0, 6) for a in SOURCE for _ in SIGNAL])  # as versions differ
+    assert torch.equal(ordinary[smooth], expected[smooth])
+    _, back, _ = passed_back(function, "guided", generalize=True)
+    assert torch.equal(guided, back)
+
+
 @by_name(RECTIFIERS)
 def test_guided_is_the_gate_of_the_gradient_times_that_of_the_deconvnet(function):
     function, _ = function

@@ -30,9 +30,30 @@ class Method(ABC):
 
     model: nn.Module
 
+    def __call__(self, inputs: Any, target: Any = None, **options: Any) -> Tensor:
+        """Where the model looked: the `heatmap` of `explain`.
+
+        Args:
+            inputs: images ``(N, C, H, W)``, series ``(N, C, L)`` or volumes ``(N, C, D, H, W)``; a
+                tuple of positional or a mapping of keyword arguments with one in it.
+            target: what to explain: ``None`` for the predicted class, a class, one class a sample,
+                ``(N, K)`` classes, a `camlib.targets.Target`, or a function of the model's output
+                that returns ``(N,)`` or ``(N, K)``.
+            options: of `explain`.
+
+        Returns:
+            A map ``(N, H, W)`` in [0, 1] for each sample, or of the methods that explain pixels an
+            attribution ``(N, C, H, W)``, signed and not normalised; ``(N, K, ...)`` for several
+            classes a sample. Float32, on the input's device.
+
+        Raises:
+            CamlibError: the inputs, the target or the layer do not fit the model; see the message.
+        """
+        return self.explain(inputs, target, **options).heatmap
+
     @abstractmethod
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
-        """Everything one call knows; the arguments are those of the call."""
+        """Everything one call knows; see `__call__` for the arguments."""
 
     @classmethod
     def paper(cls) -> str:
@@ -94,36 +115,6 @@ class MapMethod(Method):
         self.resize = resize
         self.normalize: Normalize | None = normalize
 
-    def __call__(
-        self,
-        inputs: Any,
-        target: Any = None,
-        *,
-        relu: bool | None = None,
-        resize: bool | None = None,
-        normalize: Normalize | None = None,
-    ) -> Tensor:
-        """Where the model looked: a heatmap for each sample.
-
-        Args:
-            inputs: images ``(N, C, H, W)``, series ``(N, C, L)`` or volumes ``(N, C, D, H, W)``; a
-                tuple of positional or a mapping of keyword arguments with one in it.
-            target: what to explain: ``None`` for the predicted class, a class, one class a sample,
-                ``(N, K)`` classes, a `camlib.targets.Target`, or a function of the model's output
-                that returns ``(N,)`` or ``(N, K)``.
-            relu: overrides the method's own setting, as do `resize` and `normalize`.
-            resize: see `relu`.
-            normalize: see `relu`.
-
-        Returns:
-            ``(N, H, W)`` float32 in [0, 1] on the input's device; ``(N, K, H, W)`` for several
-            classes a sample. A flat map gives zeros, or 0.5 where the sign is kept and it is zero.
-
-        Raises:
-            CamlibError: the inputs, the target or the layer do not fit the model; see the message.
-        """
-        return self.explain(inputs, target, relu=relu, resize=resize, normalize=normalize).heatmap
-
     def explain(
         self,
         inputs: Any,
@@ -133,33 +124,59 @@ class MapMethod(Method):
         resize: bool | None = None,
         normalize: Normalize | None = None,
     ) -> Explanation:
-        """Everything one call knows; the arguments are those of the call."""
+        """Everything one call knows.
+
+        Args:
+            inputs: see `Method.__call__`.
+            target: see `Method.__call__`.
+            relu: overrides the method's own setting, as do `resize` and `normalize`.
+            resize: see `relu`.
+            normalize: see `relu`.
+
+        Returns:
+            The heatmap, and what else there is. The heatmap is ``(N, H, W)`` float32 in [0, 1] on
+            the input's device; ``(N, K, H, W)`` for several classes a sample. A flat map gives
+            zeros, or 0.5 where the sign is kept and it is zero.
+
+        Raises:
+            CamlibError: the inputs, the target or the layer do not fit the model; see the message.
+        """
         given = Inputs.of(inputs)
         model = unwrap(self.model)
-        relu = self.relu if relu is None else relu
-        resize = self.resize if resize is None else resize
-        normalize = self.normalize if normalize is None else normalize
         maps.check(fuse=self.fuse, normalize=normalize)
         with explaining(model, given.image.device):
             with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
                 run, signed = self._explained(model, given, target)
-                run.seen.warn_of_repeats()
-                if relu is None:
-                    relu = self.rectify and not run.target.signed
-                if normalize is None:
-                    normalize = "centered" if run.target.signed and not relu else True
-                # A model spread over devices leaves its maps where the layers are.
-                found = [(m.relu() if relu else m).to(given.image.device) for m in signed]
-                if not self.differentiable:
-                    self._examine(run, signed, found)
-                shape = len(given), *run.shape
-                fused = self._fused(found, max((m.shape[2:] for m in found), key=math.prod))
-                heat = fused
-                if resize:
-                    heat = self._fused(found, given.size, run.seen.shown)
-                apart = heat.flatten(1, -1 - len(given.size))
-                fresh = not self.differentiable and not _share(heat, (fused, *found))
-                heat = maps.normalize(apart, normalize, inplace=fresh).reshape(heat.shape)
+                return self._explanation(run, signed, relu, resize, normalize)
+
+    def _explanation(
+        self,
+        run: Pass,
+        signed: list[Tensor],
+        relu: bool | None = None,
+        resize: bool | None = None,
+        normalize: Normalize | None = None,
+    ) -> Explanation:
+        """What is seen in a clean pass and its `signed` maps ``(N, K, *grid)``."""
+        run.seen.warn_of_repeats()
+        relu = self.relu if relu is None else relu
+        if relu is None:
+            relu = self.rectify and not run.target.signed
+        resize = self.resize if resize is None else resize
+        normalize = self.normalize if normalize is None else normalize
+        if normalize is None:
+            normalize = "centered" if run.target.signed and not relu else True
+        given = run.inputs
+        # A model spread over devices leaves its maps where the layers are.
+        found = [(m.relu() if relu else m).to(given.image.device) for m in signed]
+        if not self.differentiable:
+            self._examine(run, signed, found)
+        shape = len(given), *run.shape
+        fused = self._fused(found, max((m.shape[2:] for m in found), key=math.prod))
+        heat = self._fused(found, given.size, run.seen.shown) if resize else fused
+        apart = heat.flatten(1, -1 - len(given.size))
+        fresh = not self.differentiable and not _share(heat, (fused, *found))
+        heat = maps.normalize(apart, normalize, inplace=fresh).reshape(heat.shape)
         return Explanation(
             heatmap=heat.reshape(*shape, *heat.shape[2:]),
             map=fused.reshape(*shape, *fused.shape[2:]),

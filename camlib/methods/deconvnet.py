@@ -55,33 +55,6 @@ class Deconvnet(PixelMethod):
         self.layer = None if layer is None else find(model, layer)[0]
         self.generalize = generalize
 
-    def __call__(
-        self,
-        inputs: Any,
-        target: Any = None,
-        *,
-        unit: int | tuple[int, ...] | None = None,
-        channel: int | None = None,
-    ) -> Tensor:
-        """The pattern in each sample that excites a unit, or speaks for a class.
-
-        Args:
-            inputs: images ``(N, C, H, W)``, or what else the model takes.
-            target: the class where there is no layer, as for every method.
-            unit: a channel of the layer, for its strongest unit; or a channel and a position
-                ``(channel, row, column)``, for that one.
-            channel: a channel of the layer, for all its units together. Signals that meet are
-                rectified together, so this is not the sum over units.
-
-        Returns:
-            ``(N, C, H, W)`` float32 on the input's device, signed, not normalised.
-
-        Raises:
-            InputError: not exactly one of `target`, `unit` and `channel` fits how this was built.
-            TargetError: there is no such unit in the layer.
-        """
-        return self.explain(inputs, target, unit=unit, channel=channel).heatmap
-
     def explain(
         self,
         inputs: Any,
@@ -90,7 +63,24 @@ class Deconvnet(PixelMethod):
         unit: int | tuple[int, ...] | None = None,
         channel: int | None = None,
     ) -> Explanation:
-        """Everything one call knows; the score is the sum of the activations started from."""
+        """The pattern in each sample that excites a unit, or speaks for a class.
+
+        Args:
+            inputs: see `Method.__call__`.
+            target: the class where there is no layer, as for every method.
+            unit: a channel of the layer, for its strongest unit; or a channel and a position
+                ``(channel, row, column)``, for that one.
+            channel: a channel of the layer, for all its units together. Signals that meet are
+                rectified together, so this is not the sum over units.
+
+        Returns:
+            The pattern ``(N, C, H, W)`` float32 on the input's device, signed, not normalised, and
+            what else there is; the score is the sum of the activations started from.
+
+        Raises:
+            InputError: not exactly one of `target`, `unit` and `channel` fits how this was built.
+            TargetError: there is no such unit in the layer.
+        """
         if self.layer is None:
             if unit is not None or channel is not None:
                 raise InputError("unit= and channel= need a layer: Deconvnet(model, layer)")

@@ -5,67 +5,104 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from camlib import maps
 from camlib.errors import InputError
+from camlib.forward import image_gradients
 from camlib.inputs import Inputs
-from camlib.layouts import Layout
-from camlib.maps import Fuse
-from camlib.methods.base import Method
+from camlib.methods.base import NOT_FINITE, Method
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
-from camlib.methods.pixel import GuidedBackprop
-from camlib.modules import Layers
+from camlib.methods.layer import LayerMethod
+from camlib.modes import explaining
+from camlib.modules import Layers, unwrap
+from camlib.rules import Rectifying, without_recomputation
 
 
 class GuidedGradCAM(Method):
     """Guided Grad-CAM: guided backpropagation times Grad-CAM, for the same class.
 
     Selvaraju et al., ICCV 2017, arXiv:1610.02391. Grad-CAM follows the ordinary gradient; its
-    heatmap in [0, 1] is resized bilinearly and multiplies every colour. It inherits the weakness of
-    guided backpropagation: what is sharp in it hardly depends on the class.
+    heatmap in [0, 1] is resized bilinearly and multiplies every colour. For a picture of what the
+    class was seen by. It inherits the weakness of guided backpropagation: what is sharp in it
+    hardly depends on the class, only where it is.
+
+    Both halves come from one forward pass. Any other map of a layer can stand for Grad-CAM, such as
+    ``cam=LayerCAM`` for early layers; a method that runs the model again, as Score-CAM, still does.
 
     Args:
-        model: see `GradCAM`.
-        layer: see `GradCAM`.
-        fuse: see `GradCAM`; the maps of several layers must become one.
-        layout: see `GradCAM`.
+        model: see `LayerMethod`.
+        layer: see `LayerMethod`.
+        cam: the kind of map to multiply with, a `LayerMethod`.
         generalize: see `GuidedBackprop`.
+        options: of `cam`, but for how its maps are shown: they are rectified and in [0, 1].
 
     Raises:
-        InputError: `fuse` is ``None``.
+        InputError: `cam` is no method of a layer, or has several maps with ``fuse=None``.
     """
 
-    cost = "2 forward, 1 backward, 1 backward of what follows the layer"
+    cost = "1 forward, 1 backward, 1 backward of what follows the layer"
 
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        fuse: Fuse = "mean",
-        layout: Layout | None = None,
+        cam: type[LayerMethod] = GradCAM,
         generalize: bool = False,
+        **options: Any,
     ) -> None:
-        if fuse is None:
-            raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")
+        if not (isinstance(cam, type) and issubclass(cam, LayerMethod)):
+            raise InputError(f"cam={cam!r} is no method of a layer; pass a class such as LayerCAM")
         # A factor: what speaks for the target, also where its sign says as much.
-        self.cam = GradCAM(model, layer, fuse=fuse, layout=layout, relu=True, normalize=True)
-        self.guided = GuidedBackprop(model, generalize=generalize)
+        shown: dict[str, Any] = {
+            "relu": True,
+            "resize": True,
+            "normalize": True,
+            "differentiable": False,
+        }
+        if settled := ", ".join(sorted(shown.keys() & options)):
+            raise InputError(f"{settled} cannot be chosen: the map is a factor in [0, 1]")
+        self.cam = cam(model, layer, **options, **shown)
+        if self.cam.fuse is None:
+            raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")
+        self.generalize = generalize
         self.model = model
 
-    def __call__(self, inputs: Any, target: Any = None) -> Tensor:
-        """The signed attribution ``(N, C, H, W)``, or ``(N, K, C, H, W)``; see `PixelMethod`."""
-        return self.explain(inputs, target).heatmap
-
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
-        """Everything one call knows; `map` is Grad-CAM's at the layer's grid."""
+        """Everything one call knows; `map` is that of the CAM at the layer's grid.
+
+        Args:
+            inputs: see `Method.__call__`.
+            target: see `Method.__call__`.
+
+        Returns:
+            The attribution ``(N, C, H, W)``, or ``(N, K, C, H, W)``, as of a `PixelMethod`, and
+            what else there is.
+
+        Raises:
+            CamlibError: the inputs, the target or the layer do not fit the model; see the message.
+        """
         given = Inputs.of(inputs)
-        seen = self.cam.explain(given, target)
-        pixels = self.guided(given, seen.target if target is None else target)
-        channels = seen.score.ndim - 1 + given.axis
-        heatmap = pixels * seen.heatmap.unsqueeze(channels).to(pixels.dtype)
-        return replace(seen, heatmap=heatmap, method=type(self).__name__)
+        model = unwrap(self.model)
+        rule = Rectifying("guided", generalize=self.generalize)
+        with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
+            with torch.enable_grad():  # where images are a list, each is a part of `image`
+                image = given.image.detach().clone().requires_grad_()
+                given = given.with_image(image)
+            with without_recomputation():
+                with rule.lifted():
+                    run, signed = self.cam._explained(model, given, target, rule)
+                    seen = self.cam._explanation(run, signed)
+                pixels = maps.precise(image_gradients(run.scores, image))
+            if not pixels.isfinite().all():
+                raise InputError(NOT_FINITE.format("the attribution"))
+        rule.warn_if_unmet(type(self).__name__, type(model).__name__)
+        pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
+        factor = seen.heatmap.unsqueeze(seen.score.ndim - 1 + given.axis)
+        return replace(seen, heatmap=pixels * factor.to(pixels.dtype), method=type(self).__name__)
 
     def __repr__(self) -> str:
-        return repr(self.cam).replace("GradCAM", "GuidedGradCAM", 1)
+        return repr(self.cam).replace(type(self.cam).__name__, type(self).__name__, 1)

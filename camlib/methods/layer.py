@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar
 
 import torch
@@ -70,14 +70,23 @@ class LayerMethod(MapMethod):
     def _maps(self, run: Pass) -> list[Tensor]:
         """The signed map of each layer, ``(N, K, *grid)``, in units of the score."""
 
-    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        """The clean pass and its maps, at a layer found for these inputs if none was given."""
+    def _explained(
+        self,
+        model: nn.Module,
+        given: Inputs,
+        target: Any,
+        rule: AbstractContextManager[Any] | None = None,
+    ) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and its maps, at a layer found for these inputs if none was given.
+
+        With `rule`, the pass is in its context, and gradients at the image can follow.
+        """
         if not self._chosen:
-            return self._from(self.layers, model, given, target)
+            return self._from(self.layers, model, given, target, rule)
         found = None
         if self.layers:
             with suppress(GraphError, LayerError):
-                found = self._from(self.layers, model, given, target)
+                found = self._from(self.layers, model, given, target, rule)
                 if all(each.flatten(1).any(1).all() for each in found[1]):
                     return found
         # What was found for other inputs may say nothing here: another level of a pyramid does.
@@ -87,18 +96,23 @@ class LayerMethod(MapMethod):
             if found is None:
                 raise
             return found
-        return self._from(self.layers, model, given, target)
+        return self._from(self.layers, model, given, target, rule)
 
     def _from(
-        self, layers: tuple[str, ...], model: nn.Module, given: Inputs, target: Any
+        self,
+        layers: tuple[str, ...],
+        model: nn.Module,
+        given: Inputs,
+        target: Any,
+        rule: AbstractContextManager[Any] | None,
     ) -> tuple[Pass, list[Tensor]]:
         """The clean pass and the maps at `layers`."""
         known = {name for name, _, size in self._layouts if size == given.size}
         record = self.layout is None and not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
-        for graph in ("whole",) if self.differentiable else graphs:
+        for graph in ("whole",) if self.differentiable or rule else graphs:
             tails = [self._tail(model, name, given) for name in layers if self.replays]
-            run = Pass.of(model, given, target, layers, graph, record=record, tails=tails)
+            run = Pass.of(model, given, target, layers, graph, rule, record=record, tails=tails)
             if run.seen.interrupted and graph == "tail":
                 continue
             try:

@@ -41,25 +41,21 @@ class PixelMethod(Method):
         unwrap(model)
         self.model = model
 
-    def __call__(self, inputs: Any, target: Any = None) -> Tensor:
-        """What each input value contributes: a signed attribution for each sample.
+    def explain(self, inputs: Any, target: Any = None) -> Explanation:
+        """Everything one call knows.
 
         Args:
-            inputs: images ``(N, C, H, W)``, series or volumes; a tuple of positional or a mapping
-                of keyword arguments with one in it.
-            target: what to explain, as for every method.
+            inputs: see `Method.__call__`.
+            target: see `Method.__call__`.
 
         Returns:
+            The attribution and what else there is. The attribution, its `heatmap`, is
             ``(N, C, H, W)`` float32 on the input's device, signed, not normalised;
             ``(N, K, C, H, W)`` for several classes a sample.
 
         Raises:
             CamlibError: the inputs or the target do not fit the model; see the message.
         """
-        return self.explain(inputs, target).heatmap
-
-    def explain(self, inputs: Any, target: Any = None) -> Explanation:
-        """Everything one call knows; the arguments are those of the call."""
         given = Inputs.of(inputs)
         model = unwrap(self.model)
         with explaining(model, given.image.device), torch.inference_mode(False):

@@ -1,0 +1,187 @@
+"""Guided Grad-CAM: two rules for one forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import Net, Pooling, convolutional, images, pooled, spread
+from torch import nn
+from torch.nn import functional as F
+
+from camlib import (
+    METHODS,
+    RISE,
+    AblationCAM,
+    EigenCAM,
+    GradCAM,
+    GuidedBackprop,
+    GuidedGradCAM,
+    InputError,
+    LayerCAM,
+    LayerMethod,
+    ScoreCAM,
+    layouts,
+)
+
+CAMS = [kind for kind in METHODS.values() if issubclass(kind, LayerMethod)]
+
+TARGETS = pytest.mark.parametrize("target", [None, 1, [3, 0], [[0, 3], [2, 1]]], ids=str)
+
+pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+
+
+def assert_composed(net, batch, target, layer, cam, **options):
+    """That both halves are those of two calls of their own, to rounding in float64."""
+    seen = GuidedGradCAM(net, layer, cam=cam, **options).explain(batch, target)
+    factor = cam(net, layer, relu=True, normalize=True, **options).explain(batch, target)
+    guided = GuidedBackprop(net)(batch, target)
+    expected = guided * factor.heatmap.unsqueeze(factor.heatmap.ndim - 2)
+    torch.testing.assert_close(seen.heatmap, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(seen.map, factor.map, rtol=1e-12, atol=1e-12)
+    assert expected.abs().sum() > 0
+    assert seen.layers == factor.layers
+    assert torch.equal(seen.target, factor.target)
+
+
+@TARGETS
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("cam", CAMS, ids=lambda kind: kind.__name__)
+def test_halves_are_those_of_two_calls(cam, in_place, target):
+    net = pooled(in_place=in_place).double()
+    assert_composed(net, images().double(), target, "features", cam)
+
+
+@TARGETS
+@pytest.mark.parametrize("fuse", ["mean", "max", "product", "scaled_max"])
+@pytest.mark.parametrize("cam", [GradCAM, LayerCAM, EigenCAM, ScoreCAM, AblationCAM])
+def test_halves_at_several_layers(cam, fuse, target):
+    net = convolutional(in_place=True).double()
+    layers = ["features.1", "features"]
+    assert_composed(net, images().double(), target, layers, cam, fuse=fuse)
+
+
+def test_halves_of_a_layer_that_is_read_by_a_layout():
+    class Turned(nn.Module):
+        def forward(self, features):
+            return features.movedim(1, -1)
+
+    class Back(nn.Module):
+        def forward(self, features):
+            return features.movedim(-1, 1)
+
+    base = convolutional().double()
+    net = Net(nn.Sequential(base.features, Turned()), nn.Sequential(Back(), base.tail)).eval()
+    layout = layouts.ChannelsLast()
+    assert_composed(net, images().double(), [[0, 1]], "features", GradCAM, layout=layout)
+
+
+class Bounded(nn.Module):
+    """Activation functions after which many values are at the bounds of the next one."""
+
+    def forward(self, features):
+        return F.relu(F.relu6(features)).clamp(min=0).clip_(0, 2)
+
+
+def test_ordinary_half_is_exact_at_the_bounds_of_activation_functions():
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), Bounded())
+    tail = nn.Sequential(
+        Bounded(), nn.Conv2d(6, 7, 3), Bounded(), nn.MaxPool2d(2), nn.GELU(),
+        Pooling(), nn.Linear(7, 4),
+    )  # fmt: skip
+    net, batch = spread(Net(features, tail)).double(), images().double()
+    values = net.features(batch)
+    assert (values == 0).any()
+    assert (values == 2).any()
+    assert_composed(net, batch, [[0, 1, 2]], "features", GradCAM)
+
+
+def test_halves_where_other_activation_functions_follow_the_rule():
+    net, batch = convolutional().double(), images().double()
+    found = GuidedGradCAM(net, "features", generalize=True)(batch, [[1, 2]])
+    guided = GuidedBackprop(net, generalize=True)(batch, [[1, 2]])
+    assert not torch.allclose(guided, GuidedBackprop(net)(batch, [[1, 2]]))
+    heatmap = GradCAM(net, "features")(batch, [[1, 2]])
+    torch.testing.assert_close(found, guided * heatmap[:, :, None], rtol=1e-12, atol=1e-12)
+
+
+class Counting(Net):
+    """Notes the size of every batch."""
+
+    def forward(self, batch):
+        self.sizes = [*getattr(self, "sizes", []), len(batch)]
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize("kind", CAMS, ids=lambda kind: kind.__name__)
+def test_halves_share_a_forward_pass(kind):
+    base = pooled()
+    net = Counting(base.features, base.tail).eval()
+    kind(net, "features")(images(), 1)
+    alone = len(net.sizes)
+    GuidedGradCAM(net, "features", cam=kind)(images(), 1)
+    assert len(net.sizes) == 2 * alone
+    if "channel" not in kind.cost and "position" not in kind.cost:
+        assert alone == 1
+
+
+def kept(method, batch):
+    """Bytes that autograd keeps for backward passes."""
+    found = {}
+
+    def pack(tensor):
+        found[tensor.data_ptr(), tensor.dtype] = tensor.nbytes
+        return tensor
+
+    alive = []  # or an address would be used twice
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: alive.append(t) or pack(t), lambda t: t
+    ):
+        method(batch, 1)
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_graph_is_that_of_guided_backprop(in_place):
+    net, batch = convolutional(in_place=in_place), images(8, 32, 32)
+    assert kept(GuidedBackprop(net), batch) > 0
+    assert kept(GuidedGradCAM(net, "features"), batch) <= kept(GuidedBackprop(net), batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cam": RISE}, "cam=<class '.*RISE'> is no method of a layer; pass a class such as"),
+        ({"cam": LayerCAM(pooled())}, r"cam=LayerCAM\(Net, .*\) is no method of a layer"),
+        ({"cam": LayerCAM, "fuse": None}, "fuse=None leaves several maps to multiply with"),
+        ({"relu": False}, r"relu cannot be chosen: the map is a factor in \[0, 1\]"),
+        ({"differentiable": True}, "differentiable cannot be chosen: the map is a factor"),
+        ({"cam": ScoreCAM, "batch_size": 0}, "batch_size=0 leaves nothing to do"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        GuidedGradCAM(pooled(), **options)
+
+
+def test_options_are_those_of_the_cam():
+    net, batch = pooled(), images()
+    found = GuidedGradCAM(net, cam=ScoreCAM, score="logit", batch_size=3)(batch, 1)
+    factor = ScoreCAM(net, score="logit")(batch, 1)
+    torch.testing.assert_close(found, GuidedBackprop(net)(batch, 1) * factor[:, None])
+
+
+def test_values_that_overflow_on_the_way_to_the_pixels_are_refused():
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, features):
+            return features.clone()
+
+        @staticmethod
+        def backward(ctx, signal):
+            return signal * float("inf")
+
+    base = pooled()
+    net = Net(base.features, base.tail).eval()
+    net.features[0].register_forward_hook(lambda _, __, output: Steep.apply(output))
+    with pytest.raises(InputError, match="the attribution is not finite"):
+        GuidedGradCAM(net, "features")(images(), 1)
