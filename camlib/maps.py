@@ -142,10 +142,17 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def blur(images: Tensor) -> Tensor:
-    """`images` ``(N, C, *size)`` under a Gaussian of a tenth of the shorter side."""
-    sigma = min(images.shape[2:]) / 10
-    radius = min(math.ceil(3 * sigma), min(images.shape[2:]) - 1)
+def blur(images: Tensor, sigma: float | None = None, radius: int | None = None) -> Tensor:
+    """`images` ``(N, C, *size)`` under a Gaussian.
+
+    Args:
+        images: their borders are mirrored.
+        sigma: in pixels, a tenth of the shorter side by default.
+        radius: how far it reaches, by default three times `sigma`.
+    """
+    side = min(images.shape[2:])
+    sigma = side / 10 if sigma is None else sigma
+    radius = min(math.ceil(3 * sigma) if radius is None else radius, side - 1)
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
     kernel = kernel / kernel.sum()

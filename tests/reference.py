@@ -284,6 +284,62 @@ def score_cam(
     return sum(weight * activation[k] for k, weight in weights.items())
 
 
+def group_cam(
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    activation: Tensor,
+    gradient: Tensor,
+    target: int,
+    groups: int,
+    percentile: float = 70,
+) -> Tensor:
+    """The authors' code for one image ``(C, H, W)`` before its ReLU; its blur scales with it."""
+    side = min(image.shape[1:])
+    blurred = blur(image, side * 50 / 224, max(round(side * 25 / 224), 1))
+
+    def score(picture: Tensor) -> float:
+        with torch.no_grad():
+            return float(model(picture[None])[0].softmax(0)[target])
+
+    total = torch.zeros_like(image[0])
+    size = -(-len(activation) // groups)
+    for start in range(0, len(activation), size):
+        mask = torch.zeros_like(activation[0])
+        for k in range(start, min(start + size, len(activation))):
+            mask += gradient[k].mean() * activation[k]
+        mask = mask.clamp(min=0)
+        if percentile:
+            level = np.percentile(mask.numpy(), percentile)
+            mask = torch.where(mask > level, mask, 0)
+        if mask.max() == mask.min():
+            continue
+        mask = F.interpolate(mask[None, None], list(total.shape), mode="bilinear")[0, 0]
+        mask = (mask - mask.min()) / (mask.max() - mask.min())
+        total += (score(image * mask + blurred * (1 - mask)) - score(blurred)) * mask
+    return total
+
+
+def blur(image: Tensor, sigma: float, radius: int) -> Tensor:
+    """`image` ``(C, H, W)`` under a Gaussian, mirrored at its borders, pixel by pixel."""
+    steps = range(-radius, radius + 1)
+    kernel = [math.exp(-(step**2) / (2 * sigma**2)) for step in steps]
+    found = torch.zeros_like(image)
+
+    def mirrored(place: int, length: int) -> int:
+        place = abs(place)
+        return 2 * (length - 1) - place if place >= length else place
+
+    _, height, width = image.shape
+    for i in range(height):
+        for j in range(width):
+            for a, up in zip(kernel, steps, strict=True):
+                for b, left in zip(kernel, steps, strict=True):
+                    found[:, i, j] += (
+                        a * b * image[:, mirrored(i + up, height), mirrored(j + left, width)]
+                    )
+    return found / sum(kernel) ** 2
+
+
 def gradient_at(model: Callable[[Tensor], Tensor], image: Tensor, target: int) -> Tensor:
     pixels = image.detach().clone().requires_grad_()
     [gradient] = torch.autograd.grad(model(pixels[None])[0, target], pixels)

@@ -39,6 +39,7 @@ ORDER = [
     "methods.agnostic",
     "methods.eigen",
     "methods.perturbation",
+    "methods.group",
     "methods.ablation",
     "methods.occlusion",
     "methods.pixel",

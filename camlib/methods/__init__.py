@@ -19,6 +19,7 @@ from camlib.methods.gradient import (
     ShapleyCAM,
     XGradCAM,
 )
+from camlib.methods.group import GroupCAM
 from camlib.methods.guided import GuidedGradCAM
 from camlib.methods.layer import GradientWeighted, LayerMethod
 from camlib.methods.occlusion import RISE, Occlusion
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "random_cam": RandomCAM,
     "center_gaussian": CenterGaussian,
     "score_cam": ScoreCAM,
+    "group_cam": GroupCAM,
     "ablation_cam": AblationCAM,
     "recipro_cam": ReciproCAM,
     "rise": RISE,
@@ -79,6 +81,7 @@ __all__ = [
     "GradCAM",
     "GradCAMPlusPlus",
     "GradientWeighted",
+    "GroupCAM",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",

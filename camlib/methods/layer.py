@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar
 
@@ -133,6 +133,29 @@ class LayerMethod(MapMethod):
             for name, tensor in zip(run.seen.names, run.seen.activations(), strict=True)
         ]
 
+    def _by_class(
+        self, run: Pass, gradients: Iterable[list[Tensor]], function: Callable[..., Tensor]
+    ) -> list[Tensor]:
+        """What `function` makes of a layer's activation and gradients, for each ``(N, K, ...)``.
+
+        Args:
+            run: the clean pass.
+            gradients: for each layer ``(k, N, ...)``, the next ``k`` classes.
+            function: from activations ``(M, C, *grid)`` and the gradients of ``M`` scores at them,
+                float32 at least, to ``(M, ...)``.
+        """
+        activations = self._activations(run)
+        chunks: list[list[Tensor]] = [[] for _ in activations]
+        for found in gradients:
+            for name, activation, gradient, chunk in zip(
+                run.seen.names, activations, found, chunks, strict=True
+            ):
+                if not isinstance(self._layout(run, name, gradient.shape[1:]), ChannelsFirst):
+                    gradient = torch.stack([self._arranged(run, name, each) for each in gradient])
+                with torch.autocast(activation.device.type, enabled=False):
+                    chunk.append(_for_each(function, activation, maps.precise(gradient)))
+        return [torch.cat(chunk, 1) for chunk in chunks]
+
     def _layout(self, run: Pass, name: str, shape: torch.Size) -> Layout:
         if self.layout is not None:
             return self.layout
@@ -183,14 +206,10 @@ class GradientWeighted(LayerMethod):
         """
 
     def _maps(self, run: Pass) -> list[Tensor]:
-        activations = self._activations(run)
-        chunks: list[list[Tensor]] = [[] for _ in activations]
-        for gradients_ in self._gradients(run):
-            for name, activation, gradient, chunk in zip(
-                run.seen.names, activations, gradients_, chunks, strict=True
-            ):
-                chunk.append(self._weighted(run, name, activation, gradient))
-        return [torch.cat(chunk, 1) for chunk in chunks]
+        def weighted(activation: Tensor, gradient: Tensor) -> Tensor:
+            return maps.weighted_sum(self.weights(activation, gradient), activation)
+
+        return self._by_class(run, self._gradients(run), weighted)
 
     def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
         """What `weights` gets as the gradient: for each layer ``(k, N, ...)``, the next k classes.
@@ -199,23 +218,18 @@ class GradientWeighted(LayerMethod):
         """
         return run.seen.gradients(run.scores, create_graph=self.differentiable)
 
-    def _weighted(self, run: Pass, name: str, activation: Tensor, gradient: Tensor) -> Tensor:
-        """The maps ``(N, k, *grid)`` of ``k`` classes, `gradient` ``(k, N, ...)``."""
-        if not isinstance(self._layout(run, name, gradient.shape[1:]), ChannelsFirst):
-            gradient = torch.stack([self._arranged(run, name, each) for each in gradient])
-        gradient = maps.precise(gradient)
-        classes, samples = gradient.shape[:2]
 
-        def found(activation: Tensor, gradient: Tensor) -> Tensor:
-            return maps.weighted_sum(self.weights(activation, gradient), activation)
+def _for_each(function: Callable[..., Tensor], activation: Tensor, gradient: Tensor) -> Tensor:
+    """``(N, k, ...)`` of `activation` ``(N, ...)`` and `gradient` ``(k, N, ...)``.
 
-        # Classes or samples, whichever are fewer, one by one: no activation is copied for a class.
-        with torch.autocast(activation.device.type, enabled=False):
-            if classes <= samples:
-                return torch.stack([found(activation, each) for each in gradient], 1)
-            return torch.stack(
-                [
-                    found(one.expand(classes, *one.shape), each)
-                    for one, each in zip(activation, gradient.unbind(1), strict=True)
-                ]
-            )
+    Classes or samples, whichever are fewer, go one by one: no activation is copied for a class.
+    """
+    classes, samples = gradient.shape[:2]
+    if classes <= samples:
+        return torch.stack([function(activation, each) for each in gradient], 1)
+    return torch.stack(
+        [
+            function(one.expand(classes, *one.shape), each)
+            for one, each in zip(activation, gradient.unbind(1), strict=True)
+        ]
+    )
