@@ -291,6 +291,7 @@ def test_score_cam_is_that_of_its_authors_and_in_the_peers_a_softmax_over_channe
         with peers["grad-cam"].ScoreCAM(model, [model.get_submodule(NARROW)]) as peer:
             theirs = peer(batch, [getattr(peers["targets"], kind)(label)])
         assert np.abs(theirs - as_grad_cam_scales(expected, 224)).max() < 1e-3
+    assert float(logit.softmax(0).topk(5).values.sum()) == pytest.approx(0.72, abs=0.01)
     assert chance.softmax(0).max() < np.e * chance.softmax(0).min()  # about the mean over channels
 
     logit, _ = masked_scores(model, batch, activation.float(), label, how="scale first")
