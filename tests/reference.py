@@ -514,3 +514,36 @@ class ReluByHand(torch.autograd.Function):
         [source] = ctx.saved_tensors
         positive = signal * (signal > 0)
         return positive if ctx.rule == "deconvnet" else positive * (source > 0), None
+
+
+def factorization(rows: Tensor, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """One multiplicative update of Lee and Seung of the weights, then one of the vectors."""
+    many, channels = rows.shape
+    count = weights.shape[1]
+
+    def product(left: Tensor, right: Tensor, m: int, c: int) -> Any:
+        return sum(left[m, k] * right[k, c] for k in range(count))
+
+    new = weights.clone()
+    for m in range(many):
+        for k in range(count):
+            wanted = sum(rows[m, c] * vectors[k, c] for c in range(channels))
+            there = sum(product(weights, vectors, m, c) * vectors[k, c] for c in range(channels))
+            new[m, k] = weights[m, k] * wanted / there if there > 0 else 0.0
+    other = vectors.clone()
+    for k in range(count):
+        for c in range(channels):
+            wanted = sum(new[m, k] * rows[m, c] for m in range(many))
+            there = sum(new[m, k] * product(new, vectors, m, c) for m in range(many))
+            other[k, c] = vectors[k, c] * wanted / there if there > 0 else 0.0
+    return new, other
+
+
+def squared_error(rows: Tensor, weights: Tensor, vectors: Tensor) -> float:
+    """``|rows - weights vectors|^2``."""
+    total = 0.0
+    for m in range(len(rows)):
+        for c in range(rows.shape[1]):
+            made = sum(float(weights[m, k] * vectors[k, c]) for k in range(len(vectors)))
+            total += (float(rows[m, c]) - made) ** 2
+    return total

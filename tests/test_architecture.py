@@ -32,6 +32,7 @@ ORDER = [
     "forward",
     "layers",
     "methods.explanation",
+    "methods.concepts",
     "methods.base",
     "methods.layer",
     "methods.gradient",
@@ -41,6 +42,7 @@ ORDER = [
     "methods.perturbation",
     "methods.group",
     "methods.ablation",
+    "methods.factorization",
     "methods.occlusion",
     "methods.pixel",
     "methods.deconvnet",
@@ -55,8 +57,8 @@ ORDER = [
 ]
 """From the ground up: a module imports only from those before it, or from its own package."""
 
-UPWARD = {("methods.explanation", "visual")}
-"""An explanation draws itself: it asks for `visual` when it is asked to."""
+UPWARD = {("methods.explanation", "visual"), ("methods.concepts", "visual")}
+"""A result draws itself: it asks for `visual` when it is asked to."""
 
 FREE = {"visual", "integrations", "zoo", "cli"}
 """Where third parties other than torch may be imported."""

@@ -1,98 +1,39 @@
 """Beside the other libraries: equal where they are right, and where they are not, who is.
 
-`grad-cam` stands for its module `pytorch_grad_cam`. Each test of a defect computes the paper's
+`grad-cam` stands for its module `pytorch_grad_cam`. The real network has a file of its own,
+`test_peers_real.py`. Each test of a defect computes the paper's
 value itself, so it says which of the two libraries is wrong, and by how much.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from nets import Net, Pooling, convolutional, images, rectifying, spread
+from peer import (
+    activation_and_gradient,
+    as_grad_cam_scales,
+    correlation,
+    equation_19,
+    uncut,
+    weighted,
+)
 from reference import ReluByHand
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import camlib
-from camlib import Deconvnet, GradCAM, GradCAMPlusPlus, GuidedBackprop, Saliency, maps
+from camlib import Deconvnet, GradCAM, GradCAMPlusPlus, GuidedBackprop
 
 pytestmark = [
     pytest.mark.peers,
-    pytest.mark.skipif(
-        any(
-            importlib.util.find_spec(name) is None
-            for name in ("pytorch_grad_cam", "torchcam", "captum")
-        ),
-        reason="the libraries to compare with are not installed; install the extra `peers`",
-    ),
     pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
 ]
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def peers() -> dict[str, Any]:
-    """The other libraries; what they warn of while they are imported is theirs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import captum.attr
-        import pytorch_grad_cam
-        import pytorch_grad_cam.utils.model_targets
-        import torchcam.methods
-    return {
-        "grad-cam": pytorch_grad_cam,
-        "target": pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget,
-        "torchcam": torchcam.methods,
-        "captum": captum.attr,
-    }
-
-
-@pytest.fixture(scope="module")
-def mobilenet() -> tuple[nn.Module, Tensor]:
-    """MobileNetV2 with its ImageNet weights, and six photographs."""
-    if not DATA.is_dir():
-        pytest.skip("the real networks and images of ../shared/data are not here")
-    from PIL import Image
-
-    spec = importlib.util.spec_from_file_location(
-        "mobilenet_v2_imagenet", DATA / "mobilenet_v2_imagenet.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    files = sorted((DATA / "images").glob("*.jpg"))[::34]
-    return module.load(), torch.cat([module.to_tensor(Image.open(file)) for file in files])
-
-
-def as_grad_cam_scales(found: Tensor, size: int) -> np.ndarray:
-    """Maps ``(N, h, w)`` scaled first, resized then, and scaled again."""
-    return maps.normalize(maps.resize(maps.normalize(found[:, None]), (size, size)))[:, 0].numpy()
-
-
-def correlation(one: Tensor, other: Tensor) -> float:
-    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("layer", ["features.18", "features.14.conv.0.2"])
-@pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "LayerCAM", "XGradCAM"])
-def test_maps_equal_those_of_grad_cam_on_a_real_network(peers, mobilenet, name, layer):
-    model, batch = mobilenet
-    classes = model(batch).argmax(1)
-    found = getattr(camlib, name)(model, layer).explain(batch, classes).map
-    with getattr(peers["grad-cam"], name)(model, [model.get_submodule(layer)]) as peer:
-        theirs = peer(batch, [peers["target"](int(c)) for c in classes])
-    model.zero_grad()
-    assert np.abs(as_grad_cam_scales(found, 224) - theirs).max() < 1e-4
 
 
 def wide(seed: int = 0) -> nn.Sequential:
@@ -178,19 +119,6 @@ def test_functional_relus_follow_the_rule_and_in_captum_do_not(
     assert (theirs - expected).abs().max() > 0.1 * peak
 
 
-@pytest.mark.shared
-def test_captum_and_grad_cam_return_the_plain_gradient_of_a_network_of_relu6(peers, mobilenet):
-    model, batch = mobilenet
-    batch = batch[:1]
-    gradient = Saliency(model)(batch, 0)
-    theirs = peers["captum"].GuidedBackprop(model).attribute(batch, target=0)
-    torch.testing.assert_close(theirs, gradient)
-    other = peers["grad-cam"].GuidedBackpropReLUModel(model, torch.device("cpu"))(batch, 0)
-    torch.testing.assert_close(torch.tensor(other).permute(2, 0, 1)[None], gradient)
-    model.zero_grad()
-    assert correlation(GuidedBackprop(model)(batch, 0), gradient) < 0.5
-
-
 def test_grad_cam_returns_one_image_of_a_batch_and_twice_the_value_the_second_time(peers):
     net = rectifying()
     batch = images(2)
@@ -202,31 +130,6 @@ def test_grad_cam_returns_one_image_of_a_batch_and_twice_the_value_the_second_ti
     torch.testing.assert_close(second, 2 * first)
     torch.testing.assert_close(first, found[0].permute(1, 2, 0))
     assert torch.equal(GuidedBackprop(net)(batch, 1), found)
-
-
-def activation_and_gradient(model: nn.Module, layer: str, batch: Tensor, target: Tensor):
-    """By hand, in float64: a hook that keeps a clone, and autograd."""
-    kept = []
-    module = model.get_submodule(layer)
-    handle = module.register_forward_hook(lambda _m, _i, out: kept.append(out) or out.clone())
-    try:
-        scores = model(batch)
-    finally:
-        handle.remove()
-    score = scores[torch.arange(len(batch)), target].sum()
-    [gradient] = torch.autograd.grad(score, kept)
-    return kept[0].detach().double(), gradient.double()
-
-
-def equation_19(activation: Tensor, gradient: Tensor, epsilon: float = 0.0) -> Tensor:
-    """``w_k = sum_i alpha_ki relu(g_ki)``, ``alpha = g^2 / (2 g^2 + sum(A) g^3)``."""
-    area = activation.sum((2, 3), keepdim=True)
-    alpha = gradient**2 / (2 * gradient**2 + area * gradient**3 + epsilon)
-    return (alpha.where(gradient != 0, 0) * gradient.clamp(min=0)).sum((2, 3))
-
-
-def weighted(weights: Tensor, activation: Tensor) -> Tensor:
-    return (weights[:, :, None, None] * activation).sum(1).relu()
 
 
 def test_torchcam_weighs_by_the_cube_of_the_gradient_and_camlib_by_equation_19(peers):
@@ -248,23 +151,6 @@ def test_torchcam_weighs_by_the_cube_of_the_gradient_and_camlib_by_equation_19(p
     torch.testing.assert_close(found.double(), weighted(paper, activation), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.shared
-def test_the_epsilon_of_grad_cam_is_not_small_on_a_real_network(peers, mobilenet):
-    model, batch = mobilenet
-    classes = model(batch).argmax(1)
-    activation, gradient = activation_and_gradient(model, "features.18", batch, classes)
-    paper = weighted(equation_19(activation, gradient), activation)
-    theirs = weighted(equation_19(activation, gradient, 1e-6), activation)
-
-    found = GradCAMPlusPlus(model, "features.18").explain(batch, classes).map
-    torch.testing.assert_close(found.double(), paper, rtol=1e-4, atol=1e-6)
-    with peers["grad-cam"].GradCAMPlusPlus(model, [model.features[18]]) as peer:
-        shown = peer(batch, [peers["target"](int(c)) for c in classes])
-    model.zero_grad()
-    assert np.abs(shown - as_grad_cam_scales(theirs, 224)).max() < 1e-3
-    assert np.abs(shown - as_grad_cam_scales(paper, 224)).max() > 0.02
-
-
 @pytest.mark.parametrize("build", [convolutional, rectifying])
 def test_shapley_cam_equals_that_of_grad_cam(peers, build):
     net, batch = build(), images(3)
@@ -274,14 +160,6 @@ def test_shapley_cam_equals_that_of_grad_cam(peers, build):
     with peers["grad-cam"].ShapleyCAM(net, [layer]) as peer:
         theirs = peer(batch, [peers["target"](3)] * 3)
     assert np.abs(as_grad_cam_scales(found, 8) - theirs).max() < 1e-4
-
-
-def uncut(peer: Any) -> Any:
-    """`peer`, its maps as it makes them, neither cut at zero nor scaled."""
-    maker = peer.get_cam_image
-    made: list[np.ndarray] = []
-    peer.get_cam_image = lambda *given: made.append(maker(*given)) or made[-1]
-    return made
 
 
 @pytest.mark.parametrize(

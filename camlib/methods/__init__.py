@@ -5,9 +5,11 @@ from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
 from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
 from camlib.methods.base import MapMethod, Method
+from camlib.methods.concepts import Concepts
 from camlib.methods.deconvnet import Deconvnet
 from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
 from camlib.methods.explanation import Explanation
+from camlib.methods.factorization import DeepFeatureFactorization
 from camlib.methods.fullgrad import FullGrad
 from camlib.methods.gradient import (
     LIFTCAM,
@@ -71,7 +73,9 @@ __all__ = [
     "AblationCAM",
     "CenterGaussian",
     "ClassAgnostic",
+    "Concepts",
     "Deconvnet",
+    "DeepFeatureFactorization",
     "EigenCAM",
     "EigenGradCAM",
     "ElementWiseGradCAM",

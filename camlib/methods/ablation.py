@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.chunks import Chunks, Progress
 from camlib.forward import Pass
-from camlib.layouts import put_back, samples_axis
+from camlib.layouts import Layout, put_back, samples_axis
 from camlib.methods.activation import closest_classifier
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
@@ -65,29 +65,50 @@ class Replaying(LayerMethod):
     def _scores(
         self, run: Pass, number: int, pairs: Tensor, change: Change, target: Target | None = None
     ) -> Tensor:
-        """The scores ``(P, K)`` for `pairs` ``(P, 2)`` of a sample and a number for `change`.
+        """`changed_scores` of layer `number`."""
+        shape = run.seen.activations()[number].shape
+        layout = self._layout(run, run.seen.names[number], shape)
+        return changed_scores(run, number, layout, self.chunks, pairs, change, target)
 
-        They are of `target`, or that of the pass.
-        """
-        raw = run.seen.activations()[number]
-        layout = self._layout(run, run.seen.names[number], raw.shape)
-        axis = samples_axis(layout)
 
-        def activation(samples: Tensor) -> Tensor:
-            return raw.index_select(axis, samples.to(raw.device))
+def changed_scores(
+    run: Pass,
+    number: int,
+    layout: Layout,
+    chunks: Chunks,
+    pairs: Tensor,
+    change: Change,
+    target: Target | None = None,
+) -> Tensor:
+    """The scores ``(P, K)`` for `pairs` ``(P, 2)`` of a sample and a number for `change`.
 
-        def scores(chunk: Tensor) -> Tensor:
-            samples, numbers = chunk.unbind(1)
-            whole = activation(samples)
-            changed = change(layout(whole), numbers.to(raw.device))
-            found = run.again(number, samples, put_back(layout, changed, whole), target)
-            return found.to(raw.device)
+    Args:
+        run: the clean pass, with what follows its layers.
+        number: of the layer.
+        layout: of its output.
+        chunks: how many pairs run at once.
+        pairs: what to run.
+        change: what becomes of the activation.
+        target: what to ask instead of the target of the pass.
+    """
+    raw = run.seen.activations()[number]
+    axis = samples_axis(layout)
 
-        run.settle(number, activation)
-        like = run.inputs.image, raw.movedim(axis, 0)
-        pairs = pairs.to(run.inputs.image.device)
-        found = [each for _, each in self.chunks.run(scores, pairs, *like)]
-        return torch.cat(found) if found else run.scores.new_zeros(0, run.scores.shape[1])
+    def activation(samples: Tensor) -> Tensor:
+        return raw.index_select(axis, samples.to(raw.device))
+
+    def scores(chunk: Tensor) -> Tensor:
+        samples, numbers = chunk.unbind(1)
+        whole = activation(samples)
+        changed = change(layout(whole), numbers.to(raw.device))
+        found = run.again(number, samples, put_back(layout, changed, whole), target)
+        return found.to(raw.device)
+
+    run.settle(number, activation)
+    like = run.inputs.image, raw.movedim(axis, 0)
+    pairs = pairs.to(run.inputs.image.device)
+    found = [each for _, each in chunks.run(scores, pairs, *like)]
+    return torch.cat(found) if found else run.scores.new_zeros(0, run.scores.shape[1])
 
 
 class AblationCAM(Replaying):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class Drawn(ABC):
+    """A result that shows itself as a figure."""
+
+    @abstractmethod
+    def figure(self, images: Any = None, **options: Any) -> Figure:
+        """The result beside or on `images`, if given."""
+
+    def show(self, images: Any = None, **options: Any) -> None:
+        """Display the figure, in a notebook."""
+        from IPython.display import display
+
+        display(self.figure(images, **options))
+
+    def save(self, path: str | Path, images: Any = None, **options: Any) -> None:
+        """Write the figure to `path`; the suffix says the format."""
+        from camlib.visual import save_picture
+
+        save_picture(self.figure(images, **options), path)
+
+
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Drawn):
     """Everything one call knows, for ``N`` samples.
 
     Several classes a sample add an axis ``K`` after ``N`` to everything but `output`.
@@ -66,18 +87,6 @@ class Explanation:
         from camlib.visual import figure
 
         return figure(images, {self.method: self}, **options)
-
-    def show(self, images: Any = None, **options: Any) -> None:
-        """Display the figure, in a notebook."""
-        from IPython.display import display
-
-        display(self.figure(images, **options))
-
-    def save(self, path: str | Path, images: Any = None, **options: Any) -> None:
-        """Write the figure to `path`; the suffix says the format."""
-        from camlib.visual import save_picture
-
-        save_picture(self.figure(images, **options), path)
 
     def _repr_png_(self) -> bytes | None:
         from camlib.visual import to_png

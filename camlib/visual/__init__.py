@@ -1,6 +1,7 @@
 """Maps and attributions made visible. What draws or reads files is imported where it is used."""
 
 from camlib.visual.attribution import to_image
+from camlib.visual.concepts import concept_figure
 from camlib.visual.figures import figure
 from camlib.visual.files import save_picture, to_png
 from camlib.visual.gallery import Gallery, gallery
@@ -9,6 +10,7 @@ from camlib.visual.overlay import colorize, overlay
 __all__ = [
     "Gallery",
     "colorize",
+    "concept_figure",
     "figure",
     "gallery",
     "overlay",

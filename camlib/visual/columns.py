@@ -135,12 +135,20 @@ def _caption(index: int | None, score: float, labels: Labels | None) -> str:
     """The name of the class, if there is one, and the score."""
     if index is None:
         return f"score {score:.3g}"
-    name = f"class {index}"
-    if labels is not None:
-        try:
-            name = str(labels[index])
-        except LookupError:
-            raise InputError(
-                f"labels has no entry {index}; expected the name of each class explained"
-            ) from None
-    return f"{name}\nscore {score:.3g}"
+    return f"{label_of(index, labels)}\nscore {score:.3g}"
+
+
+def label_of(index: int, labels: Labels | None) -> str:
+    """The name of the class `index`, or its number where there are no names.
+
+    Raises:
+        InputError: `labels` lacks it.
+    """
+    if labels is None:
+        return f"class {index}"
+    try:
+        return str(labels[index])
+    except LookupError:
+        raise InputError(
+            f"labels has no entry {index}; expected the name of each class explained"
+        ) from None

@@ -111,6 +111,15 @@ def draw(titles: Sequence[str], rows: Sequence[Row], panel: float = PANEL) -> Fi
     return figure
 
 
+def shortened(line: str, width: float) -> str:
+    """`line`, with an ellipsis where it would take more than `width` inches."""
+    if _width(line) <= width:
+        return line
+    while _width(f"{line}…") > width:
+        line = line[:-1]
+    return f"{line}…"
+
+
 def _text_height(texts: Sequence[str]) -> float:
     """The inches that the longest of `texts` takes, none if all are empty."""
     lines = max(text.count("\n") + 1 if text else 0 for text in texts)
@@ -130,15 +139,7 @@ def _broken(text: str, width: float) -> list[str]:
             lines[-1] += piece
         else:
             lines.append(piece)
-    return [_cut(line.strip(), width) for line in [*lines[:1], "".join(lines[1:])] if line]
-
-
-def _cut(line: str, width: float) -> str:
-    if _width(line) <= width:
-        return line
-    while _width(f"{line}…") > width:
-        line = line[:-1]
-    return f"{line}…"
+    return [shortened(line.strip(), width) for line in [*lines[:1], "".join(lines[1:])] if line]
 
 
 def _width(text: str) -> float:

@@ -1,0 +1,53 @@
+"""What the comparisons with other libraries share: their scales, and maps by hand in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from camlib import maps
+
+
+def as_grad_cam_scales(found: Tensor, size: int) -> np.ndarray:
+    """Maps ``(N, h, w)`` scaled first, resized then, and scaled again."""
+    return maps.normalize(maps.resize(maps.normalize(found[:, None]), (size, size)))[:, 0].numpy()
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
+
+
+def activation_and_gradient(model: nn.Module, layer: str, batch: Tensor, target: Tensor):
+    """By hand, in float64: a hook that keeps a clone, and autograd."""
+    kept = []
+    module = model.get_submodule(layer)
+    handle = module.register_forward_hook(lambda _m, _i, out: kept.append(out) or out.clone())
+    try:
+        scores = model(batch)
+    finally:
+        handle.remove()
+    score = scores[torch.arange(len(batch)), target].sum()
+    [gradient] = torch.autograd.grad(score, kept)
+    return kept[0].detach().double(), gradient.double()
+
+
+def equation_19(activation: Tensor, gradient: Tensor, epsilon: float = 0.0) -> Tensor:
+    """``w_k = sum_i alpha_ki relu(g_ki)``, ``alpha = g^2 / (2 g^2 + sum(A) g^3)``."""
+    area = activation.sum((2, 3), keepdim=True)
+    alpha = gradient**2 / (2 * gradient**2 + area * gradient**3 + epsilon)
+    return (alpha.where(gradient != 0, 0) * gradient.clamp(min=0)).sum((2, 3))
+
+
+def weighted(weights: Tensor, activation: Tensor) -> Tensor:
+    return (weights[:, :, None, None] * activation).sum(1).relu()
+
+
+def uncut(peer: Any) -> Any:
+    """The maps of `peer` as it makes them, neither cut at zero nor scaled, call by call."""
+    maker = peer.get_cam_image
+    made: list[np.ndarray] = []
+    peer.get_cam_image = lambda *given: made.append(maker(*given)) or made[-1]
+    return made
