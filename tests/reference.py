@@ -322,6 +322,25 @@ def smooth_grad(
     return sum(found) / len(found)
 
 
+def refined(maps: list[Tensor], mixer: str) -> Tensor:
+    """Positive maps ``(h, w)`` in [0, 1] by a mixer of RefineCAM, as in the authors' code."""
+    total = torch.zeros_like(maps[0])
+    for i in range(len(total)):
+        for j in range(len(total[0])):
+            values = [float(m[i, j]) for m in maps]
+            if mixer == "geometric":
+                total[i, j] = math.prod(values) ** (1 / len(values))
+            elif min(values) > 0:
+                most = 1 / min(values)  # taken out of the sum, or it would overflow
+                rest = math.log(sum(math.exp(1 / value - most) for value in values))
+                total[i, j] = (
+                    (math.log(len(values)) + 1) / (most + rest)
+                    if mixer == "log_exp"
+                    else 1 / (most + rest - math.log(len(values)))
+                )
+    return total
+
+
 def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[list[Tensor], Tensor]:
     """The terms of the score, input first, and the authors' map, corners not aligned."""
     pixels = image.detach().clone().requires_grad_()

@@ -15,6 +15,7 @@ from reference import (
     gradient_at,
     integrated_gradients,
     recipro_cam,
+    refined,
     score_cam,
     shapley_cam,
     smooth_grad,
@@ -24,6 +25,7 @@ import camlib
 from camlib import (
     CAM,
     AblationCAM,
+    ElementWiseGradCAM,
     ExpectedGradients,
     FullGrad,
     InputXGradient,
@@ -119,6 +121,21 @@ def test_fusion_of_layer_cam():
     torch.testing.assert_close(found.heatmap, (expected - low) / (high - low))
     for one, alone in zip(found.maps, each, strict=True):
         torch.testing.assert_close(one, alone)
+
+
+@pytest.mark.parametrize("mixer", ["geometric", "log_exp", "exp_mean"])
+def test_mixers_of_refine_cam(mixer):
+    net, batch = convolutional().double(), images().double()
+    layers = ["features.2", "features", "tail.4"]
+    found = ElementWiseGradCAM(net, layers, fuse=mixer).explain(batch, target=1)
+    large = [
+        torch.nn.functional.interpolate(m[:, None], (8, 8), mode="bilinear")[:, 0]
+        for m in found.maps
+    ]
+    scaled = [m / m.amax((1, 2), keepdim=True) for m in large]
+    expected = [refined([m[n] for m in scaled], mixer) for n in range(2)]
+    torch.testing.assert_close(found.map, torch.stack(expected))
+    assert found.map.eq(0).any()
 
 
 TARGETS = [[2, 0], [1, 3]]
