@@ -360,13 +360,18 @@ def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[lis
         terms.append(torch.stack([bias[k] * gradient[0, k] for k in range(len(bias))]))
         if not isinstance(module, nn.Linear):
             shown.append(terms[-1])
+    return terms, full_grad_picture(shown, image)
+
+
+def full_grad_picture(shown: list[Tensor], image: Tensor) -> Tensor:
+    """The authors' map of terms that have places."""
     picture = torch.zeros_like(image[0])
     for term in shown:
         size = term.abs()
         scaled = (size - size.min()) / (size.max() - size.min())
         for channel in scaled:
             picture += F.interpolate(channel[None, None], picture.shape, mode="bilinear")[0, 0]
-    return terms, picture
+    return picture
 
 
 def ablation_cam(tail: Callable[[Tensor], Tensor], activation: Tensor, target: int) -> Tensor:

@@ -22,10 +22,15 @@ from torch import nn
 from camlib import (
     CAM,
     METHODS,
+    AblationCAM,
+    Augmented,
     CamlibError,
     FullGrad,
+    GradCAM,
     LayerMethod,
     MapMethod,
+    Smooth,
+    SmoothFullGrad,
     TargetError,
     layers,
 )
@@ -34,10 +39,26 @@ from camlib.targets import Category
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
 
-MAPS = [kind for kind in METHODS.values() if issubclass(kind, MapMethod) or kind is FullGrad]
+class SmoothCAM(Smooth):
+    """Smooth of a map: of one that replays, at a layer that is found."""
+
+    def __init__(self, model, layer=None):
+        super().__init__(AblationCAM(model, layer), samples=4)
 
 
-@pytest.fixture(params=METHODS.values(), ids=METHODS)
+class AugmentedCAM(Augmented):
+    """Augmented views of a map."""
+
+    def __init__(self, model, layer=None):
+        super().__init__(GradCAM(model, layer), scales=(1, 1.5))
+
+
+KINDS = {**METHODS, "smooth": SmoothCAM, "augmented": AugmentedCAM}
+DRAWN = (FullGrad, SmoothFullGrad, SmoothCAM, AugmentedCAM)
+MAPS = [kind for kind in KINDS.values() if issubclass(kind, (MapMethod, *DRAWN))]
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def kind(request):
     return request.param
 
@@ -397,6 +418,7 @@ def test_model_that_is_none(kind):
         kind(lambda x: x)
 
 
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
 def test_docstring_gives_the_source_and_the_cost_is_known(kind):
     source = r"arXiv:\d{4}\.\d{4,5}|doi:10\.|A baseline with no paper"
     assert re.search(source, inspect.getdoc(kind))

@@ -11,6 +11,7 @@ from reference import (
     cam,
     expected_gradients,
     full_grad,
+    full_grad_picture,
     fused_layer_cam,
     gradient_at,
     integrated_gradients,
@@ -25,15 +26,19 @@ import camlib
 from camlib import (
     CAM,
     AblationCAM,
+    Augmented,
     ElementWiseGradCAM,
     ExpectedGradients,
     FullGrad,
+    HiResCAM,
     InputXGradient,
     IntegratedGradients,
     LayerCAM,
     ReciproCAM,
     ScoreCAM,
     ShapleyCAM,
+    Smooth,
+    SmoothFullGrad,
     SmoothGrad,
 )
 
@@ -203,6 +208,68 @@ def test_smooth_grad():
     noise = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(4)).double()
     options = {"sigma": 0.2, "samples": 6, "seed": 4, "batch_size": 5}
     assert_same(found(SmoothGrad, net, **options), each(smooth_grad, net, 0.2, noise))
+
+
+def noisy(image, sigma, count, seed):
+    """`image` with the noise that all ensembles draw."""
+    noise = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).double()
+    return [image + sigma * (image.max() - image.min()) * each for each in noise]
+
+
+NOISE = {"sigma": 0.2, "samples": 6, "seed": 4, "batch_size": 5}
+
+
+def signed(method):
+    return method.explain(images().double(), TARGETS, relu=False).map
+
+
+def hires(net, image, target):
+    """HiResCAM before its ReLU."""
+    activation, gradient = by_hand(net, image[None], 4, target)
+    return (activation * gradient)[0].sum(0)
+
+
+def test_smooth_map():
+    net = convolutional().double()
+
+    def smooth(net, image, target):
+        found = [hires(net, changed, target) for changed in noisy(image, 0.2, 6, 4)]
+        return sum(found) / len(found)
+
+    assert_same(signed(Smooth(HiResCAM(net, "features"), **NOISE)), each(smooth, net))
+
+
+def test_smooth_full_grad():
+    net = rectifying().double()
+    modules = [*net.features, *net.tail]
+
+    def smooth(net, image, target):
+        draws = [full_grad(modules, changed, target)[0] for changed in noisy(image, 0.2, 6, 4)]
+        means = [sum(parts) / len(parts) for parts in zip(*draws, strict=True)]
+        return full_grad_picture(means[:-2], image)  # the linear layers have no places
+
+    found = SmoothFullGrad(net, **NOISE).explain(images().double(), TARGETS)
+    assert_same(found.map, each(smooth, net))
+    low, high = found.map.amin((2, 3), keepdim=True), found.map.amax((2, 3), keepdim=True)
+    assert_same(found.heatmap, (found.map - low) / (high - low))
+
+
+def test_augmented():
+    net = convolutional().double()
+
+    def large(map_):
+        return torch.nn.functional.interpolate(map_[None, None], (8, 8), mode="bilinear")[0, 0]
+
+    def augmented(net, image, target):
+        bigger = torch.nn.functional.interpolate(image[None], (10, 10), mode="bilinear")[0]
+        found = []
+        for each_ in (image, bigger):
+            found.append(large(hires(net, each_, target)))
+            found.append(large(hires(net, each_.flip(-1), target)).flip(-1))
+        return sum(found) / 4
+
+    method = Augmented(HiResCAM(net, "features"), scales=(1.0, 1.25))
+    assert_same(signed(method), each(augmented, net))
 
 
 @pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")

@@ -3,7 +3,8 @@
 from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
-from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
+from camlib.methods.augmented import Augmented
+from camlib.methods.averaged import ExpectedGradients, IntegratedGradients
 from camlib.methods.base import MapMethod, Method
 from camlib.methods.deconvnet import Deconvnet
 from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
@@ -24,6 +25,7 @@ from camlib.methods.layer import GradientWeighted, LayerMethod
 from camlib.methods.occlusion import RISE, Occlusion
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.pixel import GuidedBackprop, InputXGradient, PixelMethod, Saliency
+from camlib.methods.smooth import Smooth, SmoothFullGrad, SmoothGrad
 
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,
@@ -54,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
     "integrated_gradients": IntegratedGradients,
     "expected_gradients": ExpectedGradients,
     "full_grad": FullGrad,
+    "smooth_full_grad": SmoothFullGrad,
     "guided_backprop": GuidedBackprop,
     "deconvnet": Deconvnet,
     "guided_grad_cam": GuidedGradCAM,
@@ -67,6 +70,7 @@ __all__ = [
     "METHODS",
     "RISE",
     "AblationCAM",
+    "Augmented",
     "CenterGaussian",
     "ClassAgnostic",
     "Deconvnet",
@@ -97,6 +101,8 @@ __all__ = [
     "ScoreCAM",
     "SegEigenCAM",
     "ShapleyCAM",
+    "Smooth",
+    "SmoothFullGrad",
     "SmoothGrad",
     "XGradCAM",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
 from camlib.modules import Layers, names, unwrap
 from camlib.replay import Needs, Tail
+from camlib.targets import Target
 
 
 class LayerMethod(MapMethod):
@@ -90,10 +91,19 @@ class LayerMethod(MapMethod):
             return found
         return self._from(self.layers, model, given, target)
 
+    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        return self._from(run.seen.names, run.model, inputs, target)
+
     def _from(
-        self, layers: tuple[str, ...], model: nn.Module, given: Inputs, target: Any
+        self,
+        layers: tuple[str, ...],
+        model: nn.Module,
+        given: Inputs,
+        target: Any,
+        read: Callable[[Pass], list[Tensor]] | None = None,
     ) -> tuple[Pass, list[Tensor]]:
-        """The clean pass and the maps at `layers`."""
+        """A pass and what `read` finds at `layers`, the maps by default."""
+        read = read or self._maps
         known = {name for name, _, size in self._layouts if size == given.size}
         record = self.layout is None and not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
@@ -103,7 +113,7 @@ class LayerMethod(MapMethod):
             if run.seen.interrupted and graph == "tail":
                 continue
             try:
-                return run, self._maps(run)
+                return run, read(run)
             except GraphError:
                 if graph == "whole":
                     raise
