@@ -13,11 +13,14 @@ from camlib.errors import (
 )
 from camlib.methods import (
     CAM,
+    CAMERAS,
     FEM,
+    ISCAM,
     KPCACAM,
     LIFTCAM,
     METHODS,
     RISE,
+    SSCAM,
     AblationCAM,
     Augmented,
     CenterGaussian,
@@ -36,6 +39,7 @@ from camlib.methods import (
     GuidedGradCAM,
     HiResCAM,
     InputXGradient,
+    IntegratedGradCAM,
     IntegratedGradients,
     LaFAM,
     LayerCAM,
@@ -53,6 +57,7 @@ from camlib.methods import (
     Smooth,
     SmoothFullGrad,
     SmoothGrad,
+    SmoothGradCAMPlusPlus,
     XGradCAM,
 )
 from camlib.visual import figure, overlay, to_image
@@ -61,11 +66,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAM",
+    "CAMERAS",
     "FEM",
+    "ISCAM",
     "KPCACAM",
     "LIFTCAM",
     "METHODS",
     "RISE",
+    "SSCAM",
     "AblationCAM",
     "Augmented",
     "CamlibError",
@@ -88,6 +96,7 @@ __all__ = [
     "HiResCAM",
     "InputError",
     "InputXGradient",
+    "IntegratedGradCAM",
     "IntegratedGradients",
     "LaFAM",
     "LayerCAM",
@@ -108,6 +117,7 @@ __all__ = [
     "Smooth",
     "SmoothFullGrad",
     "SmoothGrad",
+    "SmoothGradCAMPlusPlus",
     "TargetError",
     "XGradCAM",
     "figure",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -258,8 +258,12 @@ def score_cam(
     probability: bool = True,
     baseline: Tensor | None = None,
     channel_softmax: bool = False,
+    varied: Sequence[Callable[[Tensor], Tensor]] = (lambda mask: mask,),
 ) -> Tensor:
-    """The authors' code for one image ``(C, H, W)`` before its ReLU, and the paper's variants."""
+    """The authors' code for one image ``(C, H, W)`` before its ReLU, and the paper's variants.
+
+    The mask of a channel is used in the ways `varied`, and its scores averaged.
+    """
 
     def score(picture: Tensor) -> float:
         with torch.no_grad():
@@ -275,7 +279,7 @@ def score_cam(
             0, 0
         ]
         mask = (mask - mask.min()) / (mask.max() - mask.min())
-        weights[k] = score(image * mask)
+        weights[k] = sum(score(image * change(mask)) for change in varied) / len(varied)
         if baseline is not None:
             weights[k] -= score(baseline)
     if channel_softmax:
@@ -320,6 +324,70 @@ def smooth_grad(
     width = sigma * (image.max() - image.min())
     found = [gradient_at(model, image + width * each, target) for each in noise]
     return sum(found) / len(found)
+
+
+def smooth_grad_cam_plus_plus(
+    activation: Tensor, gradients: Sequence[Tensor], *, official: bool = False
+) -> Tensor:
+    """From the activation of the clean image and the gradients at the noisy ones, ``(C, h, w)``."""
+    channels, height, width = activation.shape
+    total = torch.zeros(height, width, dtype=activation.dtype)
+    for k in range(channels):
+        area = sum(activation[k, a, b] for a in range(height) for b in range(width))
+        weight, norm = 0.0, 0.0
+        for i in range(height):
+            for j in range(width):
+                d1, d2, d3 = (
+                    sum(g[k, i, j] ** p for g in gradients) / len(gradients) for p in (1, 2, 3)
+                )
+                if d1 > 0:
+                    weight += d2 / (2 * d2 + area * d3) * d1
+                    norm += d2 / (2 * d2 + area * d3)
+        total += (weight / norm if official and norm != 0 else weight) * activation[k]
+    return total
+
+
+def integrated_grad_cam(
+    features: Callable[[Tensor], Tensor],
+    tail: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    baseline: Tensor,
+    steps: int,
+) -> Tensor:
+    """The integral of the positive part, by the Gauss-Legendre rule of NumPy."""
+    before = features(baseline[None])[0].detach()
+    total = torch.zeros_like(before[0])
+    for place, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
+        here = baseline + (place + 1) / 2 * (image - baseline)
+        activation = features(here[None])[0].detach().requires_grad_()
+        [gradient] = torch.autograd.grad(tail(activation[None])[0, target], activation)
+        found = torch.zeros_like(total)
+        for k in range(len(activation)):
+            found += gradient[k].mean() * (activation[k].detach() - before[k])
+        total += weight / 2 * found.clamp(min=0)
+    return total
+
+
+def cameras(
+    features: Callable[[Tensor], Tensor],
+    tail: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    sizes: Sequence[tuple[int, int]],
+) -> Tensor:
+    """As in the authors' code, before its ReLU, images enlarged bilinearly."""
+    size = tuple(image.shape[1:])
+    activations, gradients = [], []
+    for each in sizes:
+        larger = F.interpolate(image[None], each, mode="bilinear", align_corners=False)
+        activation = features(larger).detach().requires_grad_()
+        [gradient] = torch.autograd.grad(tail(activation)[0, target], activation)
+        activations.append(F.interpolate(activation.detach(), size, mode="bilinear")[0])
+        gradients.append(F.interpolate(gradient, size, mode="bilinear")[0])
+    activation = sum(activations) / len(sizes)
+    gradient = sum(gradients) / len(sizes)
+    return sum(activation[k] * gradient[k] for k in range(len(activation)))
 
 
 def refined(maps: list[Tensor], mixer: str) -> Tensor:

@@ -9,22 +9,28 @@ from reference import (
     REFERENCES,
     ablation_cam,
     cam,
+    cameras,
     expected_gradients,
     full_grad,
     full_grad_picture,
     fused_layer_cam,
     gradient_at,
+    integrated_grad_cam,
     integrated_gradients,
     recipro_cam,
     refined,
     score_cam,
     shapley_cam,
     smooth_grad,
+    smooth_grad_cam_plus_plus,
 )
 
 import camlib
 from camlib import (
     CAM,
+    CAMERAS,
+    ISCAM,
+    SSCAM,
     AblationCAM,
     Augmented,
     ElementWiseGradCAM,
@@ -32,6 +38,7 @@ from camlib import (
     FullGrad,
     HiResCAM,
     InputXGradient,
+    IntegratedGradCAM,
     IntegratedGradients,
     LayerCAM,
     ReciproCAM,
@@ -40,7 +47,9 @@ from camlib import (
     Smooth,
     SmoothFullGrad,
     SmoothGrad,
+    SmoothGradCAMPlusPlus,
 )
+from camlib.methods import several_inputs
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -126,6 +135,31 @@ def test_fusion_of_layer_cam():
     torch.testing.assert_close(found.heatmap, (expected - low) / (high - low))
     for one, alone in zip(found.maps, each, strict=True):
         torch.testing.assert_close(one, alone)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "varied"),
+    [
+        (SSCAM, {"samples": 5, "sigma": 0.5, "seed": 3}, "noise"),
+        (ISCAM, {"samples": 4}, [0.25, 0.5, 0.75, 1.0]),
+        (ISCAM, {"samples": 4, "cumulative": True}, [0.25, 0.75, 1.5, 2.5]),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+def test_score_cam_with_masks_varied(kind, options, varied, batch_size):
+    net, batch = convolutional().double(), images().double()
+    method = kind(net, "features", batch_size=batch_size, **options)
+    found = method.explain(batch, target=2, relu=False).map
+    if varied == "noise":
+        noise = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+        changes = [lambda mask, e=e: mask + 0.5 * e[0] for e in noise]
+    else:
+        changes = [lambda mask, factor=factor: factor * mask for factor in varied]
+    expected = [
+        score_cam(net, image, maps, 2, varied=changes)
+        for image, maps in zip(batch, net.features(batch).detach(), strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("mixer", ["geometric", "log_exp", "exp_mean"])
@@ -252,6 +286,53 @@ def test_smooth_full_grad():
     assert_same(found.map, each(smooth, net))
     low, high = found.map.amin((2, 3), keepdim=True), found.map.amax((2, 3), keepdim=True)
     assert_same(found.heatmap, (found.map - low) / (high - low))
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_smooth_grad_cam_plus_plus(official):
+    net = convolutional().double()
+
+    def smooth(net, image, target):
+        activation, _ = by_hand(net, image[None], 4, target)
+        gradients = [by_hand(net, c[None], 4, target)[1][0] for c in noisy(image, 0.2, 6, 4)]
+        return smooth_grad_cam_plus_plus(activation[0], gradients, official=official)
+
+    method = SmoothGradCAMPlusPlus(net, "features", normalize_alpha=official, **NOISE)
+    assert_same(signed(method), each(smooth, net))
+
+
+@pytest.mark.parametrize("baseline", [0.0, torch.linspace(0, 1, 3)[:, None, None]])
+def test_integrated_grad_cam(baseline):
+    net = convolutional().double()
+    start = torch.as_tensor(baseline).double().expand(3, 8, 8)
+
+    def integrated(net, image, target):
+        return integrated_grad_cam(net.features, net.tail, image, target, start, 7)
+
+    method = IntegratedGradCAM(net, "features", baseline=baseline, steps=7, batch_size=5)
+    assert_same(signed(method), each(integrated, net))
+
+
+def test_integrated_grad_cam_with_a_baseline_for_each_image():
+    net, starts = convolutional().double(), images(seed=5).double()
+    method = IntegratedGradCAM(net, "features", baseline=starts, steps=6)
+    expected = [
+        integrated_grad_cam(net.features, net.tail, image, 1, start, 6)
+        for image, start in zip(images().double(), starts, strict=True)
+    ]
+    assert_same(method.explain(images().double(), 1).map, torch.stack(expected))
+
+
+def test_cameras(monkeypatch):
+    monkeypatch.setattr(several_inputs, "_CHANNELS", 4)  # of 6, so that chunks are summed
+    net = convolutional().double()
+    sizes = [(8, 8), (12, 12), (18, 18)]
+
+    def fused(net, image, target):
+        return cameras(net.features, net.tail, image, target, sizes)
+
+    method = CAMERAS(net, "features", scales=(1, 1.5, 2.3))
+    assert_same(signed(method), each(fused, net))
 
 
 def test_augmented():

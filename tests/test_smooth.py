@@ -26,6 +26,7 @@ from camlib import (
     HiResCAM,
     InputError,
     InputXGradient,
+    IntegratedGradCAM,
     LayerCAM,
     Occlusion,
     Saliency,
@@ -33,6 +34,7 @@ from camlib import (
     Smooth,
     SmoothFullGrad,
     SmoothGrad,
+    SmoothGradCAMPlusPlus,
     TargetError,
 )
 from camlib.targets import Contrast, Regression, Segment
@@ -47,6 +49,8 @@ LAYERED = [
     LayerCAM,
     ScoreCAM,
     AblationCAM,
+    SmoothGradCAMPlusPlus,
+    IntegratedGradCAM,
 ]
 WITHOUT = [
     RISE,

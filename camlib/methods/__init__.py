@@ -25,7 +25,9 @@ from camlib.methods.layer import GradientWeighted, LayerMethod
 from camlib.methods.occlusion import RISE, Occlusion
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.pixel import GuidedBackprop, InputXGradient, PixelMethod, Saliency
+from camlib.methods.several_inputs import CAMERAS, IntegratedGradCAM, SmoothGradCAMPlusPlus
 from camlib.methods.smooth import Smooth, SmoothFullGrad, SmoothGrad
+from camlib.methods.varied import ISCAM, SSCAM
 
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,
@@ -37,6 +39,9 @@ METHODS: dict[str, type[Method]] = {
     "layer_cam": LayerCAM,
     "lift_cam": LIFTCAM,
     "shapley_cam": ShapleyCAM,
+    "smooth_grad_cam_plus_plus": SmoothGradCAMPlusPlus,
+    "integrated_grad_cam": IntegratedGradCAM,
+    "cameras": CAMERAS,
     "eigen_cam": EigenCAM,
     "eigen_grad_cam": EigenGradCAM,
     "seg_eigen_cam": SegEigenCAM,
@@ -46,6 +51,8 @@ METHODS: dict[str, type[Method]] = {
     "random_cam": RandomCAM,
     "center_gaussian": CenterGaussian,
     "score_cam": ScoreCAM,
+    "ss_cam": SSCAM,
+    "is_cam": ISCAM,
     "ablation_cam": AblationCAM,
     "recipro_cam": ReciproCAM,
     "rise": RISE,
@@ -64,11 +71,14 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "CAM",
+    "CAMERAS",
     "FEM",
+    "ISCAM",
     "KPCACAM",
     "LIFTCAM",
     "METHODS",
     "RISE",
+    "SSCAM",
     "AblationCAM",
     "Augmented",
     "CenterGaussian",
@@ -87,6 +97,7 @@ __all__ = [
     "GuidedGradCAM",
     "HiResCAM",
     "InputXGradient",
+    "IntegratedGradCAM",
     "IntegratedGradients",
     "LaFAM",
     "LayerCAM",
@@ -104,5 +115,6 @@ __all__ = [
     "Smooth",
     "SmoothFullGrad",
     "SmoothGrad",
+    "SmoothGradCAMPlusPlus",
     "XGradCAM",
 ]

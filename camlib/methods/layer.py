@@ -180,13 +180,25 @@ class GradientWeighted(LayerMethod):
         """
 
     def _maps(self, run: Pass) -> list[Tensor]:
-        activations = self._activations(run)
+        return self._sums(run, self._activations(run))
+
+    def _sums(self, run: Pass, activations: list[Tensor]) -> list[Tensor]:
+        """The maps of `activations`, one ``(N, C, *grid)`` a layer, weighted by the gradients."""
         chunks: list[list[Tensor]] = [[] for _ in activations]
         for gradients_ in self._gradients(run):
             for name, activation, gradient, chunk in zip(
                 run.seen.names, activations, gradients_, chunks, strict=True
             ):
                 chunk.append(self._weighted(run, name, activation, gradient))
+        return [torch.cat(chunk, 1) for chunk in chunks]
+
+    def _derivatives(self, run: Pass) -> list[Tensor]:
+        """The gradient at each layer, ``(N, K, C, *grid)``, in float32 at least."""
+        chunks: list[list[Tensor]] = [[] for _ in run.seen.names]
+        for found in self._gradients(run):
+            for name, gradient, chunk in zip(run.seen.names, found, chunks, strict=True):
+                arranged = [self._arranged(run, name, each) for each in gradient]
+                chunk.append(maps.precise(torch.stack(arranged, 1)))
         return [torch.cat(chunk, 1) for chunk in chunks]
 
     def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
