@@ -188,13 +188,6 @@ def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None =
     return precise(found).reshape(len(samples), -1)
 
 
-def gradients_at(run: Pass, samples: Tensor, image: Tensor) -> Tensor:
-    """The gradients of `scores_at` at `image` ``(M, C, *size)``, ``(M, K, C, *size)``."""
-    with torch.inference_mode(False), torch.enable_grad():
-        image = image.detach().clone().requires_grad_()
-        return image_gradients(scores_at(run, samples, image), image)
-
-
 def _check_alias(
     model: nn.Module, inputs: Inputs, target: Target, scores: Tensor, layer: str
 ) -> None:

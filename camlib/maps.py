@@ -21,7 +21,7 @@ Normalize = bool | Literal["minmax", "max", "centered"]
 """How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``"centered"`` to
 [0, 1] with 0.5 for "no evidence", ``False`` not."""
 
-Fuse = Literal["mean", "max", "product", "scaled_max"] | None
+Fuse = Literal["mean", "max", "product", "geometric", "log_exp", "exp_mean", "scaled_max"] | None
 """How the maps of several layers become one; ``None`` keeps them apart."""
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -124,8 +124,12 @@ def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
 
     Args:
         maps: one ``(N, K, *size)`` a layer, all of the same size.
-        how: ``"mean"``, ``"max"``, ``"product"``, or ``"scaled_max"``: the maximum of
-            ``tanh(2 M / max M)`` (Layer-CAM), which lifts the weaker parts of a map.
+        how: ``"mean"``; ``"max"``; ``"product"``, what all layers agree on;
+            ``"scaled_max"``: the maximum of ``tanh(2 M / max M)`` (Layer-CAM), which lifts the
+            weaker parts of a map; or a softer product of RefineCAM (Domeniconi et al., 2026,
+            arXiv:2605.14641), of ``L`` maps: ``"geometric"``, their geometric mean;
+            ``"log_exp"``, ``(1 + log L) / log sum exp(1 / M)``; ``"exp_mean"``,
+            ``1 / log mean exp(1 / M)``. These three are zero where a map is not positive.
     """
     if how is None:
         return torch.stack(list(maps), 2)
@@ -138,8 +142,22 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda maps: maps.mean(0),
     "max": lambda maps: maps.amax(0),
     "product": lambda maps: maps.prod(0),
+    "geometric": lambda maps: _agreed(maps, lambda m: m.log().mean(0).exp()),
+    "log_exp": lambda maps: _agreed(
+        maps, lambda m: (1 + math.log(len(m))) / m.reciprocal().logsumexp(0)
+    ),
+    "exp_mean": lambda maps: _agreed(
+        maps, lambda m: 1 / (m.reciprocal().logsumexp(0) - math.log(len(m)))
+    ),
     "scaled_max": lambda maps: torch.tanh(2 * maps).amax(0),
 }
+
+
+def _agreed(maps: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """The `mean` of `maps` ``(L, ...)`` where all are positive, else zero."""
+    # The floor keeps gradients finite; what is below it weighs nothing.
+    floor = torch.finfo(maps.dtype).eps
+    return mean(maps.clamp(min=floor)).where((maps > 0).all(0), 0)
 
 
 def blur(images: Tensor, sigma: float | None = None, radius: int | None = None) -> Tensor:

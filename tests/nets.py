@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TypeVar
 
 import torch
@@ -115,6 +116,42 @@ def rectifying(seed: int = 0, size: int = 8, *, bias: bool = True) -> Net:
         nn.Linear(8, 4, bias=bias),
     )
     return spread(Net(body, tail), seed)
+
+
+def linear_tail() -> Net:
+    """One linear map from pixels to scores; maps of HiResCAM are linear in the pixels."""
+    body = nn.Conv2d(3, 6, 3, padding=1)
+    return spread(Net(body, nn.Sequential(Pooling(), nn.Linear(6, 4))))
+
+
+def dense() -> Net:
+    """A network that answers at every place of its grid."""
+    return spread(Net(features(), nn.Conv2d(6, 4, 1)))
+
+
+class GeneralizedRCNNTransform(nn.Module):
+    """Pads at the end to a multiple of 8, and says so as torchvision's of the same name."""
+
+    def forward(self, batch: Tensor) -> tuple[SimpleNamespace, None]:
+        height, width = batch.shape[2:]
+        padded = F.pad(batch, (0, -width % 8, 0, -height % 8))
+        return SimpleNamespace(tensors=padded, image_sizes=[(height, width)] * len(batch)), None
+
+
+class Padding(nn.Module):
+    """`net` on the images, padded."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.transform, self.net = GeneralizedRCNNTransform(), net
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.net(self.transform(batch)[0].tensors)
+
+
+def padding(net: Net) -> Padding:
+    """`net` behind a transform that pads."""
+    return Padding(net).eval()
 
 
 def images(count: int = 2, *size: int, seed: int = 1) -> Tensor:

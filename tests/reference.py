@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -258,8 +258,12 @@ def score_cam(
     probability: bool = True,
     baseline: Tensor | None = None,
     channel_softmax: bool = False,
+    varied: Sequence[Callable[[Tensor], Tensor]] = (lambda mask: mask,),
 ) -> Tensor:
-    """The authors' code for one image ``(C, H, W)`` before its ReLU, and the paper's variants."""
+    """The authors' code for one image ``(C, H, W)`` before its ReLU, and the paper's variants.
+
+    The mask of a channel is used in the ways `varied`, and its scores averaged.
+    """
 
     def score(picture: Tensor) -> float:
         with torch.no_grad():
@@ -275,7 +279,7 @@ def score_cam(
             0, 0
         ]
         mask = (mask - mask.min()) / (mask.max() - mask.min())
-        weights[k] = score(image * mask)
+        weights[k] = sum(score(image * change(mask)) for change in varied) / len(varied)
         if baseline is not None:
             weights[k] -= score(baseline)
     if channel_softmax:
@@ -378,6 +382,89 @@ def smooth_grad(
     return sum(found) / len(found)
 
 
+def smooth_grad_cam_plus_plus(
+    activation: Tensor, gradients: Sequence[Tensor], *, official: bool = False
+) -> Tensor:
+    """From the activation of the clean image and the gradients at the noisy ones, ``(C, h, w)``."""
+    channels, height, width = activation.shape
+    total = torch.zeros(height, width, dtype=activation.dtype)
+    for k in range(channels):
+        area = sum(activation[k, a, b] for a in range(height) for b in range(width))
+        weight, norm = 0.0, 0.0
+        for i in range(height):
+            for j in range(width):
+                d1, d2, d3 = (
+                    sum(g[k, i, j] ** p for g in gradients) / len(gradients) for p in (1, 2, 3)
+                )
+                if d1 > 0:
+                    weight += d2 / (2 * d2 + area * d3) * d1
+                    norm += d2 / (2 * d2 + area * d3)
+        total += (weight / norm if official and norm != 0 else weight) * activation[k]
+    return total
+
+
+def integrated_grad_cam(
+    features: Callable[[Tensor], Tensor],
+    tail: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    baseline: Tensor,
+    steps: int,
+) -> Tensor:
+    """The integral of the positive part, by the Gauss-Legendre rule of NumPy."""
+    before = features(baseline[None])[0].detach()
+    total = torch.zeros_like(before[0])
+    for place, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
+        here = baseline + (place + 1) / 2 * (image - baseline)
+        activation = features(here[None])[0].detach().requires_grad_()
+        [gradient] = torch.autograd.grad(tail(activation[None])[0, target], activation)
+        found = torch.zeros_like(total)
+        for k in range(len(activation)):
+            found += gradient[k].mean() * (activation[k].detach() - before[k])
+        total += weight / 2 * found.clamp(min=0)
+    return total
+
+
+def cameras(
+    features: Callable[[Tensor], Tensor],
+    tail: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    sizes: Sequence[tuple[int, int]],
+) -> Tensor:
+    """As in the authors' code, before its ReLU, images enlarged bilinearly."""
+    size = tuple(image.shape[1:])
+    activations, gradients = [], []
+    for each in sizes:
+        larger = F.interpolate(image[None], each, mode="bilinear", align_corners=False)
+        activation = features(larger).detach().requires_grad_()
+        [gradient] = torch.autograd.grad(tail(activation)[0, target], activation)
+        activations.append(F.interpolate(activation.detach(), size, mode="bilinear")[0])
+        gradients.append(F.interpolate(gradient, size, mode="bilinear")[0])
+    activation = sum(activations) / len(sizes)
+    gradient = sum(gradients) / len(sizes)
+    return sum(activation[k] * gradient[k] for k in range(len(activation)))
+
+
+def refined(maps: list[Tensor], mixer: str) -> Tensor:
+    """Positive maps ``(h, w)`` in [0, 1] by a mixer of RefineCAM, as in the authors' code."""
+    total = torch.zeros_like(maps[0])
+    for i in range(len(total)):
+        for j in range(len(total[0])):
+            values = [float(m[i, j]) for m in maps]
+            if mixer == "geometric":
+                total[i, j] = math.prod(values) ** (1 / len(values))
+            elif min(values) > 0:
+                most = 1 / min(values)  # taken out of the sum, or it would overflow
+                rest = math.log(sum(math.exp(1 / value - most) for value in values))
+                total[i, j] = (
+                    (math.log(len(values)) + 1) / (most + rest)
+                    if mixer == "log_exp"
+                    else 1 / (most + rest - math.log(len(values)))
+                )
+    return total
+
+
 def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[list[Tensor], Tensor]:
     """The terms of the score, input first, and the authors' map, corners not aligned."""
     pixels = image.detach().clone().requires_grad_()
@@ -397,13 +484,18 @@ def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[lis
         terms.append(torch.stack([bias[k] * gradient[0, k] for k in range(len(bias))]))
         if not isinstance(module, nn.Linear):
             shown.append(terms[-1])
+    return terms, full_grad_picture(shown, image)
+
+
+def full_grad_picture(shown: list[Tensor], image: Tensor) -> Tensor:
+    """The authors' map of terms that have places."""
     picture = torch.zeros_like(image[0])
     for term in shown:
         size = term.abs()
         scaled = (size - size.min()) / (size.max() - size.min())
         for channel in scaled:
             picture += F.interpolate(channel[None, None], picture.shape, mode="bilinear")[0, 0]
-    return terms, picture
+    return picture
 
 
 def ablation_cam(tail: Callable[[Tensor], Tensor], activation: Tensor, target: int) -> Tensor:

@@ -22,11 +22,16 @@ from torch import nn
 from camlib import (
     CAM,
     METHODS,
+    AblationCAM,
+    Augmented,
     CamlibError,
     FullGrad,
+    GradCAM,
     GroupCAM,
     LayerMethod,
     MapMethod,
+    Smooth,
+    SmoothFullGrad,
     TargetError,
     layers,
 )
@@ -35,13 +40,30 @@ from camlib.targets import Category
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
 
-MAPS = [kind for kind in METHODS.values() if issubclass(kind, MapMethod) or kind is FullGrad]
+class SmoothCAM(Smooth):
+    """Smooth of a map: of one that replays, at a layer that is found."""
+
+    def __init__(self, model, layer=None):
+        super().__init__(AblationCAM(model, layer), samples=4)
+
 
 SEEDS = {GroupCAM: 80}
 """Seeds of networks in which a method finds something for every class, where 0 is not one."""
 
 
-@pytest.fixture(params=METHODS.values(), ids=METHODS)
+class AugmentedCAM(Augmented):
+    """Augmented views of a map."""
+
+    def __init__(self, model, layer=None):
+        super().__init__(GradCAM(model, layer), scales=(1, 1.5))
+
+
+KINDS = {**METHODS, "smooth": SmoothCAM, "augmented": AugmentedCAM}
+DRAWN = (FullGrad, SmoothFullGrad, SmoothCAM, AugmentedCAM)
+MAPS = [kind for kind in KINDS.values() if issubclass(kind, (MapMethod, *DRAWN))]
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def kind(request):
     return request.param
 
@@ -401,6 +423,7 @@ def test_model_that_is_none(kind):
         kind(lambda x: x)
 
 
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
 def test_docstring_gives_the_source_and_the_cost_is_known(kind):
     source = r"arXiv:\d{4}\.\d{4,5}|doi:10\.|A baseline with no paper"
     assert re.search(source, inspect.getdoc(kind))

@@ -16,10 +16,13 @@ from torch.nn import functional as F
 
 from camlib import (
     CAM,
+    CAMERAS,
     FEM,
+    ISCAM,
     KPCACAM,
     LIFTCAM,
     RISE,
+    SSCAM,
     AblationCAM,
     CenterGaussian,
     EigenCAM,
@@ -33,6 +36,7 @@ from camlib import (
     GuidedGradCAM,
     HiResCAM,
     InputXGradient,
+    IntegratedGradCAM,
     IntegratedGradients,
     LaFAM,
     LayerCAM,
@@ -44,6 +48,7 @@ from camlib import (
     SegEigenCAM,
     ShapleyCAM,
     SmoothGrad,
+    SmoothGradCAMPlusPlus,
     XGradCAM,
 )
 
@@ -61,6 +66,7 @@ GRADIENT = [
     ShapleyCAM,
 ]
 LINEAR = [GradCAM, HiResCAM, XGradCAM]
+SEVERAL = [CAMERAS, IntegratedGradCAM, SmoothGradCAMPlusPlus]  # of gradients at several inputs
 CELLS = 16  # positions of the 4 x 4 grid of `pooled` and `convolutional`
 
 
@@ -228,7 +234,7 @@ def rest(output):
     return output[:, 3] + output.log_softmax(1)[:, 3]
 
 
-@pytest.mark.parametrize("kind", GRADIENT)
+@pytest.mark.parametrize("kind", [*GRADIENT, *SEVERAL])
 def test_linear_in_the_score_where_the_rule_is(kind):
     net = convolutional().double()
 
@@ -237,7 +243,7 @@ def test_linear_in_the_score_where_the_rule_is(kind):
 
     found = signed(kind, net, contrast)
     expected = 2 * signed(kind, net, 1) - 0.5 * signed(kind, net, 3)
-    linear = [*LINEAR, LIFTCAM, ShapleyCAM]
+    linear = [*LINEAR, LIFTCAM, ShapleyCAM, CAMERAS]
     (assert_same if kind in linear else assert_differ)(found, expected)
 
 
@@ -269,18 +275,18 @@ def test_rescaled_channels_leave_gradient_rules_alone():
         nn.Sequential(*net.features, Scaled(factors)),
         nn.Sequential(Scaled(1 / factors), *net.tail),
     )
-    perturbing = (ScoreCAM, AblationCAM, ReciproCAM)
-    for kind in (*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, *perturbing):
-        changes = kind in (LIFTCAM, EigenCAM, ScoreCAM, AblationCAM)
+    perturbing = (ScoreCAM, SSCAM, ISCAM, AblationCAM, ReciproCAM)
+    for kind in (*GRADIENT, *SEVERAL, EigenGradCAM, SegEigenCAM, EigenCAM, *perturbing):
+        changes = kind in (LIFTCAM, EigenCAM, ScoreCAM, SSCAM, ISCAM, AblationCAM)
         (assert_differ if changes else assert_same)(signed(kind, scaled, 1), signed(kind, net, 1))
 
 
-@pytest.mark.parametrize("kind", GRADIENT)
+@pytest.mark.parametrize("kind", [*GRADIENT, *SEVERAL])
 def test_scaled_score_keeps_the_normalised_map(kind):
     net, batch = convolutional().double(), images().double()
     found = kind(net, "features")(batch, target=lambda out: 3 * out[:, 2])
     expected = kind(net, "features")(batch, target=2)
-    (assert_differ if kind is GradCAMPlusPlus else assert_same)(found, expected)
+    (assert_differ if issubclass(kind, GradCAMPlusPlus) else assert_same)(found, expected)
     assert_same(kind(net, "features")(batch, target=lambda out: out[:, 2] + 7), expected)
 
 
@@ -301,8 +307,8 @@ def with_channels(net, order):
 @pytest.mark.parametrize(
     "kind",
     [
-        *(*GRADIENT, EigenGradCAM, SegEigenCAM, EigenCAM, KPCACAM, FEM, LaFAM),
-        *(ScoreCAM, AblationCAM, ReciproCAM),
+        *(*GRADIENT, *SEVERAL, EigenGradCAM, SegEigenCAM, EigenCAM, KPCACAM, FEM, LaFAM),
+        *(ScoreCAM, SSCAM, ISCAM, AblationCAM, ReciproCAM),
     ],
 )
 def test_order_of_channels_does_not_matter(kind):
@@ -311,10 +317,10 @@ def test_order_of_channels_does_not_matter(kind):
     assert_same(signed(kind, twin, 2), signed(kind, net, 2))
 
 
-SPLIT = [GradCAM, HiResCAM, LayerCAM, LIFTCAM, ShapleyCAM]
+SPLIT = [GradCAM, HiResCAM, LayerCAM, LIFTCAM, ShapleyCAM, CAMERAS, IntegratedGradCAM]
 
 
-@pytest.mark.parametrize("kind", [*SPLIT, GradCAMPlusPlus, EigenCAM, LaFAM])
+@pytest.mark.parametrize("kind", [*SPLIT, GradCAMPlusPlus, SmoothGradCAMPlusPlus, EigenCAM, LaFAM])
 def test_channel_split_in_two(kind):
     net = convolutional().double()
     twin = with_channels(net, torch.tensor([0, 1, 2, 3, 4, 5, 5]))
@@ -367,7 +373,7 @@ def test_sign_of_a_layer_does_not_turn_its_pattern(kind):
     assert_same(method.pattern(-activation), method.pattern(activation))
 
 
-@pytest.mark.parametrize("kind", GRADIENT)
+@pytest.mark.parametrize("kind", [*GRADIENT, IntegratedGradCAM])
 def test_flipped_image_gives_the_flipped_map(kind):
     net = spread(
         nn.Sequential(

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,7 +102,34 @@ def test_fusions():
         GradCAM(pooled(), ["features", "tail"], fuse="sum")
 
 
-@pytest.mark.parametrize("fuse", ["mean", "max", "product", "scaled_max", None])
+MIXERS = ["geometric", "log_exp", "exp_mean"]
+
+
+@pytest.mark.parametrize("fuse", MIXERS)
+def test_mixers_of_refine_cam_on_agreement_and_dissent(fuse):
+    half = torch.tensor([[[[0.5, 1.0, 0.25]]]]).double()
+    other = torch.tensor([[[[0.0, 1.0, -0.5]]]]).double()
+    found = maps.fuse([half, other], fuse)
+    assert found[..., [0, 2]].eq(0).all()
+    torch.testing.assert_close(found[..., 1], torch.ones(1, 1, 1).double())
+    twice = maps.fuse([half, half], fuse)
+    if fuse == "log_exp":  # not a mean: two at 1/2 are (1 + log 2) / (2 + log 2)
+        torch.testing.assert_close(twice[0, 0, 0, 0].item(), (1 + math.log(2)) / (2 + math.log(2)))
+    else:
+        torch.testing.assert_close(twice, half)
+
+
+@pytest.mark.parametrize("fuse", MIXERS)
+def test_mixers_of_refine_cam_have_finite_gradients(fuse):
+    one = torch.tensor([[[[0.0, 1e-30, 1e-3, 1.0]]]], requires_grad=True)
+    two = torch.tensor([[[[1.0, 1.0, 0.0, 1e-3]]]], requires_grad=True)
+    found = maps.fuse([one] * 5 + [two], fuse)
+    assert found.isfinite().all()
+    for gradient in torch.autograd.grad(found.sum(), [one, two]):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("fuse", ["mean", "max", "product", *MIXERS, "scaled_max", None])
 def test_one_layer_in_a_list_is_that_layer(fuse):
     net, batch = pooled(), images()
     found = GradCAM(net, ["features"], fuse=fuse)(batch)

@@ -27,6 +27,7 @@ from camlib import (
     PixelMethod,
     Saliency,
     ScoreCAM,
+    Smooth,
     TargetError,
 )
 from camlib.modes import explaining
@@ -332,7 +333,7 @@ def test_biased_classifier_in_half_precision():
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in METHODS.values() if issubclass(kind, PixelMethod)]
+    "kind", [kind for kind in METHODS.values() if issubclass(kind, PixelMethod | Smooth)]
 )
 def test_attribution_in_inference_mode_is_an_ordinary_tensor(kind):
     net = pooled()

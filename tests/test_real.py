@@ -17,15 +17,19 @@ from torch import Tensor, nn
 
 from camlib import (
     CAM,
+    CAMERAS,
+    Augmented,
     Deconvnet,
     ElementWiseGradCAM,
     GradCAM,
     GuidedBackprop,
     GuidedGradCAM,
     HiResCAM,
+    IntegratedGradCAM,
     LayerCAM,
     Saliency,
     ScoreCAM,
+    Smooth,
     XGradCAM,
     targets,
 )
@@ -128,6 +132,42 @@ def test_grad_cam_tells_left_from_right(real, model):
     assert row < 112 > column
     row, column = hottest(bull)
     assert row > 112 < column
+
+
+LAST = "features.18"
+ENSEMBLES = {
+    "noise": lambda model: Smooth(GradCAM(model, LAST), samples=8, sigma=0.05),
+    "views": lambda model: Augmented(GradCAM(model, LAST), scales=(1, 1.3)),
+    "sizes": lambda model: CAMERAS(model, LAST, scales=(1, 1.5)),
+    "path": lambda model: IntegratedGradCAM(model, LAST, steps=8),
+    "layers": lambda model: HiResCAM(model, ["features.13", LAST], fuse="max"),
+}
+
+
+@pytest.mark.parametrize("build", ENSEMBLES.values(), ids=ENSEMBLES)
+def test_averages_and_fusions_lie_on_the_animal_asked_for(model, image, build):
+    [[dog, cat]] = build(model)(image, BOTH)
+    assert within(hottest(dog), DOG)
+    assert within(hottest(cat), CAT)
+    assert on(dog, DOG) > 0.5 > 0.2 > on(dog, CAT)
+    assert on(cat, CAT) > 0.65 > 0.2 > on(cat, DOG)
+
+
+def test_views_of_several_sizes_gather_on_the_animal(model, image):
+    [[dog, cat]] = GradCAM(model, LAST)(image, BOTH)
+    [[finer_dog, finer_cat]] = Augmented(GradCAM(model, LAST), scales=(1, 1.3))(image, BOTH)
+    assert on(finer_dog, DOG) > on(dog, DOG) + 0.02
+    assert on(finer_cat, CAT) > on(cat, CAT) + 0.02
+
+
+def test_flipped_views_are_flipped_back(real, model):
+    pets = photo(real, "pets.jpg")
+    classes = [[171, 195]]
+    found, expected = (
+        wrap(GradCAM(model, LAST))(pets, classes)[0] for wrap in (Augmented, lambda cam: cam)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert correlation(one, other) > 0.9 > 0.5 > correlation(one.flip(1), other)
 
 
 @pytest.mark.parametrize("method", [LayerCAM, HiResCAM, ElementWiseGradCAM])

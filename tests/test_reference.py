@@ -9,31 +9,47 @@ from reference import (
     REFERENCES,
     ablation_cam,
     cam,
+    cameras,
     expected_gradients,
     full_grad,
+    full_grad_picture,
     fused_layer_cam,
     gradient_at,
+    integrated_grad_cam,
     integrated_gradients,
     recipro_cam,
+    refined,
     score_cam,
     shapley_cam,
     smooth_grad,
+    smooth_grad_cam_plus_plus,
 )
 
 import camlib
 from camlib import (
     CAM,
+    CAMERAS,
+    ISCAM,
+    SSCAM,
     AblationCAM,
+    Augmented,
+    ElementWiseGradCAM,
     ExpectedGradients,
     FullGrad,
+    HiResCAM,
     InputXGradient,
+    IntegratedGradCAM,
     IntegratedGradients,
     LayerCAM,
     ReciproCAM,
     ScoreCAM,
     ShapleyCAM,
+    Smooth,
+    SmoothFullGrad,
     SmoothGrad,
+    SmoothGradCAMPlusPlus,
 )
+from camlib.methods import several_inputs
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -121,6 +137,46 @@ def test_fusion_of_layer_cam():
         torch.testing.assert_close(one, alone)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "varied"),
+    [
+        (SSCAM, {"samples": 5, "sigma": 0.5, "seed": 3}, "noise"),
+        (ISCAM, {"samples": 4}, [0.25, 0.5, 0.75, 1.0]),
+        (ISCAM, {"samples": 4, "cumulative": True}, [0.25, 0.75, 1.5, 2.5]),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+def test_score_cam_with_masks_varied(kind, options, varied, batch_size):
+    net, batch = convolutional().double(), images().double()
+    method = kind(net, "features", batch_size=batch_size, **options)
+    found = method.explain(batch, target=2, relu=False).map
+    if varied == "noise":
+        noise = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+        changes = [lambda mask, e=e: mask + 0.5 * e[0] for e in noise]
+    else:
+        changes = [lambda mask, factor=factor: factor * mask for factor in varied]
+    expected = [
+        score_cam(net, image, maps, 2, varied=changes)
+        for image, maps in zip(batch, net.features(batch).detach(), strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mixer", ["geometric", "log_exp", "exp_mean"])
+def test_mixers_of_refine_cam(mixer):
+    net, batch = convolutional().double(), images().double()
+    layers = ["features.2", "features", "tail.4"]
+    found = ElementWiseGradCAM(net, layers, fuse=mixer).explain(batch, target=1)
+    large = [
+        torch.nn.functional.interpolate(m[:, None], (8, 8), mode="bilinear")[:, 0]
+        for m in found.maps
+    ]
+    scaled = [m / m.amax((1, 2), keepdim=True) for m in large]
+    expected = [refined([m[n] for m in scaled], mixer) for n in range(2)]
+    torch.testing.assert_close(found.map, torch.stack(expected))
+    assert found.map.eq(0).any()
+
+
 TARGETS = [[2, 0], [1, 3]]
 
 
@@ -186,6 +242,115 @@ def test_smooth_grad():
     noise = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(4)).double()
     options = {"sigma": 0.2, "samples": 6, "seed": 4, "batch_size": 5}
     assert_same(found(SmoothGrad, net, **options), each(smooth_grad, net, 0.2, noise))
+
+
+def noisy(image, sigma, count, seed):
+    """`image` with the noise that all ensembles draw."""
+    noise = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).double()
+    return [image + sigma * (image.max() - image.min()) * each for each in noise]
+
+
+NOISE = {"sigma": 0.2, "samples": 6, "seed": 4, "batch_size": 5}
+
+
+def signed(method):
+    return method.explain(images().double(), TARGETS, relu=False).map
+
+
+def hires(net, image, target):
+    """HiResCAM before its ReLU."""
+    activation, gradient = by_hand(net, image[None], 4, target)
+    return (activation * gradient)[0].sum(0)
+
+
+def test_smooth_map():
+    net = convolutional().double()
+
+    def smooth(net, image, target):
+        found = [hires(net, changed, target) for changed in noisy(image, 0.2, 6, 4)]
+        return sum(found) / len(found)
+
+    assert_same(signed(Smooth(HiResCAM(net, "features"), **NOISE)), each(smooth, net))
+
+
+def test_smooth_full_grad():
+    net = rectifying().double()
+    modules = [*net.features, *net.tail]
+
+    def smooth(net, image, target):
+        draws = [full_grad(modules, changed, target)[0] for changed in noisy(image, 0.2, 6, 4)]
+        means = [sum(parts) / len(parts) for parts in zip(*draws, strict=True)]
+        return full_grad_picture(means[:-2], image)  # the linear layers have no places
+
+    found = SmoothFullGrad(net, **NOISE).explain(images().double(), TARGETS)
+    assert_same(found.map, each(smooth, net))
+    low, high = found.map.amin((2, 3), keepdim=True), found.map.amax((2, 3), keepdim=True)
+    assert_same(found.heatmap, (found.map - low) / (high - low))
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_smooth_grad_cam_plus_plus(official):
+    net = convolutional().double()
+
+    def smooth(net, image, target):
+        activation, _ = by_hand(net, image[None], 4, target)
+        gradients = [by_hand(net, c[None], 4, target)[1][0] for c in noisy(image, 0.2, 6, 4)]
+        return smooth_grad_cam_plus_plus(activation[0], gradients, official=official)
+
+    method = SmoothGradCAMPlusPlus(net, "features", normalize_alpha=official, **NOISE)
+    assert_same(signed(method), each(smooth, net))
+
+
+@pytest.mark.parametrize("baseline", [0.0, torch.linspace(0, 1, 3)[:, None, None]])
+def test_integrated_grad_cam(baseline):
+    net = convolutional().double()
+    start = torch.as_tensor(baseline).double().expand(3, 8, 8)
+
+    def integrated(net, image, target):
+        return integrated_grad_cam(net.features, net.tail, image, target, start, 7)
+
+    method = IntegratedGradCAM(net, "features", baseline=baseline, steps=7, batch_size=5)
+    assert_same(signed(method), each(integrated, net))
+
+
+def test_integrated_grad_cam_with_a_baseline_for_each_image():
+    net, starts = convolutional().double(), images(seed=5).double()
+    method = IntegratedGradCAM(net, "features", baseline=starts, steps=6)
+    expected = [
+        integrated_grad_cam(net.features, net.tail, image, 1, start, 6)
+        for image, start in zip(images().double(), starts, strict=True)
+    ]
+    assert_same(method.explain(images().double(), 1).map, torch.stack(expected))
+
+
+def test_cameras(monkeypatch):
+    monkeypatch.setattr(several_inputs, "_CHANNELS", 4)  # of 6, so that chunks are summed
+    net = convolutional().double()
+    sizes = [(8, 8), (12, 12), (18, 18)]
+
+    def fused(net, image, target):
+        return cameras(net.features, net.tail, image, target, sizes)
+
+    method = CAMERAS(net, "features", scales=(1, 1.5, 2.3))
+    assert_same(signed(method), each(fused, net))
+
+
+def test_augmented():
+    net = convolutional().double()
+
+    def large(map_):
+        return torch.nn.functional.interpolate(map_[None, None], (8, 8), mode="bilinear")[0, 0]
+
+    def augmented(net, image, target):
+        bigger = torch.nn.functional.interpolate(image[None], (10, 10), mode="bilinear")[0]
+        found = []
+        for each_ in (image, bigger):
+            found.append(large(hires(net, each_, target)))
+            found.append(large(hires(net, each_.flip(-1), target)).flip(-1))
+        return sum(found) / 4
+
+    method = Augmented(HiResCAM(net, "features"), scales=(1.0, 1.25))
+    assert_same(signed(method), each(augmented, net))
 
 
 @pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")

@@ -160,6 +160,18 @@ def chosen(output, samples):
 
 
 @pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
+def test_what_is_settled_stays_as_it_is_on_other_outputs(target, output):
+    found = settled(target, output)
+    samples = torch.tensor([2, 0, 2, 1])
+    other = chosen(output, samples)
+    other = {k: v.flip(1) for k, v in other.items()} if isinstance(other, dict) else -other
+    some = found[samples]
+    assert settled(some, other) is some
+    assert not target.resolved
+    assert found.placed == isinstance(found, targets.Segment | targets.Detection)
+
+
+@pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
 def test_chosen_samples_have_the_scores_they_had(target, output):
     found = settled(target, output)
     scores = found(output)

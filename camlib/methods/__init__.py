@@ -3,7 +3,8 @@
 from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
-from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
+from camlib.methods.augmented import Augmented
+from camlib.methods.averaged import ExpectedGradients, IntegratedGradients
 from camlib.methods.base import MapMethod, Method
 from camlib.methods.concepts import Concepts
 from camlib.methods.deconvnet import Deconvnet
@@ -27,6 +28,9 @@ from camlib.methods.layer import GradientWeighted, LayerMethod
 from camlib.methods.occlusion import RISE, Occlusion
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.pixel import GuidedBackprop, InputXGradient, PixelMethod, Saliency
+from camlib.methods.several_inputs import CAMERAS, IntegratedGradCAM, SmoothGradCAMPlusPlus
+from camlib.methods.smooth import Smooth, SmoothFullGrad, SmoothGrad
+from camlib.methods.varied import ISCAM, SSCAM
 
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,
@@ -38,6 +42,9 @@ METHODS: dict[str, type[Method]] = {
     "layer_cam": LayerCAM,
     "lift_cam": LIFTCAM,
     "shapley_cam": ShapleyCAM,
+    "smooth_grad_cam_plus_plus": SmoothGradCAMPlusPlus,
+    "integrated_grad_cam": IntegratedGradCAM,
+    "cameras": CAMERAS,
     "eigen_cam": EigenCAM,
     "eigen_grad_cam": EigenGradCAM,
     "seg_eigen_cam": SegEigenCAM,
@@ -48,6 +55,8 @@ METHODS: dict[str, type[Method]] = {
     "center_gaussian": CenterGaussian,
     "score_cam": ScoreCAM,
     "group_cam": GroupCAM,
+    "ss_cam": SSCAM,
+    "is_cam": ISCAM,
     "ablation_cam": AblationCAM,
     "recipro_cam": ReciproCAM,
     "rise": RISE,
@@ -58,6 +67,7 @@ METHODS: dict[str, type[Method]] = {
     "integrated_gradients": IntegratedGradients,
     "expected_gradients": ExpectedGradients,
     "full_grad": FullGrad,
+    "smooth_full_grad": SmoothFullGrad,
     "guided_backprop": GuidedBackprop,
     "deconvnet": Deconvnet,
     "guided_grad_cam": GuidedGradCAM,
@@ -65,12 +75,16 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "CAM",
+    "CAMERAS",
     "FEM",
+    "ISCAM",
     "KPCACAM",
     "LIFTCAM",
     "METHODS",
     "RISE",
+    "SSCAM",
     "AblationCAM",
+    "Augmented",
     "CenterGaussian",
     "ClassAgnostic",
     "Concepts",
@@ -90,6 +104,7 @@ __all__ = [
     "GuidedGradCAM",
     "HiResCAM",
     "InputXGradient",
+    "IntegratedGradCAM",
     "IntegratedGradients",
     "LaFAM",
     "LayerCAM",
@@ -104,6 +119,9 @@ __all__ = [
     "ScoreCAM",
     "SegEigenCAM",
     "ShapleyCAM",
+    "Smooth",
+    "SmoothFullGrad",
     "SmoothGrad",
+    "SmoothGradCAMPlusPlus",
     "XGradCAM",
 ]

@@ -1,12 +1,9 @@
-"""Attribution of input values from gradients at many changed inputs.
-
-Every sample is changed in the same ways, in the order of the draws, so that what one gets does not
-depend on the batch it is in. The target is settled on the clean input.
-"""
+"""Attribution of input values from gradients at many points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,66 +11,11 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import InputError
-from camlib.forward import Pass, gradients_at, scores_at
+from camlib.forward import Pass, input_gradients, scores_at
 from camlib.inputs import Inputs
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
-
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From draws ``(M,)`` and samples ``(M,)``, both by number, to the images ``(M, C, *size)`` at
-which gradients are taken, and the factors of these."""
-
-
-class SmoothGrad(PixelMethod):
-    """SmoothGrad: the gradient averaged over noise, ``mean_s dy_c(x + e_s) / dx``.
-
-    Smilkov et al., 2017, arXiv:1706.03825. ``e`` is normal with `sigma` times the range of each
-    image, max - min. The gradient of a ReLU network jumps from pixel to pixel; its average does
-    not. Signed; the paper shows the absolute value. Weak where the noise leads the network out of
-    what it knows, and no more complete than the gradient.
-
-    Args:
-        model: see `PixelMethod`.
-        samples: how many noisy images.
-        sigma: of the noise, as a share of the image's range.
-        seed: of the noise.
-        batch_size: how many noisy images the model sees at once; bounds the memory.
-
-    Raises:
-        InputError: `samples` or `batch_size` is below 1, or `sigma` below 0.
-    """
-
-    cost = "1 forward, 1 forward and backward for each of 25 samples"
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        samples: int = 25,
-        sigma: float = 0.15,
-        seed: int = 0,
-        batch_size: int = 32,
-    ) -> None:
-        super().__init__(model)
-        _check_counts(samples=samples, batch_size=batch_size)
-        if not sigma >= 0:
-            raise InputError(f"sigma={sigma!r} is no width; use a share of the range, 0 or more")
-        self.samples = samples
-        self.sigma = sigma
-        self.seed = seed
-        self.batch_size = batch_size
-
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        image = maps.precise(given.image)
-        low, high = torch.aminmax(image.flatten(1), dim=1)
-        spread = self.sigma * (high - low)
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(self.samples, *image.shape[1:], generator=generator).to(image)
-
-        def change(draws: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-            noisy = image[samples] + _beside(image, spread[samples]) * noise[draws]
-            return noisy, image.new_full([1] * image.ndim, 1 / self.samples)
-
-        return _averaged(model, given, target, change, self.samples, self.batch_size)
+from camlib.methods.views import View, averaged, beside, check_counts, drawn, on_the_way
+from camlib.targets import Target
 
 
 class IntegratedGradients(PixelMethod):
@@ -106,30 +48,17 @@ class IntegratedGradients(PixelMethod):
         batch_size: int = 32,
     ) -> None:
         super().__init__(model)
-        _check_counts(steps=steps, batch_size=batch_size)
+        check_counts(steps=steps, batch_size=batch_size)
         self.baseline = baseline
         self.steps = steps
         self.batch_size = batch_size
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        image = maps.precise(given.image)
-        start = torch.as_tensor(self.baseline).detach().to(image)
-        try:
-            start = start.expand_as(image)
-        except RuntimeError:
-            raise InputError(
-                f"baseline of shape {tuple(start.shape)} does not fit images of shape "
-                f"{tuple(image.shape)}; pass a number, or a tensor that broadcasts to them"
-            ) from None
-        places, weights = (each.to(image) for each in _gauss_legendre(self.steps))
-
-        def change(draws: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-            way = (image - start)[samples]
-            here = start[samples] + _beside(image, places[draws]) * way
-            return here, _beside(image, weights[draws]) * way
-
-        run, found = _averaged(model, given, target, change, self.steps, self.batch_size)
-        samples = torch.arange(len(image), device=image.device)
+        run = self._clean(model, given, target)
+        start, points = on_the_way(run, self.baseline, self.steps, self.batch_size)
+        [mean] = averaged(run, points, _gradients(run))
+        found = mean * (maps.precise(given.image) - start)[:, None]
+        samples = torch.arange(len(given), device=start.device)
         with torch.no_grad():
             before = scores_at(run, samples, start.to(given.image.dtype))
         score = maps.precise(run.scores)
@@ -175,7 +104,7 @@ class ExpectedGradients(PixelMethod):
         batch_size: int = 32,
     ) -> None:
         super().__init__(model)
-        _check_counts(samples=samples, batch_size=batch_size)
+        check_counts(samples=samples, batch_size=batch_size)
         self.baselines = baselines
         self.samples = samples
         self.seed = seed
@@ -195,44 +124,22 @@ class ExpectedGradients(PixelMethod):
         chosen = torch.randint(len(baselines), (self.samples,), generator=generator)
         places = torch.rand(self.samples, generator=generator).to(image)
         starts = baselines[chosen.to(image.device)]
+        run = self._clean(model, given, target)
 
-        def change(draws: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-            way = image[samples] - starts[draws]
-            return starts[draws] + _beside(image, places[draws]) * way, way / self.samples
+        def points() -> Iterator[View]:
+            for draws, which in drawn(run, self.samples, self.batch_size):
+                way = image[which] - starts[draws]
+                point = starts[draws] + beside(places[draws], image) * way
+                yield which, point, functools.partial(torch.mul, way[:, None] / self.samples)
 
-        return _averaged(model, given, target, change, self.samples, self.batch_size)
-
-
-def _averaged(
-    model: nn.Module, given: Inputs, target: Any, change: Change, draws: int, batch_size: int
-) -> tuple[Pass, Tensor]:
-    """The clean pass, and the gradients at all changes times their factors, summed."""
-    with torch.no_grad():
-        run = Pass.of(model, given, target, (), "none")
-    image = given.image
-    total = maps.precise(image.new_zeros(len(image), run.scores.shape[1], *image.shape[1:]))
-    pairs = torch.cartesian_prod(torch.arange(draws), torch.arange(len(image))).to(image.device)
-    for batch in torch.split(pairs, batch_size):
-        changed, factors = change(*batch.unbind(1))
-        found = maps.precise(gradients_at(run, batch[:, 1], changed.to(image.dtype)))
-        total.index_add_(0, batch[:, 1], found * factors[:, None])
-    return run, total
+        [found] = averaged(run, points(), _gradients(run))
+        return run, found
 
 
-def _beside(image: Tensor, values: Tensor) -> Tensor:
-    """`values` ``(M,)``, shaped to be multiplied with images like `image`."""
-    return values.reshape(-1, *[1] * (image.ndim - 1))
+def _gradients(run: Pass) -> Any:
+    """Reads the gradient of each score at the image, ``(M, K, C, *size)``."""
 
+    def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
+        return [input_gradients(run.model, inputs, target)[1]]
 
-def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    """Places in [0, 1] and their weights, from the eigenvalues of the Jacobi matrix."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    beside = k / (4 * k**2 - 1).sqrt()
-    values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return (values + 1) / 2, vectors[0] ** 2
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name}={count} leaves nothing to do; use 1 or more")
+    return read

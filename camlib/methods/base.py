@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,6 +20,7 @@ from camlib.maps import Fuse, Normalize
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
 from camlib.modules import unwrap
+from camlib.targets import Target
 
 
 class Method(ABC):
@@ -74,7 +75,43 @@ class Method(ABC):
         return
 
 
-class MapMethod(Method):
+Explained = Callable[[nn.Module, Inputs, Any], tuple[Pass, list[Tensor]]]
+"""From a model, what it is called with and a target: the clean pass, and its signed values."""
+
+
+class Averageable(Method):
+    """A method whose values can be averaged over changed inputs, as by `camlib.Smooth`."""
+
+    @abstractmethod
+    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and its signed values ``(N, K, ...)``, of each layer if there are any."""
+
+    @abstractmethod
+    def _shown(
+        self, explained: Explained, inputs: Any, target: Any, *args: Any, **options: Any
+    ) -> Explanation:
+        """What `explain` makes of the values of `explained`."""
+
+    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        """The clean pass alone."""
+        return self._explained(model, given, target)[0]
+
+    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs and its values, before anything in them that is not linear.
+
+        Args:
+            run: the clean pass.
+            inputs: ``M`` samples.
+            target: of the clean pass, for these samples.
+        """
+        return self._explained(run.model, inputs, target)
+
+    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
+        """The values of `_explained` from averages of those of `_again`."""
+        return values
+
+
+class MapMethod(Averageable):
     """A heatmap for each sample.
 
     Args:
@@ -141,12 +178,26 @@ class MapMethod(Method):
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
+        return self._shown(
+            self._explained, inputs, target, relu=relu, resize=resize, normalize=normalize
+        )
+
+    def _shown(
+        self,
+        explained: Explained,
+        inputs: Any,
+        target: Any,
+        *,
+        relu: bool | None = None,
+        resize: bool | None = None,
+        normalize: Normalize | None = None,
+    ) -> Explanation:
         given = Inputs.of(inputs)
         model = unwrap(self.model)
         maps.check(fuse=self.fuse, normalize=normalize)
         with explaining(model, given.image.device):
             with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-                run, signed = self._explained(model, given, target)
+                run, signed = explained(model, given, target)
                 return self._explanation(run, signed, relu, resize, normalize)
 
     def _explanation(
@@ -189,10 +240,6 @@ class MapMethod(Method):
             size=given.size,
             replayed=run.replayed,
         )
-
-    @abstractmethod
-    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        """The clean pass and its signed maps ``(N, K, *grid)``, in units of the score."""
 
     @abstractmethod
     def _better(self, run: Pass, layer: str) -> str:

@@ -121,6 +121,11 @@ class Deconvnet(PixelMethod):
         )
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        if self.layer is not None:
+            raise InputError(
+                f"Deconvnet from layer {self.layer!r} starts at one unit of one call and cannot be "
+                "averaged over inputs; build it without a layer, for a class"
+            )
         rule = self._rule()
         explained = input_gradients(model, given, target, rule)
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)

@@ -15,10 +15,12 @@ from camlib import maps
 from camlib.forward import Pass
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
+from camlib.methods.base import Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 from camlib.modes import explaining
 from camlib.modules import unwrap
+from camlib.targets import Target
 
 
 class FullGrad(PixelMethod):
@@ -38,9 +40,9 @@ class FullGrad(PixelMethod):
 
     cost = "1 forward, 1 backward"
 
-    def explain(self, inputs: Any, target: Any = None) -> Explanation:
-        """Everything one call knows; `map` is the sum, `heatmap` the same in [0, 1]."""
-        seen = super().explain(inputs, target)
+    def _shown(self, explained: Explained, inputs: Any, target: Any, **options: Any) -> Explanation:
+        """`map` is the sum, `heatmap` the same in [0, 1]."""
+        seen = super()._shown(explained, inputs, target, **options)
         with torch.inference_mode(False):
             apart = seen.map.reshape(-1, 1, *seen.size)
             return replace(seen, heatmap=maps.normalize(apart).reshape(seen.map.shape))
@@ -66,13 +68,9 @@ class FullGrad(PixelMethod):
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
         run, biases, chunks = self._decomposed(model, given, target)
         pictures, totals, sizes = [], [], []
-        for first, *others in chunks:
-            picture = _psi(first, given.axis, given.size)
-            for term, bias in zip(others, biases, strict=True):
-                if bias.drawn and term.shape[1] == len(given) and term.ndim == first.ndim:
-                    picture = picture + _psi(term, 1, given.size)
-            pictures.append(picture)
-            parts = [term.flatten(1) for term in (first, *others)]
+        for terms in chunks:
+            pictures.append(_picture(given, _drawn(given, biases, terms)))
+            parts = [term.flatten(1) for term in terms]
             totals.append(torch.stack([part.sum(1) for part in parts]).sum(0))
             sizes.append(torch.stack([part.abs().sum(1) for part in parts]).sum(0))
         # Of the batch as a whole: layers may fold samples and frames into one axis.
@@ -86,6 +84,14 @@ class FullGrad(PixelMethod):
             "take the map as it is, or use IntegratedGradients",
         )
         return run, torch.cat(pictures).movedim(0, 1)
+
+    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        again, biases, chunks = self._decomposed(run.model, inputs, target)
+        drawn = [_drawn(inputs, biases, terms) for terms in chunks]
+        return again, [torch.cat(parts).movedim(0, 1) for parts in zip(*drawn, strict=True)]
+
+    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
+        return [_picture(run.inputs, values)]
 
     def _decomposed(
         self, model: nn.Module, given: Inputs, target: Any
@@ -176,6 +182,28 @@ def _shift(
     scale = (maps.precise(running_var) + eps).rsqrt()
     shift = -maps.precise(running_mean) * (scale if weight is None else scale * weight)
     return shift if bias is None else shift + bias
+
+
+def _drawn(given: Inputs, biases: list[_Bias], terms: list[Tensor]) -> list[Tensor]:
+    """Those of `terms` ``(k, N, ...)`` that have places, the input's first."""
+    first, *others = terms
+    return [
+        first,
+        *(
+            term
+            for term, bias in zip(others, biases, strict=True)
+            if bias.drawn and term.shape[1] == len(given) and term.ndim == first.ndim
+        ),
+    ]
+
+
+def _picture(given: Inputs, terms: list[Tensor]) -> Tensor:
+    """The map ``(k, N, *size)`` of `terms` ``(k, N, ...)``, the input's first."""
+    first, *others = terms
+    picture = _psi(first, given.axis, given.size)
+    for term in others:
+        picture = picture + _psi(term, 1, given.size)
+    return picture
 
 
 def _psi(term: Tensor, axis: int, size: tuple[int, ...]) -> Tensor:

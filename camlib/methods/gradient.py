@@ -60,8 +60,12 @@ class GradCAMPlusPlus(GradientWeighted):
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """Positive gradients summed with alpha, ``(N, C, 1, 1)``."""
+        return self._weights(activation, gradient, gradient)
+
+    def _weights(self, activation: Tensor, gradient: Tensor, ratio: Tensor) -> Tensor:
+        """The weights, with the `ratio` of third to second derivative, here ``G^3 / G^2``."""
         axes = positions(gradient)
-        denominator = 2 + gradient * activation.sum(axes, keepdim=True)
+        denominator = 2 + ratio * activation.sum(axes, keepdim=True)
         used = (gradient > 0) & (denominator != 0)
         alpha = (1 / denominator.where(used, 1)).where(used, 0)
         if self.normalize_alpha:
@@ -73,7 +77,8 @@ class GradCAMPlusPlus(GradientWeighted):
 class HiResCAM(GradientWeighted):
     """HiResCAM: every position keeps its own gradient, ``w_ki = G_ki``.
 
-    Draelos and Carin, 2020, arXiv:2011.08891.
+    Draelos and Carin, 2020, arXiv:2011.08891. At layers of all depths with ``fuse="max"`` it is
+    Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644).
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:

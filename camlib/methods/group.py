@@ -81,10 +81,11 @@ class GroupCAM(LayerMethod):
         )
         background = run.inputs.at_places(blurred)
         before = scores_at(run, samples, background, target).to(image.device)
+        activations = self._activations(run)
         gradients = run.seen.gradients(run.scores, create_graph=self.differentiable)
         return [
             self._map(run, target, background, before, masks.to(image.device))
-            for masks in self._by_class(run, gradients, self._masks)
+            for masks in self._by_class(run, activations, gradients, self._masks)
         ]
 
     def _masks(self, activation: Tensor, gradient: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
 from camlib.modules import Layers, names, unwrap
 from camlib.replay import Needs, Tail
+from camlib.targets import Target
 
 
 class LayerMethod(MapMethod):
@@ -31,7 +32,8 @@ class LayerMethod(MapMethod):
         layer: a module of `model`, its dotted name, a list of either, or ``None``: the last layer
             that has a grid and a gradient, found in the first call.
         fuse: how the maps of several layers become one: ``"mean"``, ``"max"``, ``"product"``,
-            ``"scaled_max"``; ``None`` returns each, ``(N, L, H, W)``.
+            ``"geometric"``, ``"log_exp"``, ``"exp_mean"``, ``"scaled_max"``, as `camlib.maps.fuse`
+            has them; ``None`` returns each, ``(N, L, H, W)``.
         layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
         options: see `MapMethod`.
 
@@ -98,15 +100,20 @@ class LayerMethod(MapMethod):
             return found
         return self._from(self.layers, model, given, target, rule)
 
+    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        return self._from(run.seen.names, run.model, inputs, target)
+
     def _from(
         self,
         layers: tuple[str, ...],
         model: nn.Module,
         given: Inputs,
         target: Any,
-        rule: AbstractContextManager[Any] | None,
+        rule: AbstractContextManager[Any] | None = None,
+        read: Callable[[Pass], list[Tensor]] | None = None,
     ) -> tuple[Pass, list[Tensor]]:
-        """The clean pass and the maps at `layers`."""
+        """A pass and what `read` finds at `layers`, the maps by default."""
+        read = read or self._maps
         known = {name for name, _, size in self._layouts if size == given.size}
         record = self.layout is None and not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
@@ -116,7 +123,7 @@ class LayerMethod(MapMethod):
             if run.seen.interrupted and graph == "tail":
                 continue
             try:
-                return run, self._maps(run)
+                return run, read(run)
             except GraphError:
                 if graph == "whole":
                     raise
@@ -134,17 +141,21 @@ class LayerMethod(MapMethod):
         ]
 
     def _by_class(
-        self, run: Pass, gradients: Iterable[list[Tensor]], function: Callable[..., Tensor]
+        self,
+        run: Pass,
+        activations: list[Tensor],
+        gradients: Iterable[list[Tensor]],
+        function: Callable[..., Tensor],
     ) -> list[Tensor]:
         """What `function` makes of a layer's activation and gradients, for each ``(N, K, ...)``.
 
         Args:
             run: the clean pass.
+            activations: ``(N, C, *grid)`` of each layer.
             gradients: for each layer ``(k, N, ...)``, the next ``k`` classes.
             function: from activations ``(M, C, *grid)`` and the gradients of ``M`` scores at them,
                 float32 at least, to ``(M, ...)``.
         """
-        activations = self._activations(run)
         chunks: list[list[Tensor]] = [[] for _ in activations]
         for found in gradients:
             for name, activation, gradient, chunk in zip(
@@ -206,10 +217,24 @@ class GradientWeighted(LayerMethod):
         """
 
     def _maps(self, run: Pass) -> list[Tensor]:
+        return self._sums(run, self._activations(run))
+
+    def _sums(self, run: Pass, activations: list[Tensor]) -> list[Tensor]:
+        """The maps of `activations`, one ``(N, C, *grid)`` a layer, weighted by the gradients."""
+
         def weighted(activation: Tensor, gradient: Tensor) -> Tensor:
             return maps.weighted_sum(self.weights(activation, gradient), activation)
 
-        return self._by_class(run, self._gradients(run), weighted)
+        return self._by_class(run, activations, self._gradients(run), weighted)
+
+    def _derivatives(self, run: Pass) -> list[Tensor]:
+        """The gradient at each layer, ``(N, K, C, *grid)``, in float32 at least."""
+        chunks: list[list[Tensor]] = [[] for _ in run.seen.names]
+        for found in self._gradients(run):
+            for name, gradient, chunk in zip(run.seen.names, found, chunks, strict=True):
+                arranged = [self._arranged(run, name, each) for each in gradient]
+                chunk.append(maps.precise(torch.stack(arranged, 1)))
+        return [torch.cat(chunk, 1) for chunk in chunks]
 
     def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
         """What `weights` gets as the gradient: for each layer ``(k, N, ...)``, the next k classes.

@@ -46,6 +46,8 @@ class ScoreCAM(LayerMethod):
 
     cost = "1 forward, 1 forward for each channel"
     graph = "none"
+    ways = 1
+    """In how many ways the mask of a channel is used; a weight is the mean of its scores."""
 
     def __init__(
         self,
@@ -83,16 +85,20 @@ class ScoreCAM(LayerMethod):
         pairs = used.nonzero()
 
         def scores(chunk: Tensor) -> Tensor:
-            samples, channels = chunk.unbind(1)
+            samples, channels, ways = chunk.unbind(1)
             masks = maps.resize(activation[samples, channels][:, None], run.inputs.size)
-            masks = run.inputs.at_places(maps.normalize(masks))
+            masks = run.inputs.at_places(self._varied(maps.normalize(masks), ways))
             image = run.inputs.image[samples].mul_(masks.to(run.inputs.image.dtype))
             return scores_at(run, samples, image, target)
 
         first, same = _distinct(pairs[:, 0], maps.normalize(activation.detach())[used])
-        found = [each for _, each in self.chunks.run(scores, pairs[first], run.inputs.image)]
+        ways = torch.arange(self.ways, device=pairs.device)[:, None]
+        run_for = pairs[first].repeat_interleave(self.ways, 0)
+        run_for = torch.cat([run_for, ways.repeat(len(first), 1)], 1)
+        found = [each for _, each in self.chunks.run(scores, run_for, run.inputs.image)]
         if found:
-            weights[used] = torch.cat(found)[same].to(weights.dtype)
+            mean = torch.cat(found).reshape(len(first), self.ways, -1).mean(1)
+            weights[used] = mean[same].to(weights.dtype)
         if self.baseline is not None:
             image = run.inputs.image
             if self.baseline == "zero":
@@ -106,6 +112,10 @@ class ScoreCAM(LayerMethod):
         weights = weights.where(used[..., None], 0)
         with torch.autocast(activation.device.type, enabled=False):
             return torch.einsum("nck,nc...->nk...", weights, activation)
+
+    def _varied(self, masks: Tensor, ways: Tensor) -> Tensor:
+        """`masks` ``(M, 1, *size)`` in [0, 1], as they are used in the `ways` numbered ``(M,)``."""
+        return masks
 
     def _used(self, activation: Tensor) -> Tensor:
         """Which channels to run, bool ``(N, C)``."""

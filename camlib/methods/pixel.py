@@ -13,11 +13,12 @@ from camlib import maps
 from camlib.errors import InputError, warn
 from camlib.forward import Pass, input_gradients
 from camlib.inputs import Inputs, detached
-from camlib.methods.base import NOT_FINITE, Method
+from camlib.methods.base import NOT_FINITE, Averageable, Explained
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
 from camlib.modules import unwrap
 from camlib.rules import Rectifying
+from camlib.targets import Target
 
 _REDUCTIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda gradient: gradient,
@@ -27,7 +28,7 @@ _REDUCTIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 }
 
 
-class PixelMethod(Method):
+class PixelMethod(Averageable):
     """An attribution of the input itself.
 
     Args:
@@ -56,10 +57,22 @@ class PixelMethod(Method):
         Raises:
             CamlibError: the inputs or the target do not fit the model; see the message.
         """
+        return self._shown(self._explained, inputs, target)
+
+    def _shown(self, explained: Explained, inputs: Any, target: Any, **options: Any) -> Explanation:
+        if options:
+            raise InputError(
+                f"{type(self).__name__} returns attributions as they are and takes no "
+                f"{', '.join(f'{name}=' for name in options)}; leave it out"
+            )
         given = Inputs.of(inputs)
         model = unwrap(self.model)
-        with explaining(model, given.image.device), torch.inference_mode(False):
-            run, attribution = self._attributed(model, given, target)
+        with (
+            explaining(model, given.image.device),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            run, [attribution] = explained(model, given, target)
             shape = len(given), *run.shape
             attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
             if not attribution.isfinite().all():
@@ -75,6 +88,14 @@ class PixelMethod(Method):
             method=type(self).__name__,
             size=given.size,
         )
+
+    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        run, attribution = self._attributed(model, given, target)
+        return run, [attribution]
+
+    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        with torch.no_grad():
+            return Pass.of(model, given, target, (), "none")
 
     @abstractmethod
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
@@ -112,6 +133,13 @@ class Saliency(PixelMethod):
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
         run, gradient = input_gradients(model, given, target)
         return run, _REDUCTIONS[self.reduce](gradient)
+
+    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        again, gradient = input_gradients(run.model, inputs, target)
+        return again, [gradient]
+
+    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
+        return [_REDUCTIONS[self.reduce](gradient) for gradient in values]
 
 
 class InputXGradient(PixelMethod):

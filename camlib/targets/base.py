@@ -19,11 +19,17 @@ class Target(ABC):
     Attributes:
         classes: the classes explained, ``(N,)`` or ``(N, K)``; ``None`` where there is no class.
         signed: whether what lowers the score says as much as what raises it.
+        placed: whether it asks about places in the image, which do not move with it.
+        resolved: whether it is settled.
     """
 
     classes: Tensor | None = None
 
     signed: bool = False
+
+    placed: bool = False
+
+    resolved: bool = False
 
     per_sample: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes that hold one entry for each sample, tensors ``(N, ...)``."""

@@ -31,6 +31,7 @@ class Segment(Target):
     """
 
     per_sample = ("classes", "mask")
+    placed = True
 
     def __init__(self, classes: Classes = None, mask: Any = None) -> None:
         self.classes: Tensor = classes

@@ -39,6 +39,7 @@ class Detection(Target):
     """
 
     per_sample = ("boxes", "classes")
+    placed = True
 
     def __init__(
         self,

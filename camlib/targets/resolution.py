@@ -24,6 +24,8 @@ Score = Callable[[Any], Tensor]
 def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Target:
     """`target` as asked for by the user, settled on the clean `output` of `count` samples.
 
+    What is settled already stays as it is: passes on changed inputs ask the same.
+
     Args:
         target: ``None`` (the predicted class), a class for all samples, one class a sample (a list
             or a 1-D tensor or array), several a sample ``(N, K)`` or ``(1, K)``, a `Target`, or a
@@ -39,8 +41,8 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
     """
     if not isinstance(target, Target):
         target = Custom(target, count) if callable(target) else _meant(target, output, size)
-    settled: Target = target.settled(output, count, size)
-    return settled
+    asked: Target = target
+    return asked if asked.resolved else asked.settled(output, count, size).replaced(resolved=True)
 
 
 def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
@@ -79,4 +81,4 @@ class Custom(Target):
 
     def __getitem__(self, samples: Tensor) -> Custom:
         """The same function, for as many samples."""
-        return Custom(self.function, len(samples))
+        return self.replaced(count=len(samples))

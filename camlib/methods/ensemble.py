@@ -1,0 +1,92 @@
+"""What methods around a method are: its values averaged over changed inputs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from camlib.errors import InputError
+from camlib.forward import Pass
+from camlib.inputs import Inputs
+from camlib.methods.base import Averageable, Explained
+from camlib.methods.explanation import Explanation
+from camlib.methods.views import View, averaged
+from camlib.targets import Target
+
+
+class Ensemble(Averageable):
+    """A method averaged over changed inputs; what it takes and returns stays as it is.
+
+    Signed values are averaged, before a ReLU, an absolute value or a normalisation, which follow as
+    the method has them. A subclass gives the changed inputs and nothing else.
+
+    Args:
+        method: what to average, such as ``GradCAM(model, "layer4")``, with its options.
+
+    Raises:
+        InputError: `method` is none, or not one whose values can be averaged.
+    """
+
+    named: ClassVar[bool] = False
+    """Whether the name alone says what is averaged."""
+
+    def __init__(self, method: Averageable) -> None:
+        if not isinstance(method, Averageable):
+            given = method.__name__ if isinstance(method, type) else type(method).__name__
+            raise InputError(
+                f"{type(self).__name__} averages maps or attributions, not {given}; pass a method "
+                "that is built, such as GradCAM(model), and multiply the averages where it is a "
+                "product of two"
+            )
+        self.method = method
+        self.model = method.model
+
+    def __call__(self, inputs: Any, target: Any = None, **options: Any) -> Tensor:
+        """What the method's call returns, of the average; see there."""
+        return self.explain(inputs, target, **options).heatmap
+
+    def explain(self, inputs: Any, target: Any = None, **options: Any) -> Explanation:
+        """Everything one call knows, with score and output of the clean input."""
+        return self._shown(self._explained, inputs, target, **options)
+
+    @abstractmethod
+    def _views(self, run: Pass) -> Iterable[View]:
+        """The changed inputs."""
+
+    def _shown(self, explained: Explained, inputs: Any, target: Any, **options: Any) -> Explanation:
+        seen = self.method._shown(explained, inputs, target, **options)
+        name = type(self).__name__
+        return replace(seen, method=name if self.named else f"{name}({seen.method})")
+
+    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        run = self._clean(model, given, target)
+        return run, self._joined(run, self._again(run, run.inputs, run.target)[1])
+
+    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        return self.method._clean(model, given, target)
+
+    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        run = replace(run, inputs=inputs, target=target)
+        again = run
+
+        def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
+            nonlocal again
+            again, values = self.method._again(run, inputs, target)
+            return self._seen_from(run, again, values)
+
+        values = averaged(run, self._views(run), read)
+        return replace(run, seen=again.seen), values
+
+    def _seen_from(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
+        """The `values` of the pass `again`, where those of other views lie."""
+        return values
+
+    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
+        return self.method._joined(run, values)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r})"

@@ -1,0 +1,226 @@
+"""Maps weighted by the gradients at several inputs, each by the rule of one of `gradient`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib import maps
+from camlib.forward import Pass
+from camlib.inputs import Inputs
+from camlib.methods.gradient import GradCAM, GradCAMPlusPlus, HiResCAM
+from camlib.methods.views import (
+    averaged,
+    check_counts,
+    check_noise,
+    check_scales,
+    check_unplaced,
+    noisy,
+    on_the_way,
+    rescaled,
+)
+from camlib.modules import Layers
+from camlib.targets import Target
+
+_SIZES = tuple((224 + 100 * i) / 224 for i in range(8))
+"""Those of the paper of CAMERAS, as shares of the first."""
+
+_CHANNELS = 32
+"""How many channels are enlarged at once: all would be hundreds of megabytes an image."""
+
+
+class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
+    """Smooth Grad-CAM++: Grad-CAM++ with its derivatives averaged over noise.
+
+    Omeiza et al., 2019, arXiv:1908.01224. ``w_k = sum_i a_ki relu(D1_ki)`` with
+    ``a_ki = D2_ki / (2 D2_ki + S_k D3_ki)``, where ``Dp`` is the mean of ``G^p`` over noisy inputs
+    and ``A`` and ``S_k = sum_j A_kj`` are of the clean one. The paper prints ``D1`` as the
+    numerator of ``a``; without noise that would not be Grad-CAM++. ``Smooth(GradCAMPlusPlus(...))``
+    averages the maps instead, with the activations of the noisy inputs. The noise is that of
+    SmoothGrad. Where few gradients of a place are positive, ``D3`` may have another sign than
+    ``D1`` and the denominator vanish: weak there, and on layers with negative values.
+
+    Args:
+        model: see `GradCAMPlusPlus`.
+        layer: see `GradCAMPlusPlus`.
+        samples: how many noisy images.
+        sigma: of the noise, as a share of the image's range.
+        seed: of the noise.
+        batch_size: how many noisy images the model sees at once; bounds the memory.
+        options: see `GradCAMPlusPlus`.
+
+    Raises:
+        InputError: `samples` or `batch_size` is below 1, or `sigma` below 0.
+    """
+
+    cost = "1 forward, 1 forward and backward of what follows the layer for each of 25 samples"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        samples: int = 25,
+        sigma: float = 0.15,
+        seed: int = 0,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        check_noise(samples, sigma, batch_size)
+        self.samples = samples
+        self.sigma = sigma
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def _maps(self, run: Pass) -> list[Tensor]:
+        def powers(again: Pass) -> list[Tensor]:
+            return [torch.stack([g, g**2, g**3], 2) for g in self._derivatives(again)]
+
+        def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
+            return self._from(run.seen.names, run.model, inputs, target, read=powers)[1]
+
+        views = noisy(run, self.samples, self.sigma, self.seed, self.batch_size)
+        found = []
+        for activation, means in zip(
+            self._activations(run), averaged(run, views, read), strict=True
+        ):
+            first, second, third = means.flatten(0, 1).unbind(1)
+            ratio = third / second.where(second > 0, 1)
+            every = activation.repeat_interleave(means.shape[1], 0)
+            with torch.autocast(activation.device.type, enabled=False):
+                weights = self._weights(every, first, ratio)
+                summed = maps.weighted_sum(weights, every)
+            found.append(summed.reshape(*means.shape[:2], *summed.shape[1:]))
+        return found
+
+
+class IntegratedGradCAM(GradCAM):
+    """Integrated Grad-CAM: Grad-CAM of what the layer gains, on the way from a baseline.
+
+    ``integral_0^1 relu(sum_k mean_i(G_ki) (A_k - A'_k)) da``, with ``G`` and ``A`` at
+    ``x' + a (x - x')`` and ``A'`` at ``x'``. Sattarzadeh et al., ICASSP 2021, arXiv:2102.07805. The
+    ReLU stands inside the integral, so ``relu=False`` has no effect; for a target whose sign says
+    as much it is left out. The authors' code leaves out ``A'`` and sums 50 equal steps; here the
+    integral is taken by the Gauss-Legendre rule. For saturated scores, whose gradient at the input
+    itself is small. Weak in the choice of baseline, as `IntegratedGradients`.
+
+    Args:
+        model: see `GradCAM`.
+        layer: see `GradCAM`.
+        baseline: a number, or a tensor that broadcasts to the images.
+        steps: points of the rule.
+        batch_size: how many images the model sees at once; bounds the memory.
+        options: see `GradCAM`.
+
+    Raises:
+        InputError: `steps` or `batch_size` is below 1; in a call, `baseline` does not fit.
+    """
+
+    cost = "2 forward, 1 forward and backward of what follows the layer for each of 50 steps"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        baseline: Tensor | float = 0.0,
+        steps: int = 50,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        check_counts(steps=steps, batch_size=batch_size)
+        self.baseline = baseline
+        self.steps = steps
+        self.batch_size = batch_size
+
+    def _maps(self, run: Pass) -> list[Tensor]:
+        layers, image = run.seen.names, run.inputs.image
+        start, points = on_the_way(run, self.baseline, self.steps, self.batch_size)
+        blank = run.inputs.with_image(start.to(image.dtype))
+        _, before = self._from(layers, run.model, blank, run.target, read=self._activations)
+
+        def read(samples: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
+            def gained(again: Pass) -> list[Tensor]:
+                now = self._activations(again)
+                gains = [a - b[samples.to(b.device)] for a, b in zip(now, before, strict=True)]
+                found = self._sums(again, gains)
+                return found if target.signed else [each.relu() for each in found]
+
+            return self._from(layers, run.model, inputs, target, read=gained)[1]
+
+        return averaged(run, points, read)
+
+
+class CAMERAS(HiResCAM):
+    """CAMERAS: HiResCAM with activation and gradient averaged over sizes of the image.
+
+    ``sum_k mean_s(up(A_ks)) mean_s(up(G_ks))``, both enlarged to the input. Jalwana et al.,
+    CVPR 2021, arXiv:2106.10649. Finer than the layer's grid, as the sizes place its cells at
+    different pixels. The paper's sizes are the default: 8, from the image's own to 4.1 times as
+    long, which is 60 times the pixels of one pass. All count, where the authors' code leaves out
+    those at which the predicted class is another; images are enlarged bilinearly. Weak where the
+    network does not know large objects; it must take images of such sizes.
+
+    Args:
+        model: see `HiResCAM`.
+        layer: see `HiResCAM`.
+        scales: factors of the image's last two axes.
+        options: see `HiResCAM`.
+
+    Raises:
+        InputError: `scales` are empty or not positive.
+        TargetError: in a call, the target asks about places, which do not move along.
+    """
+
+    cost = "1 forward, 1 forward and backward of what follows the layer for each of 8 sizes"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        scales: Sequence[float] = _SIZES,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        check_scales(scales)
+        self.scales = tuple(scales)
+
+    def _maps(self, run: Pass) -> list[Tensor]:
+        check_unplaced(run.target, type(self).__name__)
+        layers = run.seen.names
+
+        def both(again: Pass) -> list[Tensor]:
+            return [*self._activations(again), *self._derivatives(again)]
+
+        passes = [
+            self._from(layers, run.model, inputs, run.target, read=both)
+            for inputs in (
+                run.inputs.with_image(rescaled(run.inputs, scale)) for scale in self.scales
+            )
+        ]
+
+        def mean(place: int, channels: slice) -> Tensor:
+            """The mean of what was read, at the input's size, ``(N, K, channels, *size)``."""
+            each = []
+            for again, found in passes:
+                values = found[place] if place >= len(layers) else found[place][:, None]
+                values = values[:, :, channels]
+                large = maps.resize(values.flatten(1, 2), run.inputs.size, again.seen.shown)
+                each.append(large.reshape(*values.shape[:3], *large.shape[2:]))
+            return torch.stack(each).mean(0)
+
+        found = []
+        for layer in range(len(layers)):
+            count = passes[0][1][layer].shape[1]
+            some = [slice(k, k + _CHANNELS) for k in range(0, count, _CHANNELS)]
+            products = (mean(layer, c) * mean(len(layers) + layer, c) for c in some)
+            found.append(functools.reduce(torch.add, (each.sum(2) for each in products)))
+        run.seen.shown = ()  # the maps show the input, and no padding behind it
+        return found

@@ -1,0 +1,103 @@
+"""Score-CAM with several masks of each channel.
+
+Both cost many times what Score-CAM does, and neither is known to be better than it by a measure
+that others have repeated; they are here for comparison with what was published.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib.methods.perturbation import ScoreCAM
+from camlib.methods.views import beside, check_counts, check_noise
+from camlib.modules import Layers
+
+
+class SSCAM(ScoreCAM):
+    """SS-CAM: Score-CAM with noise on the masks, ``w_k = mean_s p_c(x * (H_k + e_s))``.
+
+    Wang, Naidu, Michael and Kundu, 2020, arXiv:2006.14255, the variant with noise on the activation
+    map. ``e`` is normal; the masks leave [0, 1] and are not scaled again. The authors' code scales
+    the noise by each channel's range, here it is of the scaled mask, the same for all channels and
+    images. The paper's `sigma` drowns the mask and shows the network noise that it does not know;
+    small ones give Score-CAM back, at ten times its cost. Try `Smooth` around a cheaper method.
+
+    Args:
+        model: see `ScoreCAM`.
+        layer: see `ScoreCAM`.
+        samples: how many noisy masks of each channel.
+        sigma: of the noise, where masks lie in [0, 1].
+        seed: of the noise.
+        options: see `ScoreCAM`.
+
+    Raises:
+        InputError: `samples` is below 1, `sigma` below 0, or an option has no such value.
+    """
+
+    cost = "1 forward, 10 forward for each channel"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        samples: int = 10,
+        sigma: float = 2.0,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        check_noise(samples, sigma, 1)
+        self.ways = samples
+        self.sigma = sigma
+        self.seed = seed
+
+    def _varied(self, masks: Tensor, ways: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(self.ways, *masks.shape[1:], generator=generator)
+        return masks + self.sigma * noise.to(masks)[ways]
+
+
+class ISCAM(ScoreCAM):
+    """IS-CAM: Score-CAM with masks from faint to full, ``w_k = mean_i p_c(x * H_k * i / N)``.
+
+    Naidu et al., 2020, arXiv:2010.03023, with ``i`` from 1 to ``N``. As published, the factors are
+    summed up on the way, ``sum_{j <= i} j / N``, up to ``(N + 1) / 2``: most pictures are then
+    brighter than any the network knows; ``cumulative=True`` does so. Ten times the cost of
+    Score-CAM; weak where a faint picture is no evidence of anything.
+
+    Args:
+        model: see `ScoreCAM`.
+        layer: see `ScoreCAM`.
+        samples: how many factors, ``N``.
+        cumulative: whether factors are summed up, as published.
+        options: see `ScoreCAM`.
+
+    Raises:
+        InputError: `samples` is below 1, or an option has no such value.
+    """
+
+    cost = "1 forward, 10 forward for each channel"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        samples: int = 10,
+        cumulative: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        check_counts(samples=samples)
+        self.ways = samples
+        self.cumulative = cumulative
+
+    def _varied(self, masks: Tensor, ways: Tensor) -> Tensor:
+        factors = torch.arange(1, self.ways + 1).to(masks) / self.ways
+        if self.cumulative:
+            factors = factors.cumsum(0)
+        return masks * beside(factors[ways], masks)

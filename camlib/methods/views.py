@@ -1,0 +1,168 @@
+"""Values averaged over changed inputs.
+
+Every sample is changed in the same ways, in the order of the draws, so that what one gets does not
+depend on the batch it is in, nor on how many are run at once. The target is settled on the clean
+input, whose pass comes first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from camlib import maps
+from camlib.errors import InputError, TargetError
+from camlib.forward import Pass
+from camlib.inputs import Inputs
+from camlib.targets import Target
+
+View = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]
+"""Changed images: of which samples, by number ``(M,)``, the images ``(M, C, *size)``, and what to
+make of the values ``(M, K, ...)`` found there before they are summed: a share, or moved back."""
+
+Read = Callable[[Tensor, Inputs, Target], list[Tensor]]
+"""From samples, by number ``(M,)``, with what is changed in them and their target: the values."""
+
+
+def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
+    """What `read` finds in all `views` of the inputs of `run`, summed for each sample."""
+    totals: list[Tensor] = []
+    for samples, image, back in views:
+        inputs = run.inputs.of_samples(samples, image.to(run.inputs.image.dtype))
+        values = [back(maps.precise(v)) for v in read(samples, inputs, run.target[samples])]
+        if not totals:
+            totals = [v.new_zeros(len(run.inputs), *v.shape[1:]) for v in values]
+        for total, value in zip(totals, values, strict=True):
+            total.index_add_(0, samples.to(value.device), value)
+    return totals
+
+
+def drawn(run: Pass, draws: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every draw for every sample, by number, ``(M,)`` and ``(M,)`` at a time."""
+    samples = torch.arange(len(run.inputs))
+    pairs = torch.cartesian_prod(torch.arange(draws), samples).to(run.inputs.image.device)
+    for batch in torch.split(pairs, batch_size):
+        yield batch[:, 0], batch[:, 1]
+
+
+def noisy(run: Pass, samples: int, sigma: float, seed: int, batch_size: int) -> Iterator[View]:
+    """The images with `samples` draws of normal noise of `sigma` times the range of each image."""
+    image = maps.precise(run.inputs.image)
+    low, high = torch.aminmax(image.flatten(1), dim=1)
+    spread = sigma * (high - low)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(samples, *image.shape[1:], generator=generator).to(image)
+    for draws, which in drawn(run, samples, batch_size):
+        changed = image[which] + beside(spread[which], image) * noise[draws]
+        yield which, changed, lambda values: values / samples
+
+
+def on_the_way(
+    run: Pass, baseline: Tensor | float, steps: int, batch_size: int
+) -> tuple[Tensor, Iterator[View]]:
+    """The start ``(N, C, *size)`` of the straight line to the images, and points on it.
+
+    The points and the shares of their values are those of the Gauss-Legendre rule.
+
+    Args:
+        run: the clean pass.
+        baseline: a number, or a tensor that broadcasts to the images.
+        steps: how many points.
+        batch_size: how many at once.
+
+    Raises:
+        InputError: `baseline` does not fit.
+    """
+    image = maps.precise(run.inputs.image)
+    start = torch.as_tensor(baseline).detach().to(image)
+    try:
+        start = start.expand_as(image)
+    except RuntimeError:
+        raise InputError(
+            f"baseline of shape {tuple(start.shape)} does not fit images of shape "
+            f"{tuple(image.shape)}; pass a number, or a tensor that broadcasts to them"
+        ) from None
+    places, weights = (each.to(image) for each in _gauss_legendre(steps))
+
+    def points() -> Iterator[View]:
+        for draws, which in drawn(run, steps, batch_size):
+            way = (image - start)[which]
+            yield (
+                which,
+                start[which] + beside(places[draws], image) * way,
+                functools.partial(_times, weights[draws]),
+            )
+
+    return start, points()
+
+
+def rescaled(inputs: Inputs, scale: float) -> Tensor:
+    """The images with their last two axes `scale` times as long, interpolated linearly."""
+    size = (*inputs.size[:-2], *(max(1, round(n * scale)) for n in inputs.size[-2:]))
+    image = maps.resize(inputs.image.movedim(inputs.axis, 1), size)
+    return image.movedim(1, inputs.axis)
+
+
+def check_unplaced(target: Target, method: str) -> None:
+    """Nothing, if `target` can be asked of images that were moved.
+
+    Raises:
+        TargetError: it asks about places.
+    """
+    if target.placed:
+        raise TargetError(
+            f"{method} moves the image, and {type(target).__name__} asks about places in it, which "
+            "do not move along; pass a class or a function of the output, or use Smooth"
+        )
+
+
+def check_noise(samples: int, sigma: float, batch_size: int) -> None:
+    """Nothing, if there is something to draw.
+
+    Raises:
+        InputError: there is not.
+    """
+    check_counts(samples=samples, batch_size=batch_size)
+    if not sigma >= 0:
+        raise InputError(f"sigma={sigma!r} is no width; use a share of the range, 0 or more")
+
+
+def check_counts(**counts: int) -> None:
+    """Nothing, if there is something to do.
+
+    Raises:
+        InputError: one of `counts` is below 1.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name}={count} leaves nothing to do; use 1 or more")
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Nothing, if images can be seen at `scales`.
+
+    Raises:
+        InputError: there are none, or one is not positive.
+    """
+    if not scales or not all(scale > 0 for scale in scales):
+        raise InputError(f"scales={scales!r} leave nothing to look at; use numbers above 0, as 1.5")
+
+
+def beside(values: Tensor, other: Tensor) -> Tensor:
+    """`values` ``(M,)``, shaped to be multiplied with `other` ``(M, ...)``."""
+    return values.reshape(-1, *[1] * (other.ndim - 1))
+
+
+def _times(shares: Tensor, values: Tensor) -> Tensor:
+    return values * beside(shares.to(values.device), values)
+
+
+def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
+    """Places in [0, 1] and their weights, from the eigenvalues of the Jacobi matrix."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    along = k / (4 * k**2 - 1).sqrt()
+    values, vectors = torch.linalg.eigh(torch.diag(along, 1) + torch.diag(along, -1))
+    return (values + 1) / 2, vectors[0] ** 2
