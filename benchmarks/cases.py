@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 Call = Callable[[], object]
 """What is timed."""
@@ -218,7 +217,7 @@ def _trained(name: str) -> Any:
 
 
 def overlays(library: str, count: int = 64, size: int = 224) -> Call:
-    """`count` images under their heatmaps, as the library's own examples do it."""
+    """`count` images under their heatmaps, tensors in and out."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 3, size, size, generator=generator)
     heatmaps = torch.rand(count, 7, 7, generator=generator)
@@ -226,18 +225,22 @@ def overlays(library: str, count: int = 64, size: int = 224) -> Call:
         from camlib import overlay
 
         return lambda: overlay(images, heatmaps)
-    large = F.interpolate(heatmaps[:, None], (size, size), mode="bilinear")[:, 0]
     if library == "grad-cam":
+        import cv2
         from pytorch_grad_cam.utils.image import show_cam_on_image
 
-        return lambda: [
-            show_cam_on_image(image.permute(1, 2, 0).numpy(), heatmap.numpy(), use_rgb=True)
-            for image, heatmap in zip(images, large, strict=True)
-        ]
-    from torchcam.utils import overlay_mask
-    from torchvision.transforms.functional import to_pil_image
+        def shown(image: Tensor, heatmap: Tensor) -> Tensor:
+            pixels = image.permute(1, 2, 0).numpy()
+            found = show_cam_on_image(pixels, cv2.resize(heatmap.numpy(), (size, size)))
+            return torch.from_numpy(found).permute(2, 0, 1) / 255
 
-    return lambda: [
-        overlay_mask(to_pil_image(image), to_pil_image(heatmap, mode="F"), alpha=0.5)
-        for image, heatmap in zip(images, heatmaps, strict=True)
-    ]
+        return lambda: torch.stack([shown(*each) for each in zip(images, heatmaps, strict=True)])
+    from torchcam.utils import overlay_mask
+    from torchvision.transforms.functional import to_pil_image, to_tensor
+
+    return lambda: torch.stack(
+        [
+            to_tensor(overlay_mask(to_pil_image(image), to_pil_image(heatmap, mode="F"), alpha=0.5))
+            for image, heatmap in zip(images, heatmaps, strict=True)
+        ]
+    )

@@ -6,6 +6,7 @@ their device; the only wait for it is the check that the values are in range.
 
 from __future__ import annotations
 
+import math
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ from camlib.visual.pictures import Picture, check_unit, is_signal, is_volume, un
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_CACHED = 2**18
+"""How many pixels are blended at once on a CPU."""
 
 
 def overlay(
@@ -65,14 +70,25 @@ def overlay(
         if not 0 <= fraction <= 1:
             raise InputError(f"{name}={fraction!r} is out of range; expected a number from 0 to 1")
     check_unit(image=pixels, heatmap=heat)
-    heat = resize(heat.clamp(0, 1)[:, None], size).reshape(-1, 1, *size[-2:])
-    if emphasize:
-        heat = emphasized(heat)
-    weight = torch.full_like(heat, alpha)
-    if threshold is not None:
-        weight = weight.where(heat >= threshold, 0)
-    colors = colorize(heat[:, 0], colormap)
-    return restore((1 - weight) * pixels.clamp(0, 1) + weight * colors)  # type: ignore[no-any-return]
+    colors = color_table(colormap, pixels.device)
+    deep = len(pixels) // count
+    blended = torch.empty_like(pixels, dtype=torch.promote_types(pixels.dtype, colors.dtype))
+    # Parts that stay in the processor's cache: memory takes longer than arithmetic.
+    step = max(1, _CACHED // math.prod(size)) if pixels.device.type == "cpu" else count
+    for start in range(0, count, step):
+        part = slice(start * deep, (start + step) * deep)
+        here = resize(heat[start : start + step].clamp(0, 1)[:, None], size)
+        here = here.reshape(-1, *size[-2:])
+        if emphasize:
+            here = emphasized(here)
+        colored = look_up(here, colors)
+        if threshold is None:
+            colored.mul_(alpha).add_(pixels[part], alpha=1 - alpha)
+        else:
+            weight = torch.full_like(here, alpha).where(here >= threshold, 0)[:, None]
+            colored.mul_(weight).add_((1 - weight) * pixels[part])
+        blended[part] = colored.clamp_(0, 1)
+    return restore(blended)  # type: ignore[no-any-return]
 
 
 def emphasized(heat: Tensor) -> Tensor:
@@ -94,8 +110,12 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
 
 def look_up(heatmap: Tensor, table: Tensor) -> Tensor:
     """The rows of `table` ``(steps, 3)`` that `heatmap` ``(..., H, W)`` in [0, 1] points at."""
-    step = (heatmap.detach().float().clamp(0, 1) * len(table)).long().clamp(max=len(table) - 1)
-    return table[step].movedim(-1, -3)
+    step = (heatmap.detach().float().clamp(0, 1) * len(table)).clamp_(max=len(table) - 1).int()
+    colors = table.new_empty(*step.shape[:-2], table.shape[1], *step.shape[-2:])
+    # One colour at a time: rows of the table would have to be taken apart again.
+    for column, values in enumerate(table.t().contiguous()):
+        colors.select(-3, column).copy_(values.index_select(0, step.flatten()).view(step.shape))
+    return colors
 
 
 @lru_cache(maxsize=64)
