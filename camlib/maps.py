@@ -21,7 +21,7 @@ Normalize = bool | Literal["minmax", "max", "centered"]
 """How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``"centered"`` to
 [0, 1] with 0.5 for "no evidence", ``False`` not."""
 
-Fuse = Literal["mean", "max", "product", "scaled_max"] | None
+Fuse = Literal["mean", "max", "product", "scaled_max", "sum"] | None
 """How the maps of several layers become one; ``None`` keeps them apart."""
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -119,19 +119,21 @@ def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
 def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
     """One map ``(N, K, *size)`` from those of several layers, or ``(N, K, L, *size)`` for ``None``.
 
-    Layers live on different scales, so each map is divided by its largest absolute value first.
-    A single map is returned as it is.
+    Layers live on different scales, so each map is divided by its largest absolute value first,
+    but for the sum. A single map is returned as it is.
 
     Args:
         maps: one ``(N, K, *size)`` a layer, all of the same size.
         how: ``"mean"``, ``"max"``, ``"product"``, or ``"scaled_max"``: the maximum of
-            ``tanh(2 M / max M)`` (Layer-CAM), which lifts the weaker parts of a map.
+            ``tanh(2 M / max M)`` (Layer-CAM), which lifts the weaker parts of a map; ``"sum"``: of
+            the maps as they are, for layers of one kind (LeGrad).
     """
     if how is None:
         return torch.stack(list(maps), 2)
     if len(maps) == 1:
         return maps[0]
-    return _FUSIONS[how](torch.stack([normalize(m, "max") for m in maps]))
+    scaled = list(maps) if how == "sum" else [normalize(m, "max") for m in maps]
+    return _FUSIONS[how](torch.stack(scaled))
 
 
 _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -139,6 +141,7 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda maps: maps.amax(0),
     "product": lambda maps: maps.prod(0),
     "scaled_max": lambda maps: torch.tanh(2 * maps).amax(0),
+    "sum": lambda maps: maps.sum(0),
 }
 
 

@@ -31,7 +31,7 @@ class LayerMethod(MapMethod):
         layer: a module of `model`, its dotted name, a list of either, or ``None``: the last layer
             that has a grid and a gradient, found in the first call.
         fuse: how the maps of several layers become one: ``"mean"``, ``"max"``, ``"product"``,
-            ``"scaled_max"``; ``None`` returns each, ``(N, L, H, W)``.
+            ``"scaled_max"``, ``"sum"``; ``None`` returns each, ``(N, L, H, W)``.
         layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
         options: see `MapMethod`.
 
