@@ -3,6 +3,12 @@
 from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
+from camlib.methods.attention import (
+    AttentionMethod,
+    AttentionRollout,
+    GradientRollout,
+    LeGrad,
+)
 from camlib.methods.averaged import ExpectedGradients, IntegratedGradients, SmoothGrad
 from camlib.methods.base import MapMethod, Method
 from camlib.methods.deconvnet import Deconvnet
@@ -46,6 +52,9 @@ METHODS: dict[str, type[Method]] = {
     "score_cam": ScoreCAM,
     "ablation_cam": AblationCAM,
     "recipro_cam": ReciproCAM,
+    "attention_rollout": AttentionRollout,
+    "gradient_rollout": GradientRollout,
+    "le_grad": LeGrad,
     "rise": RISE,
     "occlusion": Occlusion,
     "saliency": Saliency,
@@ -67,6 +76,8 @@ __all__ = [
     "METHODS",
     "RISE",
     "AblationCAM",
+    "AttentionMethod",
+    "AttentionRollout",
     "CenterGaussian",
     "ClassAgnostic",
     "Deconvnet",
@@ -78,6 +89,7 @@ __all__ = [
     "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GradientRollout",
     "GradientWeighted",
     "GuidedBackprop",
     "GuidedGradCAM",
@@ -87,6 +99,7 @@ __all__ = [
     "LaFAM",
     "LayerCAM",
     "LayerMethod",
+    "LeGrad",
     "MapMethod",
     "Method",
     "Occlusion",
