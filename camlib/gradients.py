@@ -42,7 +42,8 @@ def gradients(
         names: what each of them is, for errors.
         create_graph: whether the gradients can be differentiated again.
         retain_graph: whether others can be taken from the same pass.
-        allow_unused: whether a tensor that the scores do not depend on has gradient zero.
+        allow_unused: whether a tensor that the scores do not depend on has gradient zero, if they
+            depend on another.
 
     Yields:
         For each of `tensors`, ``(k, N, ...)``: the next ``k`` classes. Chunks bound the memory.
@@ -50,8 +51,9 @@ def gradients(
     Raises:
         GraphError: the scores do not depend on one of `tensors`, or on nothing at all.
     """
-    if not scores.requires_grad:
-        raise GraphError(_UNREACHED.format(names[0]))
+    for name, tensor in zip(names, tensors, strict=True):
+        if not (scores.requires_grad and tensor.requires_grad):
+            raise GraphError(_UNREACHED.format(name))
     classes = scores.shape[1]
     bytes_per_class = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     step = max(1, _CHUNK_BYTES // max(1, bytes_per_class))
@@ -65,9 +67,10 @@ def gradients(
         keep = create_graph or retain_graph or chunk.stop < classes
         with torch.set_grad_enabled(create_graph or torch.is_grad_enabled()):
             found = _chunk_gradients(scores, ends, chunk, keep=keep, create_graph=create_graph)
+        unused = allow_unused and any(gradient is not None for gradient in found)
         reached = []
         for name, tensor, mean, gradient in zip(names, tensors, means, found, strict=True):
-            if gradient is None and not allow_unused:
+            if gradient is None and not unused:
                 raise GraphError(_UNREACHED.format(name))
             if gradient is None:
                 gradient = tensor.new_zeros(len(chunk), *tensor.shape)

@@ -115,7 +115,7 @@ def layout_of(
         LayoutError: no reading fits, or two.
     """
     _, module = find(model, name)
-    order = order or _visited(model, given)[0]
+    order = order or visited(model, given)[0]
     clues = clues_of(model, order, given)
     clues = replace(clues, beside=partial(beside, order, name.partition("@")[0]))
     try:
@@ -155,7 +155,7 @@ def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str
 
     Not from the head of a detector: it ends in maps of scores, one a level.
     """
-    order, output = _visited(model, given)
+    order, output = visited(model, given)
     clues = clues_of(model, order, given)
     dense = {t.shape[1] for t in tensors_in(output) if t.ndim == len(given.size) + 2}
     detector = detects(output)
@@ -240,7 +240,7 @@ def _share(layout: Known, gradient: Tensor) -> Tensor:
     return on_grid / whole.where(whole > 0, 1)
 
 
-def _visited(model: nn.Module, given: Inputs) -> tuple[list[Visit], Any]:
+def visited(model: nn.Module, given: Inputs) -> tuple[list[Visit], Any]:
     """The modules that run and depend on the image, and what the model returns."""
     with visits(model, totals=given.several) as order:
         output = given.owned().run(model)

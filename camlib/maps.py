@@ -21,7 +21,10 @@ Normalize = bool | Literal["minmax", "max", "centered"]
 """How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``"centered"`` to
 [0, 1] with 0.5 for "no evidence", ``False`` not."""
 
-Fuse = Literal["mean", "max", "product", "geometric", "log_exp", "exp_mean", "scaled_max"] | None
+Fuse = (
+    Literal["mean", "max", "product", "geometric", "log_exp", "exp_mean", "scaled_max", "sum"]
+    | None
+)
 """How the maps of several layers become one; ``None`` keeps them apart."""
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -119,8 +122,8 @@ def normalize(maps: Tensor, how: Normalize = True, *, inplace: bool = False) -> 
 def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
     """One map ``(N, K, *size)`` from those of several layers, or ``(N, K, L, *size)`` for ``None``.
 
-    Layers live on different scales, so each map is divided by its largest absolute value first.
-    A single map is returned as it is.
+    Layers live on different scales, so each map is divided by its largest absolute value first,
+    but for the sum. A single map is returned as it is.
 
     Args:
         maps: one ``(N, K, *size)`` a layer, all of the same size.
@@ -130,12 +133,14 @@ def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
             arXiv:2605.14641), of ``L`` maps: ``"geometric"``, their geometric mean;
             ``"log_exp"``, ``(1 + log L) / log sum exp(1 / M)``; ``"exp_mean"``,
             ``1 / log mean exp(1 / M)``. These three are zero where a map is not positive.
+            ``"sum"``: of the maps as they are, for layers of one kind (LeGrad).
     """
     if how is None:
         return torch.stack(list(maps), 2)
     if len(maps) == 1:
         return maps[0]
-    return _FUSIONS[how](torch.stack([normalize(m, "max") for m in maps]))
+    scaled = list(maps) if how == "sum" else [normalize(m, "max") for m in maps]
+    return _FUSIONS[how](torch.stack(scaled))
 
 
 _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -150,6 +155,7 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
         maps, lambda m: 1 / (m.reciprocal().logsumexp(0) - math.log(len(m)))
     ),
     "scaled_max": lambda maps: torch.tanh(2 * maps).amax(0),
+    "sum": lambda maps: maps.sum(0),
 }
 
 

@@ -92,8 +92,11 @@ class Rectifying(TorchFunctionMode):
 
 
 @contextmanager
-def without_recomputation() -> Iterator[None]:
+def without_recomputation(rule: str = "ReLU") -> Iterator[None]:
     """A backward pass that must find what the forward pass left, and not run layers again.
+
+    Args:
+        rule: what the rule of the forward pass is for.
 
     Raises:
         GraphError: the model recomputes activations, where no rule is in force.
@@ -105,7 +108,7 @@ def without_recomputation() -> Iterator[None]:
     except CheckpointError:
         raise GraphError(
             "the model recomputes its activations (torch.utils.checkpoint) outside the rule for "
-            "ReLU; turn checkpointing off, such as with memory_efficient=False"
+            f"{rule}; turn checkpointing off, such as with memory_efficient=False"
         ) from None
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from camlib import AttentionMethod, Method
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -171,3 +173,78 @@ def by_hand(net: Net, batch: Tensor, layer: int, target: int) -> tuple[Tensor, T
         rest = module(rest.clone())
     [gradient] = torch.autograd.grad(rest[:, target].sum(), activation)
     return activation.detach(), gradient
+
+
+class Tokens(nn.Module):
+    """The places of a grid as tokens, with one for the class before them if there is one."""
+
+    def __init__(self, width: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(1, 1, width)) if first else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = features.flatten(2).mT
+        if self.first is None:
+            return tokens
+        return torch.cat([self.first.expand(len(tokens), -1, -1), tokens], 1)
+
+
+class Block(nn.Module):
+    """A block of a transformer: attention and a perceptron, each behind a norm.
+
+    Args:
+        width: of a token.
+        how: attention by ``"module"``, by ``"fused"`` or as ``"written"``, with the same weights.
+    """
+
+    def __init__(self, width: int, how: str) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.perceptron = nn.Sequential(nn.Linear(width, 12), nn.GELU(), nn.Linear(12, width))
+        self.how = how
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        if self.how == "module":
+            return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        inside = F.linear(tokens, self.attention.in_proj_weight, self.attention.in_proj_bias)
+        query, key, value = inside.unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        if self.how == "fused":
+            found = F.scaled_dot_product_attention(query, key, value)
+        else:
+            found = (query @ key.mT * key.shape[-1] ** -0.5).softmax(-1) @ value
+        return self.attention.out_proj(found.transpose(1, 2).flatten(2))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attend(self.norms[0](tokens))
+        return tokens + self.perceptron(self.norms[1](tokens))
+
+
+class First(nn.Module):
+    """The first token."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0]
+
+
+class Middle(nn.Module):
+    """The mean of the tokens."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1)
+
+
+def transformer(
+    seed: int = 0, *, axes: int = 2, how: str = "module", first: bool = True, depth: int = 2
+) -> Net:
+    """A vision transformer with patches of 2, which answers from its class token if it has one."""
+    conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][axes - 1]
+    blocks = [Block(8, how) for _ in range(depth)]
+    body = nn.Sequential(conv(3, 8, 2, stride=2), Tokens(8, first=first), *blocks)
+    pooling = First() if first else Middle()
+    return spread(Net(body, nn.Sequential(pooling, nn.LayerNorm(8), nn.Linear(8, 4))), seed)
+
+
+def fitting(kind: type[Method], seed: int = 0, **options: object) -> Net:
+    """A small network that the method `kind` is for."""
+    return (transformer if issubclass(kind, AttentionMethod) else pooled)(seed, **options)

@@ -639,3 +639,90 @@ def squared_error(rows: Tensor, weights: Tensor, vectors: Tensor) -> float:
             made = sum(float(weights[m, k] * vectors[k, c]) for k in range(len(vectors)))
             total += (float(rows[m, c]) - made) ** 2
     return total
+
+
+def attention_of(
+    tokens: Tensor, block: dict[str, Tensor], heads: int
+) -> tuple[Tensor, list[list[list[Tensor]]]]:
+    """The tokens behind a block, and its attention by head, row and column, from its weights."""
+    count, width = tokens.shape
+    size = width // heads
+
+    def normed(rows: Tensor, number: int) -> Tensor:
+        weight, bias = block[f"norms.{number}.weight"], block[f"norms.{number}.bias"]
+        away = rows - rows.mean(1, keepdim=True)
+        return away / (away.square().mean(1, keepdim=True) + 1e-5).sqrt() * weight + bias
+
+    inside = normed(tokens, 0) @ block["attention.in_proj_weight"].T
+    inside = inside + block["attention.in_proj_bias"]
+    query, key, value = inside[:, :width], inside[:, width : 2 * width], inside[:, 2 * width :]
+    found, attention = [], []
+    for h in range(heads):
+        part = slice(h * size, (h + 1) * size)
+        matrix, rows = [], []
+        for t in range(count):
+            powers = [(query[t, part] @ key[s, part] / math.sqrt(size)).exp() for s in range(count)]
+            row = [power / sum(powers) for power in powers]
+            rows.append(sum(a * value[s, part] for s, a in enumerate(row)))
+            matrix.append(row)
+        attention.append(matrix)
+        found.append(torch.stack(rows))
+    out = torch.cat(found, 1) @ block["attention.out_proj.weight"].T
+    tokens = tokens + out + block["attention.out_proj.bias"]
+    hidden = normed(tokens, 1) @ block["perceptron.0.weight"].T + block["perceptron.0.bias"]
+    out = F.gelu(hidden) @ block["perceptron.2.weight"].T + block["perceptron.2.bias"]
+    return tokens + out, attention
+
+
+Heads = list[list[list[float]]]
+"""Attention, or its gradient, of one block: by head, row and column."""
+
+
+def rollout(blocks: list[Heads]) -> list[list[float]]:
+    """Abnar and Zuidema: the product of row-normalised mean attention and identity."""
+    count = len(blocks[0][0])
+    places = range(count)
+    product = [[float(t == s) for s in places] for t in places]
+    for heads in blocks:
+        step = []
+        for t in places:
+            row = [sum(head[t][s] for head in heads) / len(heads) + (t == s) for s in places]
+            step.append([a / sum(row) for a in row])
+        product = [
+            [sum(step[t][u] * product[u][s] for u in places) for s in places] for t in places
+        ]
+    return product
+
+
+def gradient_rollout(blocks: list[Heads], gradients: list[Heads]) -> list[list[float]]:
+    """Chefer et al.: ``R <- R + B R`` with the mean of positive gradient times attention."""
+    count = len(blocks[0][0])
+    places = range(count)
+    relevance = [[float(t == s) for s in places] for t in places]
+    for heads, slopes in zip(blocks, gradients, strict=True):
+        step = [
+            [
+                sum(max(g[t][s] * a[t][s], 0.0) for a, g in zip(heads, slopes, strict=True))
+                / len(heads)
+                for s in places
+            ]
+            for t in places
+        ]
+        relevance = [
+            [relevance[t][s] + sum(step[t][u] * relevance[u][s] for u in places) for s in places]
+            for t in places
+        ]
+    return relevance
+
+
+def le_grad(gradients: list[Heads]) -> list[float]:
+    """Bousselham et al.: positive gradients, averaged over heads and rows, summed over blocks."""
+    count = len(gradients[0][0])
+    return [
+        sum(
+            sum(max(head[t][s], 0.0) for head in slopes for t in range(count))
+            / (len(slopes) * count)
+            for slopes in gradients
+        )
+        for s in range(count)
+    ]

@@ -2,11 +2,12 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import torch
-from nets import Net, convolutional, images, pooled
+from nets import Net, convolutional, fitting, images, pooled, transformer
 from torch import nn
 
 from camlib import (
     METHODS,
+    AttentionMethod,
     CamlibWarning,
     CenterGaussian,
     ClassAgnostic,
@@ -161,10 +162,10 @@ def test_model_that_changes_its_input_in_place():
         def forward(self, batch):
             return super().forward(batch.mul_(2).sub_(1))
 
-    base = pooled(seed=6)
-    net = InPlace(base.features, base.tail).eval()
     batch = images()
     for kind in METHODS.values():
+        base = fitting(kind, 6)
+        net = InPlace(base.features, base.tail).eval()
         method = kind(net)
         expected = method(batch, target=1)
         assert torch.equal(batch, images())
@@ -174,9 +175,11 @@ def test_model_that_changes_its_input_in_place():
 
 @pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
 def test_second_call_gives_the_same():
-    net, batch = convolutional(in_place=True), images()
+    batch = images()
     for kind in METHODS.values():
         if kind.__name__ != "CAM":
+            transforms = issubclass(kind, AttentionMethod)
+            net = transformer() if transforms else convolutional(in_place=True)
             method = kind(net)
             first = method(batch, target=1)
             assert torch.equal(method(batch, target=1), first)
@@ -184,13 +187,14 @@ def test_second_call_gives_the_same():
 
 @pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
 def test_gradients_of_a_training_step_are_not_touched():
-    net, batch = pooled().train(), images()
-    net(batch).sum().backward()
-    before = [parameter.grad.clone() for parameter in net.parameters()]
+    batch = images()
     for kind in METHODS.values():
+        net = fitting(kind).train()
+        net(batch).sum().backward()
+        before = [parameter.grad.clone() for parameter in net.parameters()]
         kind(net)(batch, target=1)
-    for parameter, grad in zip(net.parameters(), before, strict=True):
-        assert torch.equal(parameter.grad, grad)
+        for parameter, grad in zip(net.parameters(), before, strict=True):
+            assert torch.equal(parameter.grad, grad)
 
 
 def test_interpolating_relu_off_keeps_what_speaks_against():
@@ -213,7 +217,7 @@ def test_layers_of_a_scripted_model():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
 def test_cuda_gives_what_the_cpu_gives(kind):
-    net, batch = pooled(), images()
+    net, batch = fitting(kind), images()
     expected = kind(net)(batch, target=1)
     state = torch.cuda.get_rng_state()
     found = kind(net.cuda())(batch.cuda(), target=1)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nets import Net, convolutional, features, images, pooled, spread
+from nets import Net, convolutional, features, fitting, images, pooled, spread
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,7 +36,7 @@ class Listed(Net):
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
 def test_list_of_images_is_a_batch(kind):
-    net = pooled()
+    net = fitting(kind)
     listed = Listed(net.features, net.tail).eval()
     layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}
     expected = kind(net, **layer)(images(3), [0, 1, 2])
@@ -90,11 +90,13 @@ def test_clip_with_frames_first():
 @pytest.mark.parametrize("channels", [1, 4, 13])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (16, 90)])
 def test_any_number_of_channels_and_any_size(channels, size):
-    net = pooled()
-    net.features[0] = nn.Conv2d(channels, 5, 3, padding=1)
-    spread(net)
     batch = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
     for kind in METHODS.values():
+        net = fitting(kind)
+        conv = net.features[0]
+        shape = conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+        net.features[0] = nn.Conv2d(channels, *shape)
+        spread(net)
         found = kind(net)(batch, 1)
         assert found.shape[-2:] == size
         assert found.isfinite().all()

@@ -98,8 +98,9 @@ def test_fusions():
     expected = torch.maximum(torch.tanh(2 * a), torch.tanh(2 * b))
     assert torch.equal(maps.fuse([one, two], "scaled_max"), expected)
     assert torch.equal(maps.fuse([one, two], None), torch.stack([one, two], 2))
-    with pytest.raises(InputError, match="fuse='sum' is not known; use one of 'mean', 'max'"):
-        GradCAM(pooled(), ["features", "tail"], fuse="sum")
+    assert torch.equal(maps.fuse([one, two], "sum"), one + two)
+    with pytest.raises(InputError, match="fuse='median' is not known; use one of 'mean', 'max'"):
+        GradCAM(pooled(), ["features", "tail"], fuse="median")
 
 
 MIXERS = ["geometric", "log_exp", "exp_mean"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from nets import Net, convolutional, images, pooled, spread
+from nets import Net, convolutional, images, pooled, spread, transformer
 from snapshot import snapshot
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from camlib import (
     CAM,
     METHODS,
+    AttentionMethod,
     Deconvnet,
     GradCAM,
     GraphError,
@@ -165,9 +166,10 @@ def test_model_that_normalises_its_input_in_place():
         def forward(self, batch: Tensor) -> Tensor:
             return super().forward((batch - 0.5) / 0.2)
 
-    base, batch = convolutional(), images()
+    batch = images()
     for kind in METHODS.values():
         if kind is not CAM:
+            base = transformer() if issubclass(kind, AttentionMethod) else convolutional()
             found, expected = (
                 kind(each(base.features, base.tail).eval())(batch, 1)
                 for each in (Normalising, Twin)

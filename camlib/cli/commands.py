@@ -21,7 +21,7 @@ from camlib.cli.arguments import (
 )
 from camlib.cli.files import read, save_array, writing
 from camlib.cli.terminal import bar, first_line, say, table, warnings_in_a_line
-from camlib.errors import CamlibError, InputError
+from camlib.errors import CamlibError, InputError, ModelError
 from camlib.visual import figure, save_picture
 
 if TYPE_CHECKING:
@@ -74,11 +74,14 @@ def demo(*, output: Path, seed: int, every: bool) -> None:
     network = scenenet()
     picture, classes = _scene_of_two(seed)
     chances = network.probabilities(scores_of(network, picture))
-    panels = {}
+    panels, left_out = {}, []
     for kind in METHODS.values() if every else map(METHODS.__getitem__, _DEMO_METHODS):
         method = built(kind, network, ["features"], quick=True)
-        with warnings_in_a_line(f"scene {seed}"):
-            panels[kind.__name__] = maps_of(network, method, picture, classes).over(picture)
+        try:
+            with warnings_in_a_line(f"scene {seed}"):
+                panels[kind.__name__] = maps_of(network, method, picture, classes).over(picture)
+        except ModelError:
+            left_out.append(kind.__name__)
     names = [network.classes[index] for index in classes]
     drawn = page(
         f"Where does the network see the {names[0]}, and where the {names[1]}?",
@@ -92,6 +95,8 @@ def demo(*, output: Path, seed: int, every: bool) -> None:
     )
     with writing(output):
         say(f"wrote {save_picture(drawn, output)}")
+    if left_out:
+        say(f"left out, as the built-in network is no transformer: {', '.join(left_out)}")
 
 
 @main.command()

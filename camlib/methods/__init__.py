@@ -3,6 +3,12 @@
 from camlib.methods.ablation import AblationCAM, ReciproCAM
 from camlib.methods.activation import CAM
 from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
+from camlib.methods.attention import (
+    AttentionMethod,
+    AttentionRollout,
+    GradientRollout,
+    LeGrad,
+)
 from camlib.methods.augmented import Augmented
 from camlib.methods.averaged import ExpectedGradients, IntegratedGradients
 from camlib.methods.base import MapMethod, Method
@@ -59,6 +65,9 @@ METHODS: dict[str, type[Method]] = {
     "is_cam": ISCAM,
     "ablation_cam": AblationCAM,
     "recipro_cam": ReciproCAM,
+    "attention_rollout": AttentionRollout,
+    "gradient_rollout": GradientRollout,
+    "le_grad": LeGrad,
     "rise": RISE,
     "occlusion": Occlusion,
     "saliency": Saliency,
@@ -84,6 +93,8 @@ __all__ = [
     "RISE",
     "SSCAM",
     "AblationCAM",
+    "AttentionMethod",
+    "AttentionRollout",
     "Augmented",
     "CenterGaussian",
     "ClassAgnostic",
@@ -98,6 +109,7 @@ __all__ = [
     "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GradientRollout",
     "GradientWeighted",
     "GroupCAM",
     "GuidedBackprop",
@@ -109,6 +121,7 @@ __all__ = [
     "LaFAM",
     "LayerCAM",
     "LayerMethod",
+    "LeGrad",
     "MapMethod",
     "Method",
     "Occlusion",

@@ -32,8 +32,8 @@ class LayerMethod(MapMethod):
         layer: a module of `model`, its dotted name, a list of either, or ``None``: the last layer
             that has a grid and a gradient, found in the first call.
         fuse: how the maps of several layers become one: ``"mean"``, ``"max"``, ``"product"``,
-            ``"geometric"``, ``"log_exp"``, ``"exp_mean"``, ``"scaled_max"``, as `camlib.maps.fuse`
-            has them; ``None`` returns each, ``(N, L, H, W)``.
+            ``"geometric"``, ``"log_exp"``, ``"exp_mean"``, ``"scaled_max"``, ``"sum"``, as
+            `camlib.maps.fuse` has them; ``None`` returns each, ``(N, L, H, W)``.
         layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
         options: see `MapMethod`.
 

@@ -1,0 +1,138 @@
+"""The blocks of a vision transformer: what attends in them, and which tokens are patches.
+
+Maps from attention need it from all tokens to all tokens, block after block. Windows, coarser keys
+and decoders have other shapes, which is seen in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from camlib.attention import Attending, Attention
+from camlib.capture import Visit
+from camlib.errors import ModelError
+from camlib.inputs import Inputs
+from camlib.layers import layout_of, visited
+from camlib.layouts import Layout, samples_axis
+from camlib.modules import find, unwrap
+from camlib.wrapping import wrapping
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What attends in a model, in the order of a pass.
+
+    Attributes:
+        calls: the number of the attention of each block, among all calls.
+        pooling: the number of one that makes other tokens of them in the end, if there is one.
+        names: of the blocks: the largest modules that return tokens and run one attention each;
+            empty where blocks are no modules.
+        layout: of the tokens.
+    """
+
+    calls: tuple[int, ...]
+    pooling: int | None
+    names: tuple[str, ...]
+    layout: Layout
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """The numbers of the calls, that which pools among them."""
+        return self.calls if self.pooling is None else (*self.calls, self.pooling)
+
+    @property
+    def last(self) -> int:
+        """The number of the call that the answer is read from."""
+        return self.all[-1]
+
+    def queries(self, read: Tensor) -> Tensor:
+        """Whose rows to follow, ``(T,)``, from whether the answer is `read` from a token ``(T,)``.
+
+        Those of the class token and of others before the patches, if they are read; or else of the
+        patches that are. Where nothing is known to be read: the first, or all if all are patches.
+        """
+        number = torch.arange(len(read), device=read.device)
+        prefix = 0 if self.pooling is not None else getattr(self.layout, "prefix", 0)
+        if not read.any():
+            return number < (1 if prefix else len(read))
+        first = read & (number < prefix)
+        return first if first.any() else read
+
+    def arranged(self, relevance: Tensor) -> Tensor:
+        """The relevance of tokens ``(N, K, T)`` as maps ``(N, K, *grid)``."""
+        tokens = relevance.flatten(0, 1)[..., None]
+        patches = self.layout(tokens.movedim(0, samples_axis(self.layout)))
+        return patches.reshape(*relevance.shape[:2], *patches.shape[2:])
+
+
+def blocks_of(model: nn.Module, given: Inputs, layout: Layout | None = None) -> Blocks:
+    """The blocks of `model` that attend to the tokens of the image.
+
+    Args:
+        model: without wrappers.
+        given: the arguments of its call.
+        layout: of the tokens; recognised by default.
+
+    Raises:
+        LayoutError: which tokens are patches cannot be told.
+        ModelError: there is no attention, or not from all tokens to all tokens.
+    """
+    found, asked, order = _attention_in(model, given)
+    shapes = [found[i].shape for i in asked]
+    square = [s for s in shapes if len(s) == 4 and s[0] == len(given) and s[2] == s[3]]
+    count = square[-1][3] if square else 0
+    tokens = [visit for visit in order if _returns(visit, count, len(given))]
+    last = shapes[-1] if shapes else ()
+    pools = len(last) == 4 and last[2] != count and last[::3] == (len(given), count)
+    if len({s[3] for s in square}) != 1 or len(square) + pools < len(shapes) or not tokens:
+        listed = ", ".join(map(str, dict.fromkeys(shapes)))
+        raise ModelError(
+            f"{type(model).__name__} has "
+            + (f"attention of shapes {listed}" if shapes else "no attention")
+            + "; expected (samples, heads, tokens, tokens) in every block, from all patches to all "
+            "patches, as in ViT, DeiT or CLIP; use GradCAM, which reads the tokens of any layer"
+        )
+    calls = asked[: len(square)]
+    returned = {id(visit.module): visit for visit in tokens}
+    names, visit = [], tokens[-1]
+    for i in calls:
+        others = {part for j in calls if j != i for part in found[j].within}
+        alone = [p for p in found[i].within if p not in others and id(p[0]) in returned]
+        for module, call in alone[:1]:
+            visit = returned[id(module)]
+            names.append(find(model, module)[0] + f"@{call}" * (visit.calls > 1))
+    if layout is None:
+        layout = layout_of(model, given, order, visit.name, visit.shape)
+    blocks = tuple(names) if len(names) == len(calls) else ()
+    return Blocks(tuple(calls), asked[-1] if pools else None, blocks, layout)
+
+
+def _attention_in(
+    model: nn.Module, given: Inputs
+) -> tuple[list[Attention], list[int], Sequence[Visit]]:
+    """The calls of attention, the numbers of those that see the image, and the modules that ran."""
+    attending = Attending()
+    eager = [
+        module
+        for module in model.modules()
+        if unwrap(module) is module and not isinstance(module, torch.jit.ScriptModule)
+    ]
+    with torch.no_grad(), attending, wrapping(eager, attending.running):
+        order, _ = visited(model, given)
+    found = attending.found
+    if not given.several:
+        return found, list(range(len(found))), order
+    # It ran twice, the second time with another image.
+    half = len(found) // 2
+    pairs = zip(found[:half], found[half:], strict=False)
+    asked = [i for i, (a, b) in enumerate(pairs) if not torch.equal(a.matrix, b.matrix)]
+    return found[:half], asked, order
+
+
+def _returns(visit: Visit, tokens: int, samples: int) -> bool:
+    """Whether a module returned so many tokens of so many samples."""
+    return len(visit.shape) == 3 and visit.shape[:2] in ((samples, tokens), (tokens, samples))

@@ -1,0 +1,254 @@
+"""Maps from the attention of a vision transformer.
+
+``A^l`` is the attention of block ``l`` of ``L``, ``(N, heads, T, T)``: how much each token, a row,
+takes from each, a column. ``G^l`` is the gradient of the score at it. A map is read off at the
+patches; class, distillation and register tokens are left out.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from camlib.attention import Attending, Attention
+from camlib.blocks import Blocks, blocks_of
+from camlib.errors import GraphError, InputError, ModelError
+from camlib.forward import GRAPHS, Pass
+from camlib.gradients import gradients
+from camlib.inputs import Inputs
+from camlib.layouts import Layout, samples_axis
+from camlib.maps import Fuse
+from camlib.methods.base import MapMethod
+from camlib.modules import unwrap
+from camlib.replay import Needs, Tail
+from camlib.rules import without_recomputation
+
+
+class AttentionMethod(MapMethod):
+    """A map from what each block of a vision transformer attends to.
+
+    The model has to attend by ``softmax(q k^T / sqrt(d)) v`` from all tokens to all tokens, as ViT,
+    DeiT, DINOv2, BEiT and CLIP do; fused or not, of any library. Windows and convolutions are for
+    `GradCAM`.
+
+    Args:
+        model: any vision transformer; wrapped, compiled, frozen or training.
+        layout: turns tokens ``(N, T, C)`` into ``(N, C, *grid)``; recognised by default.
+        options: see `MapMethod`.
+
+    Raises:
+        InputError: an option has no such value.
+        ModelError: `model` is not a module; in a call, it does not attend like that.
+    """
+
+    rectify = False
+
+    def __init__(self, model: nn.Module, *, layout: Layout | None = None, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.layout = layout
+        self._found: dict[Any, Blocks] = {}
+        self._needs: dict[Any, Needs] = {}
+
+    @abstractmethod
+    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+        """The maps ``(N, K, *grid)`` from the calls of attention in `run`."""
+
+    def _first(self, blocks: Blocks) -> int:
+        """The number of the first call that needs a graph."""
+        return blocks.calls[0]
+
+    def _layers(self, blocks: Blocks) -> tuple[str, ...]:
+        """The layers whose output is changed, and what follows the last of them run again."""
+        return ()
+
+    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        key = given.image.shape[1:]
+        if key not in self._found:
+            self._found[key] = blocks_of(model, given, self.layout)
+        blocks = self._found[key]
+        layers = self._layers(blocks)
+        for graph in ("whole",) if self.differentiable else GRAPHS:
+            attending = Attending(self._first(blocks))
+            needs = self._needs.setdefault(key, Needs())
+            tails = [Tail(model, name, needs) for name in layers[-1:]]
+            run = Pass.of(model, given, target, layers, graph, attending, tails=tails)
+            if (run.seen.interrupted or attending.interrupted) and graph == "tail":
+                continue
+            try:
+                with without_recomputation("attention"):
+                    maps = self._maps(run, blocks, attending.found)
+                # A softmax may be one of float32 whatever the model is.
+                dtype = torch.promote_types(maps[0].dtype, run.scores.dtype)
+                return run, [each.to(dtype) for each in maps]
+            except GraphError:
+                if graph == "whole":
+                    raise
+        raise AssertionError("the whole graph comes last")
+
+    def _gradients(self, scores: Tensor, calls: Sequence[Attention]) -> Iterator[list[Tensor]]:
+        """The gradients of `scores` ``(N, K)`` at `calls`, each ``(k, N, heads, T, S)``."""
+        matrices = [call.matrix for call in calls]
+        names = ["attention"] * len(calls)
+        options = {"create_graph": self.differentiable, "allow_unused": True}
+        for found in gradients(scores, matrices, names, **options):
+            yield [call.per_head(each) for call, each in zip(calls, found, strict=True)]
+
+    def _better(self, run: Pass, layer: str) -> str:
+        """Another family."""
+        return "GradCAM reads the tokens of any layer and may know more"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
+
+
+class AttentionRollout(AttentionMethod):
+    """Attention rollout: attention followed through the blocks, ``A^L ... A^2 A^1``.
+
+    Each factor is ``mean_h A^l + I`` with its rows normalised, as a token keeps half of itself.
+    Abnar and Zuidema, ACL 2020, arXiv:2005.00928. The map is the row of the class token; where the
+    answer is read from other tokens, the mean of their rows. The baseline for other maps of
+    attention. Class-agnostic; weak because all heads count the same, and the values and perceptrons
+    not at all: deep networks blur to a mean.
+
+    Args:
+        model: see `AttentionMethod`.
+        options: see `AttentionMethod`.
+    """
+
+    cost = "1 forward"
+
+    def _first(self, blocks: Blocks) -> int:
+        return blocks.last
+
+    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+        last = found[blocks.last]
+        read = torch.zeros(last.shape[2], device=last.matrix.device, dtype=torch.bool)
+        with suppress(GraphError):  # a model may have none
+            for [gradient] in self._gradients(run.scores, [last]):
+                read |= _read(gradient)
+        with torch.autocast(read.device.type, enabled=False):
+            means = {i: found[i].per_head(found[i].matrix).mean(1) for i in blocks.all}
+            row = _mean_row(blocks.queries(read), means[blocks.last])
+            if blocks.pooling is not None:
+                row = _through(row, means[blocks.pooling])
+            for i in reversed(blocks.calls):
+                row = _through(row, rolled(means[i]))
+        return [blocks.arranged(row[:, None]).repeat_interleave(run.scores.shape[1], 1)]
+
+
+class GradientRollout(AttentionMethod):
+    """Gradient-weighted rollout: the attention that speaks for the class, through the blocks.
+
+    ``R = (I + B^L) ... (I + B^1)`` with ``B^l = mean_h relu(G^l A^l)``. Chefer, Gur and Wolf, ICCV
+    2021, arXiv:2103.15679, the rule for self-attention. The map is the row of the class token in
+    ``R - I``; where the answer is read from other tokens, the mean of their rows. For the class in
+    question, where rollout shows whatever was looked at. Weak where evidence against the class
+    counts: it is cut off in every block.
+
+    Args:
+        model: see `AttentionMethod`.
+        options: see `AttentionMethod`.
+    """
+
+    cost = "1 forward, 1 backward"
+
+    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+        calls = [found[i] for i in blocks.all]
+        chunks = []
+        for chunk in self._gradients(run.scores, calls):
+            with torch.autocast(chunk[0].device.type, enabled=False):
+                steps = {
+                    i: (gradient * call.per_head(call.matrix)).relu().mean(2).flatten(0, 1)
+                    for i, call, gradient in zip(blocks.all, calls, chunk, strict=True)
+                }
+                own = row = _mean_row(blocks.queries(_read(chunk[-1])), steps[blocks.last])
+                if blocks.pooling is not None:
+                    row = _through(row, steps[blocks.pooling])
+                    own = torch.zeros_like(row)
+                for i in reversed(blocks.calls):
+                    row = row + _through(row, steps[i])
+            relevance = (row - own).reshape(-1, len(run.inputs), row.shape[1])
+            chunks.append(relevance.movedim(0, 1))
+        return [blocks.arranged(torch.cat(chunks, 1))]
+
+
+class LeGrad(AttentionMethod):
+    """LeGrad: what attention would raise the score, summed over the blocks.
+
+    ``E = sum_l mean_hq relu(ds^l / dA^l)``, the mean over heads and rows. Bousselham et al., ICCV
+    2025, arXiv:2404.03214. The score ``s^l`` is what the network makes of the tokens behind block
+    ``l`` where it expects those behind the last one: with its own norm, pooling and head, which run
+    again. For the class in question, and for deep networks: no block is seen through another. Weak
+    where the head cannot read the tokens of early blocks, as they count as much as the last.
+
+    Args:
+        model: see `AttentionMethod`.
+        tokens: ``"mean"``: in ``s^l`` each token is replaced by the mean of all, as the authors'
+            code for CLIP does it, whichever of them the network pools; ``"own"``: the tokens stay
+            what they are, and ``s^L`` is the score.
+        options: see `AttentionMethod`.
+
+    Raises:
+        InputError: `tokens` has no such value.
+    """
+
+    cost = "1 forward, 1 forward and backward of what follows, for each block"
+    fuse: Fuse = "sum"
+
+    def __init__(
+        self, model: nn.Module, *, tokens: Literal["mean", "own"] = "mean", **options: Any
+    ) -> None:
+        super().__init__(model, **options)
+        if tokens not in ("mean", "own"):
+            raise InputError(f"tokens={tokens!r} is not known; use 'mean' or 'own'")
+        self.tokens = tokens
+
+    def _layers(self, blocks: Blocks) -> tuple[str, ...]:
+        if not blocks.names:
+            raise ModelError(
+                "the blocks of the model are no modules of their own, so what follows them cannot "
+                "be run on other tokens; use GradientRollout"
+            )
+        return blocks.names
+
+    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+        axis = samples_axis(blocks.layout)
+        outputs = run.seen.activations()
+        samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
+        run.settle(-1, lambda chosen: outputs[-1].index_select(axis, chosen.to(outputs[-1].device)))
+        maps = []
+        for call, output in zip(blocks.calls, outputs, strict=True):
+            with torch.enable_grad():
+                changed = output.clone()
+                if self.tokens == "mean":
+                    changed = output.mean(1 - axis, keepdim=True).expand_as(output).clone()
+                scores = run.again(-1, samples, changed)
+            chunks = [g.relu().mean((2, 3)) for [g] in self._gradients(scores, [found[call]])]
+            maps.append(blocks.arranged(torch.cat(chunks).movedim(0, 1)))
+        return maps
+
+
+def rolled(attention: Tensor) -> Tensor:
+    """A step of rollout: `attention` ``(N, T, T)`` and the identity, rows normalised."""
+    whole = attention + torch.eye(attention.shape[-1]).to(attention)
+    return whole / whole.sum(-1, keepdim=True)
+
+
+def _mean_row(chosen: Tensor, step: Tensor) -> Tensor:
+    """The mean of the rows `chosen` ``(T,)`` of the identity, ``(N, T)`` as for `step`."""
+    return (chosen.to(step.dtype) / chosen.sum()).expand(len(step), -1)
+
+
+def _through(row: Tensor, step: Tensor) -> Tensor:
+    """What tokens before `step` ``(N, T, S)`` have in `row` ``(N, T)`` behind it, ``(N, S)``."""
+    return torch.einsum("nt,nts->ns", row, step)
+
+
+def _read(gradient: Tensor) -> Tensor:
+    """Which tokens ``(T,)`` a gradient ``(k, N, heads, T, S)`` comes from."""
+    return (gradient != 0).flatten(0, 2).any(2).any(0)
