@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlib import Method, PixelMethod
+from camlib import ISCAM, SSCAM, Method, PixelMethod
 from camlib.cli.terminal import bar
 from camlib.integrations.torchvision import Network
 from camlib.targets import Probability, logits
@@ -52,6 +52,8 @@ def built(
         options["progress"] = bar(kind.__name__, stays=False)
     if "masks" in known and quick:
         options["masks"] = 300
+    if issubclass(kind, SSCAM | ISCAM) and quick:
+        options["samples"] = 4
     method: Method = construct(network.model, **options)
     return method
 
