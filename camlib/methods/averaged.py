@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.chunks import check_counts
 from camlib.errors import InputError
 from camlib.forward import Pass, gradients_at, scores_at
 from camlib.inputs import Inputs
@@ -54,7 +55,7 @@ class SmoothGrad(PixelMethod):
         batch_size: int = 32,
     ) -> None:
         super().__init__(model)
-        _check_counts(samples=samples, batch_size=batch_size)
+        check_counts(samples=samples, batch_size=batch_size)
         if not sigma >= 0:
             raise InputError(f"sigma={sigma!r} is no width; use a share of the range, 0 or more")
         self.samples = samples
@@ -106,7 +107,7 @@ class IntegratedGradients(PixelMethod):
         batch_size: int = 32,
     ) -> None:
         super().__init__(model)
-        _check_counts(steps=steps, batch_size=batch_size)
+        check_counts(steps=steps, batch_size=batch_size)
         self.baseline = baseline
         self.steps = steps
         self.batch_size = batch_size
@@ -175,7 +176,7 @@ class ExpectedGradients(PixelMethod):
         batch_size: int = 32,
     ) -> None:
         super().__init__(model)
-        _check_counts(samples=samples, batch_size=batch_size)
+        check_counts(samples=samples, batch_size=batch_size)
         self.baselines = baselines
         self.samples = samples
         self.seed = seed
@@ -230,9 +231,3 @@ def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     beside = k / (4 * k**2 - 1).sqrt()
     values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
     return (values + 1) / 2, vectors[0] ** 2
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name}={count} leaves nothing to do; use 1 or more")
