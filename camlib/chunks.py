@@ -40,8 +40,7 @@ class Chunks:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise InputError(f"batch_size={self.size!r} leaves nothing to do; use 1 or more")
+        check_counts(batch_size=self.size)
 
     def run(
         self, function: Callable[[Tensor], Tensor], items: Tensor, *like: Tensor
@@ -74,6 +73,17 @@ class Chunks:
                     continue
                 yield part, found
                 chunk = chunk[len(part) :]
+
+
+def check_counts(**counts: int | None) -> None:
+    """Nothing, if each of `counts` is 1 or more, or left open.
+
+    Raises:
+        InputError: one is below 1.
+    """
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name}={count!r} leaves nothing to do; use 1 or more")
 
 
 def fitting(*like: Tensor) -> int:

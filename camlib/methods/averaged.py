@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.chunks import check_counts
 from camlib.errors import InputError
 from camlib.forward import Pass, input_gradients, scores_at
 from camlib.inputs import Inputs
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
-from camlib.methods.views import View, averaged, beside, check_counts, drawn, on_the_way
+from camlib.methods.views import View, averaged, beside, drawn, on_the_way
 from camlib.targets import Target
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress
+from camlib.chunks import Chunks, Progress, check_counts
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
 from camlib.methods.layer import LayerMethod
@@ -62,8 +62,7 @@ class GroupCAM(LayerMethod):
     ) -> None:
         super().__init__(model, layer, **options)
         check_asked(score)
-        if groups < 1:
-            raise InputError(f"groups={groups} leaves nothing to do; use 1 or more")
+        check_counts(groups=groups)
         if not 0 <= percentile < 100:
             raise InputError(f"percentile={percentile} leaves nothing of a mask; use 0 up to 99")
         self.groups = groups

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress
+from camlib.chunks import Chunks, Progress, check_counts
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
 from camlib.inputs import Inputs
@@ -136,9 +136,7 @@ class RISE(Hiding):
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
-        for name, number in (("masks", masks), ("cells", cells)):
-            if number < 1:
-                raise InputError(f"{name}={number} leaves nothing to do; use 1 or more")
+        check_counts(masks=masks, cells=cells)
         if not 0 < probability <= 1:
             raise InputError(f"probability={probability} is none above 0 and up to 1")
         self.masks = masks

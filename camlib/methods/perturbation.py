@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress
+from camlib.chunks import Chunks, Progress, check_counts
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
 from camlib.methods.layer import LayerMethod
@@ -66,8 +66,7 @@ class ScoreCAM(LayerMethod):
         check_asked(score)
         if baseline not in ("zero", "blur", None):
             raise InputError(f"baseline={baseline!r} is not known; use 'zero', 'blur' or None")
-        if max_channels is not None and max_channels < 1:
-            raise InputError(f"max_channels={max_channels} leaves nothing to do; use 1 or more")
+        check_counts(max_channels=max_channels)
         self.score: Asked = score
         self.baseline = baseline
         self.channel_softmax = channel_softmax

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.chunks import check_counts
 from camlib.forward import Pass
 from camlib.inputs import Inputs
 from camlib.methods.gradient import GradCAM, GradCAMPlusPlus, HiResCAM
 from camlib.methods.views import (
     averaged,
-    check_counts,
     check_noise,
     check_scales,
     check_unplaced,

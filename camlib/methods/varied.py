@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib.methods.perturbation import ScoreCAM
-from camlib.methods.views import beside, check_counts, check_noise
+from camlib.methods.views import beside, check_noise
 from camlib.modules import Layers
 
 

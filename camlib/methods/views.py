@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from camlib import maps
+from camlib.chunks import check_counts
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
@@ -128,17 +129,6 @@ def check_noise(samples: int, sigma: float, batch_size: int) -> None:
     check_counts(samples=samples, batch_size=batch_size)
     if not sigma >= 0:
         raise InputError(f"sigma={sigma!r} is no width; use a share of the range, 0 or more")
-
-
-def check_counts(**counts: int) -> None:
-    """Nothing, if there is something to do.
-
-    Raises:
-        InputError: one of `counts` is below 1.
-    """
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name}={count} leaves nothing to do; use 1 or more")
 
 
 def check_scales(scales: Sequence[float]) -> None:
