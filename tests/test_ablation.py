@@ -214,27 +214,6 @@ def test_several_layers(kind):
 
 
 @BOTH
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ArithmeticError])
-def test_interrupt_in_a_later_pass_leaves_the_model_as_found(kind, error):
-    class Interrupted(nn.Module):
-        calls = 0
-
-        def forward(self, features):
-            type(self).calls += 1
-            if self.calls == 6:
-                raise error
-            return features
-
-    base = convolutional()
-    net = Net(base.features, nn.Sequential(Interrupted(), *base.tail)).train()
-    before = snapshot(net)
-    with pytest.raises(error):
-        kind(net, "features", batch_size=1)(images())
-    assert Interrupted.calls == 6
-    assert snapshot(net) == before
-
-
-@BOTH
 def test_gradient_flows_through_the_map(kind):
     net, batch = convolutional().double(), images(1).double()
     image = batch.clone().requires_grad_()

@@ -6,8 +6,6 @@ import pytest
 import torch
 from nets import Net, convolutional, images, pooled
 from reference import occlusion, rise
-from snapshot import snapshot
-from torch import nn
 from torch.nn import functional as F
 
 from camlib import RISE, InputError, Occlusion
@@ -93,26 +91,6 @@ def test_all_classes_from_one_pass(kind):
     net = Counting(base.features, base.tail).eval()
     few(kind, net)(images(), [[0, 1, 2, 3]])
     assert net.count == 2 + 2 * (20 if kind is RISE else 36)
-
-
-@BOTH
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ArithmeticError])
-def test_interrupt_in_a_later_pass_leaves_the_model_as_found(kind, error):
-    class Interrupted(nn.Module):
-        calls = 0
-
-        def forward(self, features):
-            type(self).calls += 1
-            if self.calls == 4:
-                raise error
-            return features
-
-    base = convolutional()
-    net = Net(base.features, nn.Sequential(Interrupted(), *base.tail)).train()
-    before = snapshot(net)
-    with pytest.raises(error):
-        few(kind, net, batch_size=1)(images())
-    assert snapshot(net) == before
 
 
 @BOTH
