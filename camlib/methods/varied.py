@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlib.chunks import check_counts
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.views import beside, check_noise
 from camlib.modules import Layers
