@@ -46,12 +46,12 @@ def main(
     for name in names or EXPERIMENTS:
         command = f"python -m benchmarks {name} --threads {threads} --rounds {rounds}"
         command += f" --device {device}" * (device != "cpu")
-        tables = []
+        tables: list[Any] = []
+        stored[name] = {"command": command, "machine": where, "tables": tables}
         for table in EXPERIMENTS[name](options):
             click.echo("\n" + report.markdown(table))
             tables.append(asdict(table))
-        stored[name] = {"command": command, "machine": where, "tables": tables}
-        RESULTS.write_text(json.dumps(stored))
+            RESULTS.write_text(json.dumps(stored))
     if write:
         results = {name: _read(found) for name, found in stored.items()}
         (DOCS / "benchmarks.md").write_text(report.page(results), encoding="utf-8")

@@ -119,8 +119,8 @@ def classes(options: Options) -> Iterable[Table]:
 
 def peers(options: Options) -> Iterable[Table]:
     """Grad-CAM of each library on eight networks."""
-    for model in LAST:
-        for batch in (1, 8, 32):
+    for batch in (8, 1, 32):
+        for model in LAST:
             setting = Setting(model, batch=batch, device=options.device)
             cases = {PLAIN: (PLAIN, setting)}
             cases |= {library: (f"{library} grad_cam", setting) for library in LIBRARIES}
@@ -128,7 +128,7 @@ def peers(options: Options) -> Iterable[Table]:
                 f"{model}, batch {batch}",
                 cases,
                 options,
-                rounds=options.rounds if batch < 32 else max(2, options.rounds // 2),
+                rounds=options.rounds if batch < 32 else 2,
                 memory=batch == 8,
             )
 
