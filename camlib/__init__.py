@@ -1,5 +1,8 @@
 """Class activation maps for PyTorch: where did the network look for this answer?"""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from camlib import layers, layouts, targets
 from camlib.errors import (
     CamlibError,
@@ -67,7 +70,10 @@ from camlib.methods import (
     SmoothGradCAMPlusPlus,
     XGradCAM,
 )
-from camlib.visual import figure, overlay, to_image
+
+if TYPE_CHECKING:
+    from camlib.visual import figure, to_image
+    from camlib.visual.overlay import overlay
 
 __version__ = "0.1.0"
 
@@ -141,3 +147,11 @@ __all__ = [
     "targets",
     "to_image",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What draws is loaded when it is asked for: training scripts do not."""
+    if name in ("figure", "overlay", "to_image", "visual"):
+        visual = import_module("camlib.visual")
+        return visual if name == "visual" else getattr(visual, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

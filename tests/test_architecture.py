@@ -148,6 +148,16 @@ def test_import_loads_torch_and_nothing_heavier():
     assert not loaded & {"cv2", "matplotlib", "torchvision", "PIL", "IPython", "tqdm", "click"}
 
 
+def test_drawing_is_loaded_when_it_is_asked_for():
+    code = (
+        "import sys, camlib; print('camlib.visual' in sys.modules); "
+        "print(camlib.overlay.__module__, camlib.visual.figure is camlib.figure)"
+    )
+    assert run(code) == ["False", "camlib.visual.overlay", "True"]
+    with pytest.raises(AttributeError, match="module 'camlib' has no attribute 'overly'"):
+        camlib.overly  # noqa: B018
+
+
 def test_the_test_above_would_see_it():
     code = "import sys; t = set(sys.modules); import matplotlib; print(*set(sys.modules) - t)"
     assert "matplotlib" in run(code)
