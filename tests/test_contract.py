@@ -427,9 +427,10 @@ def test_model_that_is_none(kind):
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
-def test_docstring_gives_the_source_and_the_cost_is_known(kind):
+def test_docstring_gives_the_source_a_weakness_and_the_cost(kind):
     source = r"arXiv:\d{4}\.\d{4,5}|doi:10\.|A baseline with no paper"
     assert re.search(source, inspect.getdoc(kind))
+    assert re.search(r"[Ww]eak|not an explanation|fails|no paper", inspect.getdoc(kind))
     assert "forward" in kind.cost
 
 

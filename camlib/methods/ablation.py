@@ -117,7 +117,9 @@ class AblationCAM(Replaying):
     Desai and Ramaswamy, WACV 2020, doi:10.1109/WACV45572.2020.9093360. The paper divides the loss
     by the score, which leaves the map as it is, or turns it around where the score is negative;
     here it is not divided. Channels that are zero lose nothing. Where global average pooling and
-    one linear layer follow, the loss is ``W_ck mean(A_k)`` and nothing runs again.
+    one linear layer follow, the loss is ``W_ck mean(A_k)`` and nothing runs again. At the last
+    layer, when channels are to be weighed by their share of the score. Weak at earlier layers,
+    where one weight for a channel says little and what follows is dear to run.
 
     Args:
         model: see `Replaying`.
@@ -156,7 +158,9 @@ class ReciproCAM(Replaying):
     """Recipro-CAM: a position is worth what the model answers when it sees that position alone.
 
     ``M_i = p_c(A where everything but position i is 0)``. Byun and Lee, 2022, arXiv:2209.14074; for
-    vision transformers arXiv:2310.02588, where the class token stays. No gradient is needed.
+    vision transformers arXiv:2310.02588, where the class token stays. Where there is no gradient.
+    Weak on large grids, one run for each position, and as a picture in [0, 1]: the map does not end
+    at zero where nothing speaks for the class.
 
     Args:
         model: see `Replaying`.

@@ -23,8 +23,9 @@ class EigenCAM(ClassAgnostic):
 
     Muhammad and Yeasin, IJCNN 2020, arXiv:2008.00299. Not centred, as in the paper; some codes
     subtract each channel's mean over positions first and get another map. Popular where a gradient
-    is hard to come by, as for detectors. Class-agnostic; weak where the strongest pattern of the
-    layer is not the object: much weaker than Grad-CAM by the measures of faithfulness.
+    is hard to come by, as for detectors. Class-agnostic: on photographs of one object hard to tell
+    from Grad-CAM by the measures of faithfulness, and weak where there are two, of which it shows
+    the one that the layer responds to most, whichever is asked for.
     """
 
     def pattern(self, activation: Tensor) -> Tensor:

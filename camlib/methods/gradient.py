@@ -22,7 +22,9 @@ from camlib.modules import Layers
 class GradCAM(GradientWeighted):
     """Grad-CAM: the mean gradient of a channel is its weight, ``w_k = mean_i G_ki``.
 
-    Selvaraju et al., ICCV 2017, arXiv:1610.02391, eq. 1 and 2.
+    Selvaraju et al., ICCV 2017, arXiv:1610.02391, eq. 1 and 2. The one to begin with: at the last
+    layer before a pooling, where most of the other rules are the same or nearly so. Weak at earlier
+    layers, where a channel means something else at every place, and on layers with negative values.
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -37,7 +39,8 @@ class GradCAMPlusPlus(GradientWeighted):
     ``a_ki = G_ki^2 / (2 G_ki^2 + S_k G_ki^3)`` with ``S_k = sum_j A_kj``. It is computed as
     ``1 / (2 + S_k G_ki)``, which is the same where ``G_ki`` is not zero and cannot underflow. The
     score is the output before softmax; the factor ``exp(score)`` of the paper scales the whole map
-    and is left out. On layers with negative values the denominator may vanish: use it after a ReLU.
+    and is left out. Weak on layers with negative values, where the denominator may vanish: use it
+    after a ReLU.
 
     Args:
         model: see `GradientWeighted`.
@@ -78,7 +81,9 @@ class HiResCAM(GradientWeighted):
     """HiResCAM: every position keeps its own gradient, ``w_ki = G_ki``.
 
     Draelos and Carin, 2020, arXiv:2011.08891. At layers of all depths with ``fuse="max"`` it is
-    Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644).
+    Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644). For answers of a region, as in segmentation,
+    and where the map has to sum to what the layer adds to the score. Weak at layers with negative
+    values, where evidence for and against cancels.
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -90,7 +95,9 @@ class XGradCAM(GradientWeighted):
     """XGrad-CAM: gradients averaged with the activation, ``w_k = sum_i G_ki A_ki / sum_i A_ki``.
 
     Fu et al., BMVC 2020, arXiv:2008.02312. A channel that sums to zero, which the paper leaves
-    open, gets weight zero.
+    open, gets weight zero. Its map sums to the same as that of HiResCAM, with one weight a channel.
+    Before a pooling it is Grad-CAM; weak on layers with negative values, where a sum may be next to
+    nothing, and at earlier layers, as Grad-CAM.
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -109,7 +116,8 @@ class ElementWiseGradCAM(GradientWeighted):
 
     Pillai and Pirsiavash, AAAI 2021, doi:10.1609/aaai.v35i3.16344. The same as Layer-CAM where
     activations are not negative; on layers with negative values (bottlenecks, tokens) the rule of
-    choice.
+    choice. Weak on what speaks against the class: it is cut off place by place, so that a map also
+    has some of what other classes are seen by.
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -122,7 +130,8 @@ class LayerCAM(GradientWeighted):
 
     Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943. Fit for early layers, where a mean over
     positions says little. Several layers are fused as in the paper, by the maximum of
-    ``tanh(2 M / max M)``: deep maps say where, shallow ones draw the outline.
+    ``tanh(2 M / max M)``: deep maps say where, shallow ones draw the outline. Weak as
+    `ElementWiseGradCAM`, and on layers with negative values.
     """
 
     def __init__(

@@ -108,8 +108,9 @@ class RISE(Hiding):
     """RISE: a pixel is worth what the model answers, on average, when that pixel is seen.
 
     ``M = sum_i p_c(x m_i) m_i / (n p)``. Petsiuk, Das and Saenko, BMVC 2018, arXiv:1806.07421. The
-    masks are random grids of few cells, enlarged and shifted; zero input stands for "no image". The
-    map is noisy where there are few masks. All samples see the same masks, in every call.
+    masks are random grids of few cells, enlarged and shifted; zero input stands for "no image". All
+    samples see the same masks, in every call. For any function at all. Weak where there are few
+    masks: the map is noisy.
 
     Args:
         model: see `Hiding`.
@@ -174,7 +175,8 @@ class Occlusion(Hiding):
     """Occlusion: a pixel is worth what the score loses, on average, when a window hides it.
 
     Zeiler and Fergus, ECCV 2014, arXiv:1311.2901, section 4.2, who draw the score itself, at the
-    centre of the window.
+    centre of the window. For any function at all, and as a check of other maps. Weak where the
+    evidence is spread, so that no window hides it, and in its choice of window.
 
     Args:
         model: see `Hiding`.

@@ -24,7 +24,8 @@ class ScoreCAM(LayerMethod):
     Wang et al., CVPR Workshops 2020, arXiv:1910.01279. The paper gives three definitions that
     differ; this is the one of the authors' code, the others are options. Zero input stands for "no
     image", so inputs should be normalised to zero mean. Channels that are constant say nothing and
-    are skipped; of those that give the same mask, one is run.
+    are skipped; of those that give the same mask, one is run. Where there is no gradient. Weak in
+    its cost, and in masks of a kind that the network has never seen; `GroupCAM` is the fast form.
 
     Args:
         model: see `LayerMethod`.

@@ -109,7 +109,8 @@ class Saliency(PixelMethod):
     """The gradient of the score at the input, ``dy_c / dx``.
 
     Simonyan, Vedaldi and Zisserman, ICLR Workshop 2014, arXiv:1312.6034. The paper's map is the
-    largest absolute value over colours, ``reduce="max"``.
+    largest absolute value over colours, ``reduce="max"``. What a small change of each pixel would
+    do. Weak as a picture: the gradient of a deep network jumps from pixel to pixel.
 
     Args:
         model: see `PixelMethod`.

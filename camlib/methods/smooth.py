@@ -81,8 +81,8 @@ class SmoothFullGrad(Smooth):
 
     Srinivas and Fleuret, NeurIPS 2019, arXiv:1905.00780, with the noise of SmoothGrad. It is
     `Smooth` of `FullGrad`; the authors' code sums the input's term over colours before its absolute
-    value, here it is drawn as in FullGrad. Calmer than FullGrad, 25 times its cost, and no more
-    telling of classes; the authors do not promise that it is better.
+    value, here it is drawn as in FullGrad. Calmer than FullGrad, 25 times its cost, and as weak
+    at telling classes apart; the authors do not promise that it is better.
 
     Args:
         model: see `FullGrad`.

@@ -24,7 +24,7 @@ class SSCAM(ScoreCAM):
     map. ``e`` is normal; the masks leave [0, 1] and are not scaled again. The authors' code scales
     the noise by each channel's range, here it is of the scaled mask, the same for all channels and
     images. The paper's `sigma` drowns the mask and shows the network noise that it does not know;
-    small ones give Score-CAM back, at ten times its cost. Try `Smooth` around a cheaper method.
+    small ones give Score-CAM back. Weak for ten times its cost: try `Smooth` around a cheaper one.
 
     Args:
         model: see `ScoreCAM`.
