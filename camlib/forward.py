@@ -183,7 +183,7 @@ def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None =
         image: changed images.
         target: what to ask instead of the target of the pass.
     """
-    output = run.inputs.of_samples(samples, image).owned().run(run.model)
+    output = run.inputs.of_samples(samples, image.clone()).run(run.model)
     found = (run.target if target is None else target)[samples](output)
     return precise(found).reshape(len(samples), -1)
 

@@ -103,13 +103,16 @@ class Inputs:
         return self._each(Tensor.clone)
 
     def of_samples(self, samples: Tensor, image: Tensor) -> Inputs:
-        """The arguments for `samples` ``(M,)``, by number, with `image` ``(M, C, *size)``."""
-        if self.shared:
-            return self.with_image(image)
-        count = len(self)
-        beside = self.with_image(self.image[:0])
-        chosen = beside._each(lambda t: t[samples] if t.ndim and t.shape[0] == count else t)
-        return chosen.with_image(image)
+        """The arguments for `samples` ``(M,)``, by number, with `image` ``(M, C, *size)``.
+
+        What is beside the image is copied; the image itself goes to the model.
+        """
+
+        def chosen(tensor: Tensor) -> Tensor:
+            own = not self.shared and tensor.ndim and tensor.shape[0] == len(self)
+            return tensor[samples] if own else tensor.clone()
+
+        return self.with_image(self.image[:0])._each(chosen).with_image(image)
 
     def with_image(self, image: Tensor) -> Inputs:
         """The arguments with another image."""

@@ -12,12 +12,17 @@ from torch.nn import functional as F
 
 from camlib import (
     METHODS,
+    AblationCAM,
     FullGrad,
     GradCAM,
+    GroupCAM,
     GuidedGradCAM,
     InputError,
     IntegratedGradients,
     LayerMethod,
+    MapMethod,
+    Occlusion,
+    ReciproCAM,
     Saliency,
     ScoreCAM,
 )
@@ -178,3 +183,41 @@ def test_series_of_one_channel():
     body[0] = nn.Conv1d(1, 5, 3, padding=1)
     net = spread(Net(body, nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 4))))
     assert GradCAM(net)(torch.randn(2, 1, 30), 1).shape == (2, 30)
+
+
+class Compared(Net):
+    """Images against texts, as CLIP has it, and a temperature; it may change both in place."""
+
+    in_place = True
+
+    def forward(self, pixels, texts, temperature):
+        if self.in_place:
+            texts.mul_(2)
+            temperature.mul_(3)
+        else:
+            texts, temperature = 2 * texts, 3 * temperature
+        return {"logits_per_image": self.tail(self.features(pixels)) @ texts.T * temperature}
+
+
+IN_BATCHES = [ScoreCAM, GroupCAM, AblationCAM, ReciproCAM, Occlusion, IntegratedGradients]
+
+
+@pytest.mark.parametrize("kind", IN_BATCHES)
+@pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
+def test_what_is_beside_the_image_may_be_changed_in_place(kind):
+    base = convolutional().double()
+    net = Compared(base.features, base.tail).eval()
+    texts = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)).double()
+    temperature = torch.tensor(0.1).double()
+    given = {"pixels": images().double(), "texts": texts, "temperature": temperature}
+    before = {name: tensor.clone() for name, tensor in given.items()}
+    layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}
+    relu = {"relu": False} if issubclass(kind, MapMethod) else {}
+    method = kind(net, **layer, **relu, batch_size=2)
+    found = method.explain(given, 1)
+    assert all(torch.equal(given[name], tensor) for name, tensor in before.items())
+    net.in_place = False
+    expected = kind(net, **layer, **relu, batch_size=2).explain(given, 1)
+    assert expected.map.any()
+    torch.testing.assert_close(found.map, expected.map, rtol=1e-9, atol=1e-12)
+    assert found.replayed == expected.replayed
