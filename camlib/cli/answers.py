@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlib import ISCAM, SSCAM, Method, PixelMethod
+from camlib import ISCAM, SSCAM, Method, PixelMethod, SmoothFullGrad, SmoothGrad
 from camlib.cli.terminal import bar
 from camlib.integrations.torchvision import Network
 from camlib.targets import Probability, logits
@@ -41,7 +41,7 @@ class Maps:
 def built(
     kind: type[Method], network: Network, layers: Sequence[str], *, quick: bool = False
 ) -> Method:
-    """A method for `network`, at `layers` if it has any; if `quick`, with few masks."""
+    """A method for `network`, at `layers` if it has any; if `quick`, with few masks and little noise."""
     construct: Any = kind
     options: dict[str, Any] = {}
     known = _options(kind)
@@ -54,6 +54,8 @@ def built(
         options["masks"] = 300
     if issubclass(kind, SSCAM | ISCAM) and quick:
         options["samples"] = 4
+    if issubclass(kind, SmoothGrad | SmoothFullGrad) and quick:
+        options["sigma"] = 0.05  # more leads a small network astray
     method: Method = construct(network.model, **options)
     return method
 
