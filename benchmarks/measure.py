@@ -4,10 +4,10 @@ Time: every round runs each case once, in an order that rotates, with the baseli
 it, and divides the case's time by the mean of the two; what else the machine does hits both alike.
 The median over rounds is reported with its quartiles.
 
-Memory: each case runs in a process of its own, once. The peak is the largest resident set during
-the pass less the resident set just before it, when the network, the images and the libraries are
-loaded. Linux keeps that peak and resets it on request (``clear_refs``); elsewhere it is
-``ru_maxrss``, which cannot be reset, so that the number is a lower bound.
+Memory: each case runs in a process of its own, twice. The peak is the largest resident set during
+the second call less the resident set just before it. Linux keeps that peak and resets it on request
+(``clear_refs``); elsewhere it is ``ru_maxrss``, which cannot be reset, so that the number is a lower
+bound.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -113,11 +113,8 @@ def peak(case: str, setting: Setting, threads: int) -> float | str:
 
 def _peak_here(case: str, setting: Setting, threads: int) -> float:
     torch.set_num_threads(threads)
-    small = replace(
-        setting, batch=1, size=min(setting.size, 64) if "vit" not in setting.model else 224
-    )
-    prepared(case, small)()  # libraries and kernels are loaded before, not in the pass
     call = prepared(case, setting)
+    call()  # libraries and kernels are loaded, and what is found out once is known
     if setting.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         start = torch.cuda.memory_allocated()

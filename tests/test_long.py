@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import Net, convolutional, images, pooled
+from nets import Net, convolutional, fitting, images
 from snapshot import snapshot
 from torch import nn
 
-from camlib import CAM, METHODS, LayerMethod, modes, wrapping
+from camlib import CAM, METHODS, AttentionMethod, LayerMethod, modes, wrapping
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning"),
+    pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning"),
     pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning"),
 ]
 
@@ -58,7 +58,7 @@ def resident():
 
 @pytest.mark.parametrize(("kind", "calls"), list(lengths()))
 def test_many_calls_leave_nothing_behind(kind, calls):
-    net, batch = pooled().train(), images(1, 4, 4)
+    net, batch = fitting(kind).train(), images(1, 4, 4)
     method = few(kind, net)
     model = snapshot(net)
 
@@ -111,7 +111,9 @@ class _Stopping(torch.autograd.Function):
 @pytest.mark.parametrize("place", ["before the layer", "behind the layer"])
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
 def test_an_interrupt_in_any_pass_leaves_the_model_as_found(kind, place):
-    base = pooled() if kind is CAM else convolutional()  # where all of Ablation-CAM runs
+    # Behind the layer of this network, all of Ablation-CAM runs.
+    fits = kind is CAM or issubclass(kind, AttentionMethod)
+    base = fitting(kind) if fits else convolutional()
     batch, stopped = images(), Stopped()
     features, tail = base.features, base.tail
     if place == "before the layer":
