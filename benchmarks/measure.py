@@ -5,9 +5,9 @@ it, and divides the case's time by the mean of the two; what else the machine do
 The median over rounds is reported with its quartiles.
 
 Memory: each case runs in a process of its own, twice. The peak is the largest resident set during
-the second call less the resident set just before it. Linux keeps that peak and resets it on request
-(``clear_refs``); elsewhere it is ``ru_maxrss``, which cannot be reset, so that the number is a lower
-bound.
+the second call less the resident set just before it. Linux keeps that peak and resets it on
+request (``clear_refs``); elsewhere it is ``ru_maxrss``, which cannot be reset, so that the number
+is a lower bound.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Maps:
 def built(
     kind: type[Method], network: Network, layers: Sequence[str], *, quick: bool = False
 ) -> Method:
-    """A method for `network`, at `layers` if it has any; if `quick`, with few masks, little noise."""
+    """A method for `network`, at `layers` if it has any; if `quick`, with few masks and noise."""
     construct: Any = kind
     options: dict[str, Any] = {}
     known = _options(kind)
