@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarn
 
 MAPS = [kind for kind in METHODS.values() if issubclass(kind, MapMethod) or kind is FullGrad]
 
-SEEDS = {GroupCAM: 80}
+SEEDS = {GroupCAM: 157}
 """Seeds of networks in which a method finds something for every class, where 0 is not one."""
 
 
