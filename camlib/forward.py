@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,10 @@ GRAPHS: tuple[Graph, ...] = ("tail", "whole")
 """What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
 the graph with it; if the graph is on before that block, it is on again after it."""
 
+_FORMATS = torch.channels_last, torch.preserve_format
+"""On a CPU, convolutions of many images are faster with channels last, and the same to rounding. A
+model that makes views of what they return may not take them so."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pass:
@@ -43,6 +47,8 @@ class Pass:
         shape: ``()`` for one score a sample, ``(K,)`` for several.
         order: the modules that ran, if they were recorded.
         tails: what follows each layer, if it can be run again.
+        formats: of memory, the fastest first, in which changed images come. What the model refuses
+            is dropped.
     """
 
     model: nn.Module
@@ -54,6 +60,7 @@ class Pass:
     shape: tuple[int, ...]
     order: list[Visit]
     tails: Sequence[Tail] = ()
+    formats: list[torch.memory_format] = field(default_factory=lambda: list(_FORMATS))
 
     @classmethod
     def of(
@@ -183,7 +190,18 @@ def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None =
         image: changed images.
         target: what to ask instead of the target of the pass.
     """
-    output = run.inputs.of_samples(samples, image.clone()).run(run.model)
+    # The kernels of a CPU have it for images, and not in float64.
+    if image.ndim != 4 or image.device.type != "cpu" or image.dtype == torch.float64:
+        del run.formats[:-1]
+    output = None
+    while output is None:
+        given = run.inputs.of_samples(samples, image.clone(memory_format=run.formats[0]))
+        try:
+            output = given.run(run.model)
+        except RuntimeError:
+            if len(run.formats) == 1:
+                raise
+            del run.formats[0]
     found = (run.target if target is None else target)[samples](output)
     return precise(found).reshape(len(samples), -1)
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Net, convolutional, images, pooled
+from nets import Net, convolutional, flat, images, pooled
 from snapshot import snapshot
 from torch import nn
 from torch.nn import functional as F
@@ -171,3 +171,50 @@ def test_other_inputs_follow_their_sample():
     for n in range(3):
         one = {"batch": batch[n : n + 1], "shift": shift[n : n + 1], "gain": gain}
         torch.testing.assert_close(ScoreCAM(net)(one, target=1)[0], together[n])
+
+
+class Formats(Net):
+    """Notes which batches have their channels last; makes a view of what the features return."""
+
+    def forward(self, batch):
+        self.last = [*getattr(self, "last", []), batch.is_contiguous(memory_format=LAST)]
+        found = self.features(batch)
+        if getattr(self, "failing", False) and len(self.last) > 1:
+            raise RuntimeError("the model's own")
+        return self.tail(found.view(len(found), -1) if self.views else found)
+
+
+LAST = torch.channels_last
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_changed_images_come_with_channels_last_where_the_model_takes_them(views):
+    base = flat()
+    tail = nn.Sequential(base.tail[1]) if views else base.tail
+    net, batch = Formats(base.features, tail).eval(), images(2)
+    net.views = views
+    found = ScoreCAM(net, "features", batch_size=2)(batch, 1)
+    clean, first, *others = net.last
+    assert (clean, first) == (False, True)
+    assert len(others) > 2
+    assert set(others) == {not views}
+    torch.testing.assert_close(found, ScoreCAM(base, "features")(batch, 1))
+
+
+@pytest.mark.parametrize("given", [images().double(), images(2, 8), images(2, 8, 8, 8)])
+def test_other_inputs_come_as_they_are(given):
+    strides = []
+    net = pooled(axes=given.ndim - 2).to(given.dtype)
+    net.features.register_forward_pre_hook(lambda _, args: strides.append(args[0].stride()))
+    ScoreCAM(net, "features", batch_size=2)(given, 1)
+    assert len(strides) > 3
+    assert set(strides[:-1]) == {given.stride()}
+
+
+def test_errors_of_the_model_in_a_masked_pass_are_its_own():
+    base = flat()
+    net = Formats(base.features, base.tail).eval()
+    net.views, net.failing = False, True
+    with pytest.raises(RuntimeError, match="the model's own"):
+        ScoreCAM(net, "features")(images())
+    assert net.last == [False, True, False]
