@@ -5,13 +5,14 @@ it, and divides the case's time by the mean of the two; what else the machine do
 The median over rounds is reported with its quartiles.
 
 Memory: each case runs in a process of its own, twice. The peak is the largest resident set during
-the second call less the resident set before the first, when the network and the images are loaded.
+the second call less the resident set just before it, when what the first call freed is given back.
 Linux keeps that peak and resets it on request (``clear_refs``); elsewhere it is ``ru_maxrss``,
 which cannot be reset. On a GPU it is what the allocator gave out during the second call.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import subprocess
@@ -114,7 +115,6 @@ def peak(case: str, setting: Setting, threads: int) -> float | str:
 def _peak_here(case: str, setting: Setting, threads: int) -> float:
     torch.set_num_threads(threads)
     call = prepared(case, setting)
-    before = _resident("VmRSS")
     call()  # libraries and kernels are loaded, and what is found out once is known
     if setting.device.startswith("cuda"):
         start = torch.cuda.memory_allocated()
@@ -122,7 +122,9 @@ def _peak_here(case: str, setting: Setting, threads: int) -> float:
         call()
         return (torch.cuda.max_memory_allocated() - start) / 2**20
     if _RESET.exists():
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back
         _RESET.write_text("5")
+    before = _resident("VmRSS")
     call()
     return (_resident("VmHWM") - before) / 1024
 
