@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from camlib.attention import Attending, Attention
-from camlib.capture import Visit
 from camlib.errors import ModelError
 from camlib.inputs import Inputs
 from camlib.layers import layout_of, visited
 from camlib.layouts import Layout, samples_axis
 from camlib.modules import find, unwrap
+from camlib.visits import Visit
 from camlib.wrapping import wrapping
 
 

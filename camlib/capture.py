@@ -12,12 +12,10 @@ object leaves nothing on the model. Three facts about PyTorch shape the rest.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from camlib.errors import GraphError, LayerError, warn
 from camlib.gradients import gradients, reached
 from camlib.modules import Layer, call_of, find
+from camlib.parts import first, replaced
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""
@@ -142,7 +141,7 @@ def capture(
             seen.calls[name] += 1
             if call_of(name) not in (None, seen.calls[name] - 1):
                 return None
-            where, tensor = _activation(name, output)
+            where, tensor = first(name, output)
             if tensor.is_inference():
                 if graph != "none":
                     raise GraphError(
@@ -162,7 +161,7 @@ def capture(
             passed = tensor.clone()
             if any(tensor is given for given in args):
                 seen._passed_on[name] = passed
-            return _replaced(output, where, passed)
+            return replaced(output, where, passed)
 
         return hook
 
@@ -199,7 +198,7 @@ def replacing(model: nn.Module, layer: Layer, call: int, tensor: Tensor) -> Iter
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         if threading.get_ident() != thread or next(calls) != call:
             return None
-        return _replaced(output, _activation(name, output)[0], tensor)
+        return replaced(output, first(name, output)[0], tensor)
 
     handle = module.register_forward_hook(hook)
     try:
@@ -212,100 +211,7 @@ _PADDING = ("GeneralizedRCNNTransform",)
 """Modules that return a batch, padded at the end, and the size of each image in it."""
 
 
-@dataclass(frozen=True)
-class Visit:
-    """One module in the order of a forward pass: who it is and what it returned.
-
-    Attributes:
-        name: dotted name.
-        module: the module.
-        shape: of the first floating-point tensor it returned.
-        calls: how often it ran.
-        parts: how many floating-point tensors it returned.
-        total: the sum of the absolute values of the first, if asked for.
-    """
-
-    name: str
-    module: nn.Module
-    shape: tuple[int, ...]
-    calls: int
-    parts: int
-    total: float
-
-
-@contextmanager
-def visits(model: nn.Module, *, totals: bool = False) -> Iterator[list[Visit]]:
-    """The modules of `model` that run in the block, in the order in which they finish.
-
-    A module that runs more than once stands where its last run finished.
-
-    Args:
-        model: the model that will be called.
-        totals: whether to sum what each of them returned.
-    """
-    visited: dict[str, Visit] = {}
-    thread = threading.get_ident()
-
-    def hook_for(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _args: Any, output: Any) -> None:
-            if threading.get_ident() != thread:
-                return
-            found = [value for _, value in _tensors(output)]
-            if not found:
-                return
-            calls = visited.pop(name).calls + 1 if name in visited else 1
-            total = float(found[0].detach().abs().sum(dtype=torch.float64)) if totals else 0.0
-            visited[name] = Visit(name, module, tuple(found[0].shape), calls, len(found), total)
-
-        return hook
-
-    order: list[Visit] = []
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            scripted = isinstance(module, torch.jit.ScriptModule)
-            if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
-                stack.callback(module.register_forward_hook(hook_for(name)).remove)
-        yield order
-    order += visited.values()
-
-
-def _activation(name: str, output: Any) -> tuple[Any, Tensor]:
-    """Key and value of the first floating-point tensor in `output`, key ``None`` if bare."""
-    for key, value in _tensors(output):
-        return key, value
-    raise LayerError(
-        f"layer {name!r} returned {type(output).__name__} with no floating-point tensor in it; "
-        "choose another layer"
-    )
-
-
-def _tensors(output: Any) -> Iterator[tuple[Any, Tensor]]:
-    """Key and value of the floating-point tensors in `output`, key ``None`` if bare."""
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(output, Tensor):
-        items = [(None, output)]
-    elif isinstance(output, MutableMapping):
-        items = output.items()
-    elif isinstance(output, tuple | list):
-        items = enumerate(output)
-    for key, value in items:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            yield key, value
-
-
 def _state(module: nn.Module) -> Iterator[Tensor]:
     """What belongs to `module` itself and must not be marked."""
     yield from module.parameters(recurse=False)
     yield from module.buffers(recurse=False)
-
-
-def _replaced(output: Any, where: Any, tensor: Tensor) -> Any:
-    """`output` with `tensor` at `where`."""
-    if where is None:
-        return tensor
-    if isinstance(output, MutableMapping):
-        twin = copy.copy(output)
-        twin[where] = tensor
-        return twin
-    parts = [*output[:where], tensor, *output[where + 1 :]]
-    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)

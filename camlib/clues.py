@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from camlib.capture import Visit
 from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, said_by
 from camlib.recognition import Clues
+from camlib.visits import Visit
 
 
 def clues_of(model: nn.Module, order: Sequence[Visit], given: Inputs) -> Clues:

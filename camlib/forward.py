@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import targets
-from camlib.capture import Capture, Graph, Visit, capture, visits
+from camlib.capture import Capture, Graph, capture
 from camlib.errors import LayerError
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
@@ -23,6 +23,7 @@ from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.targets import Target
 from camlib.targets.outputs import named
+from camlib.visits import Visit, visits
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
 """What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes

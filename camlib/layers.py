@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
 from camlib import maps
-from camlib.capture import Graph, Visit, visits
+from camlib.capture import Graph
 from camlib.clues import beside, clues_of
 from camlib.errors import LayerError, LayoutError
 from camlib.forward import GRAPHS, Pass
@@ -28,6 +28,7 @@ from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
 from camlib.recognition import recognize
 from camlib.targets.proposals import detects
+from camlib.visits import Visit, visits
 
 __all__ = ["Candidate", "Layer", "Layers", "candidates", "find", "names", "unwrap"]
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
+
+MARKS = [
+    pytest.mark.peers,
+    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
+    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
+]
+"""Of a test that calls other libraries; what they warn of is theirs."""
 
 
 def as_grad_cam_scales(found: Tensor, size: int) -> np.ndarray:

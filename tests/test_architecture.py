@@ -26,6 +26,8 @@ ORDER = [
     "attention",
     "inputs",
     "gradients",
+    "parts",
+    "visits",
     "capture",
     "wrapping",
     "replay",

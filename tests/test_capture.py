@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from camlib import CamlibWarning, GradCAM, GraphError, LayerError
-from camlib.capture import capture, visits
+from camlib.capture import capture
 from camlib.gradients import gradients
+from camlib.visits import visits
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])

@@ -15,6 +15,7 @@ import torch
 import torchvision
 from nets import Net, Pooling, convolutional, images, rectifying, spread
 from peer import (
+    MARKS,
     activation_and_gradient,
     as_grad_cam_scales,
     correlation,
@@ -29,11 +30,7 @@ from torch.nn import functional as F
 import camlib
 from camlib import Deconvnet, GradCAM, GradCAMPlusPlus, GuidedBackprop
 
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
-    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
-]
+pytestmark = MARKS
 
 
 def wide(seed: int = 0) -> nn.Sequential:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peer import (
+    MARKS,
     activation_and_gradient,
     as_grad_cam_scales,
     correlation,
@@ -26,10 +27,8 @@ import camlib
 from camlib import layers, maps, targets
 
 pytestmark = [
-    pytest.mark.peers,
+    *MARKS,
     pytest.mark.shared,
-    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
-    pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients"),
     pytest.mark.filterwarnings("ignore:Setting forward, backward hooks and attributes on non-lin"),
 ]
 

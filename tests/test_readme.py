@@ -30,6 +30,11 @@ def test_code_runs(page, tmp_path, monkeypatch):
     names = {"__name__": "page"}
     for block in blocks(page):
         exec(compile(block, page, "exec"), names)
+        for heatmap in (names.get("heatmap"), names.get("heatmaps")):
+            if heatmap is not None:
+                assert heatmap.isfinite().all()
+                assert heatmap.min() >= 0
+                assert heatmap.max() <= 1
 
 
 def test_code_gives_what_the_readme_says():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.capture import capture, visits
+from camlib.capture import capture
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass, input_gradients
 from camlib.gradients import gradients
@@ -21,6 +21,7 @@ from camlib.methods.pixel import PixelMethod
 from camlib.modes import explaining
 from camlib.modules import Layer, find, unwrap
 from camlib.rules import Rectifying, without_recomputation
+from camlib.visits import visits
 
 
 class Deconvnet(PixelMethod):

@@ -45,10 +45,6 @@ class Ensemble(Averageable):
         self.method = method
         self.model = method.model
 
-    def __call__(self, inputs: Any, target: Any = None, **options: Any) -> Tensor:
-        """What the method's call returns, of the average; see there."""
-        return self.explain(inputs, target, **options).heatmap
-
     def explain(self, inputs: Any, target: Any = None, **options: Any) -> Explanation:
         """Everything one call knows, with score and output of the clean input."""
         return self._shown(self._explained, inputs, target, **options)
