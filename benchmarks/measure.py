@@ -5,15 +5,16 @@ it, and divides the case's time by the mean of the two; what else the machine do
 The median over rounds is reported with its quartiles.
 
 Memory: each case runs in a process of its own, twice. The peak is the largest resident set during
-the second call less the resident set just before it, when what the first call freed is given back.
-Linux keeps that peak and resets it on request (``clear_refs``); elsewhere it is ``ru_maxrss``,
-which cannot be reset. On a GPU it is what the allocator gave out during the second call.
+the second call less the resident set just before it. The C library is told to give back every
+block of 64 KiB as soon as it is freed: what it hoards otherwise differs by half from one process to
+the next. Linux keeps that peak and resets it on request (``clear_refs``); elsewhere it is
+``ru_maxrss``, which cannot be reset. On a GPU it is what the allocator gave out in the second call.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from benchmarks.cases import Call, Setting, checked, prepared
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def peak(case: str, setting: Setting, threads: int) -> float | str:
     """Peak memory of one call in MiB, in a process of its own; or why there is none."""
     order = json.dumps({"case": case, "threads": threads, "setting": asdict(setting)})
     command = [sys.executable, "-m", "benchmarks.measure", order]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **_GIVE_BACK}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no output"
     return float(done.stdout.splitlines()[-1])
@@ -122,7 +125,6 @@ def _peak_here(case: str, setting: Setting, threads: int) -> float:
         call()
         return (torch.cuda.max_memory_allocated() - start) / 2**20
     if _RESET.exists():
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back
         _RESET.write_text("5")
     before = _resident("VmRSS")
     call()
