@@ -216,10 +216,12 @@ def _trained(name: str) -> Any:
     return module
 
 
-def overlays(library: str, count: int = 64, size: int = 224) -> Call:
-    """`count` images under their heatmaps, tensors in and out."""
+def overlays(library: str, dtype: torch.dtype, count: int = 64, size: int = 224) -> Call:
+    """`count` images under their heatmaps, tensors of `dtype` in and out."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 3, size, size, generator=generator)
+    eight_bits = dtype == torch.uint8
+    images = (images * 255).to(dtype) if eight_bits else images
     heatmaps = torch.rand(count, 7, 7, generator=generator)
     if library == "camlib":
         from camlib import overlay
@@ -229,18 +231,23 @@ def overlays(library: str, count: int = 64, size: int = 224) -> Call:
         import cv2
         from pytorch_grad_cam.utils.image import show_cam_on_image
 
+        cv2.setNumThreads(torch.get_num_threads())
+
         def shown(image: Tensor, heatmap: Tensor) -> Tensor:
-            pixels = image.permute(1, 2, 0).numpy()
-            found = show_cam_on_image(pixels, cv2.resize(heatmap.numpy(), (size, size)))
-            return torch.from_numpy(found).permute(2, 0, 1) / 255
+            pixels = (image / 255 if eight_bits else image).permute(1, 2, 0).numpy()
+            array = show_cam_on_image(pixels, cv2.resize(heatmap.numpy(), (size, size)))
+            found = torch.from_numpy(array).permute(2, 0, 1)
+            return found if eight_bits else found / 255
 
         return lambda: torch.stack([shown(*each) for each in zip(images, heatmaps, strict=True)])
     from torchcam.utils import overlay_mask
-    from torchvision.transforms.functional import to_pil_image, to_tensor
+    from torchvision.transforms.functional import pil_to_tensor, to_pil_image, to_tensor
+
+    back = pil_to_tensor if eight_bits else to_tensor
 
     return lambda: torch.stack(
         [
-            to_tensor(overlay_mask(to_pil_image(image), to_pil_image(heatmap, mode="F"), alpha=0.5))
+            back(overlay_mask(to_pil_image(image), to_pil_image(heatmap, mode="F"), alpha=0.5))
             for image, heatmap in zip(images, heatmaps, strict=True)
         ]
     )

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
+import torch
+
 from benchmarks.cases import LAST, LIBRARIES, Setting, overlays
 from benchmarks.measure import Ratio, elapsed, peak, ready, sentence, times
 
@@ -183,10 +185,12 @@ def ablation(options: Options) -> Iterable[Table]:
 
 def pictures(options: Options) -> Iterable[Table]:
     """64 overlays."""
-    calls = {library: overlays(library) for library in ("camlib", "grad-cam", "torchcam")}
-    found, failed = times(calls, options.rounds, "camlib")
-    rows = [Row(name, found.get(name), failed.get(name, "")) for name in calls]
-    yield Table("Overlays of 64 images of 224 x 224, tensors", "camlib", rows)
+    for dtype in (torch.float32, torch.uint8):
+        calls = {each: overlays(each, dtype) for each in ("camlib", "grad-cam", "torchcam")}
+        found, failed = times(calls, options.rounds, "camlib")
+        rows = [Row(name, found.get(name), failed.get(name, "")) for name in calls]
+        kind = str(dtype).removeprefix("torch.")
+        yield Table(f"Overlays of 64 images of 224 x 224, tensors of {kind}", "camlib", rows)
 
 
 def imports(options: Options) -> Iterable[Table]:

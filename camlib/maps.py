@@ -27,6 +27,9 @@ Fuse = (
 )
 """How the maps of several layers become one; ``None`` keeps them apart."""
 
+_MANY = 4
+"""From how many maps on, and how many rows for each of the grid, rows are worth taking whole."""
+
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -79,10 +82,29 @@ def resize(maps: Tensor, size: Sequence[int], shown: Sequence[float] = ()) -> Te
     size = tuple(size)
     whole = tuple(round(s / share) for s, share in zip(size, shown, strict=False)) or size
     if maps.shape[2:] != whole:
-        maps = F.interpolate(maps, whole, mode=_INTERPOLATION[len(size)], align_corners=False)
+        maps = _interpolated(maps, whole)
     for axis, length in zip(positions(maps), size, strict=True):
         maps = maps.narrow(axis, 0, length)
     return maps
+
+
+def _interpolated(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    height = maps.shape[-2]
+    many = len(size) == 2 and maps.shape[:2].numel() >= _MANY and size[0] >= _MANY * height
+    if not many or maps.requires_grad or maps.device.type != "cpu":
+        return F.interpolate(maps, size, mode=_INTERPOLATION[len(size)], align_corners=False)
+    # Along the short rows of the grid first, then whole rows at a time, as fast as memory is.
+    rows = F.interpolate(maps, (height, size[1]), mode="bilinear", align_corners=False)
+    numbers = torch.arange(height, dtype=torch.float64)[None, None]
+    places = F.interpolate(numbers, size[0], mode="linear", align_corners=False).flatten()
+    found = maps.new_empty(*maps.shape[:2], *size)
+    for row in range(height):
+        [here] = (places.floor() == row).nonzero(as_tuple=True)
+        below = rows[:, :, min(row + 1, height - 1), None]
+        share = (places[here] - row).to(maps)[:, None]
+        part = found.narrow(2, int(here[0]), len(here))
+        torch.lerp(rows[:, :, row, None], below, share, out=part)
+    return found
 
 
 def flat(maps: Tensor) -> Tensor:

@@ -80,6 +80,31 @@ def test_resize_is_linear_without_aligned_corners(size):
     assert torch.equal(maps.resize(small, size), expected)
 
 
+@pytest.mark.parametrize(
+    ("grid", "size"), [((7, 7), (224, 224)), ((3, 5), (65, 40)), ((1, 4), (9, 9))]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_resizing_many_maps_is_resizing_each(grid, size, dtype, memory):
+    many = random(3, 5, *grid).to(dtype).contiguous(memory_format=memory)
+    expected = torch.stack(
+        [
+            F.interpolate(each[None, None], size, mode="bilinear")[0, 0]
+            for each in many.flatten(0, 1)
+        ]
+    ).reshape(3, 5, *size)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(maps.resize(many, size), expected, rtol=4 * eps, atol=4 * eps)
+    torch.testing.assert_close(
+        maps.resize(many.clone().requires_grad_(), size).detach(), expected, rtol=0, atol=4 * eps
+    )
+
+
+def test_gradients_flow_through_many_maps_when_resized():
+    many = random(1, 9, 2, 2).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda maps_: maps.resize(maps_, (16, 16)), many)
+
+
 def test_normalising_comes_after_resizing():
     batch, net = images(), pooled()
     seen = GradCAM(net).explain(batch)

@@ -402,3 +402,20 @@ def test_cuda_pictures_stay_there_and_equal_the_cpu(image, heatmap):
         # Rounding may put a value into the next step of the colour map.
         torch.testing.assert_close(on_device.cpu().float(), expected, atol=tolerance, rtol=0)
     assert to_image(image.cuda().float(), "diverging").is_cuda
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.3, "threshold": 0.4}])
+def test_eight_bits_are_blended_as_their_fractions_and_rounded(options):
+    """Also where there are more images than are blended at once."""
+    stored = torch.randint(0, 256, (9, 3, 300, 200), dtype=torch.uint8, generator=seeded())
+    heatmaps = torch.rand(9, 300, 200, generator=seeded())
+    found = overlay(stored, heatmaps, **options)
+    assert found.dtype == torch.uint8
+    exact = 255 * overlay(stored.double() / 255, heatmaps.double(), **options)
+    assert (found - exact).abs().max() <= 0.5 + 1e-4
+
+
+def test_half_precision_is_blended_in_single_and_rounded_once():
+    images = torch.rand(2, 3, 6, 8, generator=seeded()).half()
+    heatmaps = torch.rand(2, 6, 8, generator=seeded())
+    assert torch.equal(overlay(images, heatmaps), overlay(images.float(), heatmaps).half())

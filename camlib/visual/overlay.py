@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from camlib.errors import InputError
-from camlib.maps import resize
-from camlib.visual.pictures import Picture, check_unit, is_signal, is_volume, unpack
+from camlib.maps import precise, resize
+from camlib.visual.pictures import Picture, check_unit, is_signal, is_volume, unpack_stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,18 +61,20 @@ def overlay(
             "a signal, which has no pixels to colour; draw it as a line: camlib.visual.figure(image"
             ", {'heatmap': heatmap})"
         )
-    pixels, restore = unpack(image)
+    pixels, restore = unpack_stored(image)
     count, size = len(pixels), pixels.shape[2:]
     if is_volume(image):
         count, size = len(image), image.shape[2:]
-    heat = _heat(heatmap, count, len(size)).to(pixels.device, pixels.dtype)
+    heat = precise(_heat(heatmap, count, len(size)).to(pixels.device))
     for name, fraction in (("alpha", alpha), ("threshold", threshold or 0)):
         if not 0 <= fraction <= 1:
             raise InputError(f"{name}={fraction!r} is out of range; expected a number from 0 to 1")
-    check_unit(image=pixels, heatmap=heat)
-    colors = color_table(colormap, pixels.device)
+    stored = pixels.dtype == torch.uint8
+    check_unit(heatmap=heat, **({} if stored else {"image": pixels}))
+    white = 255 if stored else 1
+    colors = color_table(colormap, pixels.device) * (alpha * white)
     deep = len(pixels) // count
-    blended = torch.empty_like(pixels, dtype=torch.promote_types(pixels.dtype, colors.dtype))
+    blended = torch.empty_like(pixels, memory_format=torch.contiguous_format)
     # Parts that stay in the processor's cache: memory takes longer than arithmetic.
     step = max(1, _CACHED // math.prod(size)) if pixels.device.type == "cpu" else count
     for start in range(0, count, step):
@@ -81,13 +83,13 @@ def overlay(
         here = here.reshape(-1, *size[-2:])
         if emphasize:
             here = emphasized(here)
-        colored = look_up(here, colors)
-        if threshold is None:
-            colored.mul_(alpha).add_(pixels[part], alpha=1 - alpha)
-        else:
-            weight = torch.full_like(here, alpha).where(here >= threshold, 0)[:, None]
-            colored.mul_(weight).add_((1 - weight) * pixels[part])
-        blended[part] = colored.clamp_(0, 1)
+        out = None if stored else blended[part]
+        mixed = torch.add(look_up(here, colors), pixels[part], alpha=1 - alpha, out=out)
+        if threshold is not None:
+            torch.where((here >= threshold)[:, None], mixed, pixels[part], out=mixed)
+        mixed.clamp_(0, white)
+        if stored:
+            blended[part] = mixed.round_()
     return restore(blended)  # type: ignore[no-any-return]
 
 
@@ -105,17 +107,17 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
     Raises:
         InputError: matplotlib has no such colour map.
     """
-    return look_up(heatmap, color_table(colormap, heatmap.device))
+    return look_up(heatmap, color_table(colormap, heatmap.device)).contiguous()
 
 
 def look_up(heatmap: Tensor, table: Tensor) -> Tensor:
     """The rows of `table` ``(steps, 3)`` that `heatmap` ``(..., H, W)`` in [0, 1] points at."""
-    step = (heatmap.detach().float().clamp(0, 1) * len(table)).clamp_(max=len(table) - 1).int()
-    colors = table.new_empty(*step.shape[:-2], table.shape[1], *step.shape[-2:])
+    step = (heatmap.detach().float() * len(table)).clamp_(0, len(table) - 1).int().flatten()
+    colors = table.new_empty(table.shape[1], *heatmap.shape)
     # One colour at a time: rows of the table would have to be taken apart again.
-    for column, values in enumerate(table.t().contiguous()):
-        colors.select(-3, column).copy_(values.index_select(0, step.flatten()).view(step.shape))
-    return colors
+    for values, plane in zip(table.t().contiguous(), colors, strict=True):
+        torch.index_select(values, 0, step, out=plane.view(-1))
+    return colors.movedim(0, -3)
 
 
 @lru_cache(maxsize=64)

@@ -34,10 +34,21 @@ _ADVICE = {
 
 
 def unpack(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The values ``(N, 3, H, W)`` of `image`, and the way back to a picture of its kind.
+    """The values ``(N, 3, H, W)`` of `image` in float32 at least, and the way back to its kind.
 
-    The values are floating point; those of a float image are as given, see `check_unit`. The
+    Those of a float image are as given, see `check_unit`; those of 8 bits are divided by 255. The
     slices of N volumes ``(N, C, D, H, W)`` follow each other, ``(N * D, 3, H, W)``.
+
+    Raises:
+        InputError: not a picture, or its layout or dtype cannot be read as one.
+    """
+    stored, restore = unpack_stored(image)
+    values = stored.to(torch.promote_types(stored.dtype, torch.float32))
+    return values / 255 if stored.dtype == torch.uint8 else values, restore
+
+
+def unpack_stored(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """As `unpack`, but of the dtype that `image` has: uint8 up to 255, or floating point.
 
     Raises:
         InputError: not a picture, or its layout or dtype cannot be read as one.
@@ -123,7 +134,7 @@ def _from_tensor(image: Tensor) -> Tensor:
         )
     if len(shape) == 5:
         image = image.movedim(2, 1).flatten(0, 1)
-    return _unit(image if len(shape) > 3 else image[None]).expand(-1, 3, -1, -1)
+    return _checked(image if len(shape) > 3 else image[None]).expand(-1, 3, -1, -1)
 
 
 def _tensor_advice(shape: tuple[int, ...]) -> str:
@@ -159,7 +170,7 @@ def _from_array(image: NDArray[Any]) -> Tensor:
         raise _wrong_dtype(image.dtype)
     # A copy, because torch warns of read-only arrays and refuses negative strides.
     values = torch.from_numpy(np.array(image if len(shape) == 3 else image[..., None]))
-    return _unit(values.permute(2, 0, 1)[None]).expand(-1, 3, -1, -1)
+    return _checked(values.permute(2, 0, 1)[None]).expand(-1, 3, -1, -1)
 
 
 def _from_pil(image: Image) -> Tensor:
@@ -174,14 +185,13 @@ def _from_pil(image: Image) -> Tensor:
     return _from_array(np.array(image.convert("RGB")))
 
 
-def _unit(image: Tensor) -> Tensor:
-    """`image` in float32 or better, 8-bit values divided by 255."""
+def _checked(image: Tensor) -> Tensor:
+    """`image`, if it has pixels of 8 bits or floating point."""
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise _wrong_dtype(image.dtype)
     if image.numel() == 0:
         raise InputError(f"image of shape {tuple(image.shape)} is empty; expected pixels to show")
-    values = image.to(torch.promote_types(image.dtype, torch.float32))
-    return values / 255 if image.dtype == torch.uint8 else values
+    return image
 
 
 def _wrong_dtype(dtype: Any) -> InputError:
