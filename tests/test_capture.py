@@ -7,6 +7,7 @@ from nets import Net, by_hand, convolutional, images, pooled
 from snapshot import snapshot
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from camlib import CamlibWarning, GradCAM, GraphError, LayerError
 from camlib.capture import capture
@@ -91,6 +92,66 @@ def test_backward_stops_at_a_mean_and_copies_nothing(pool):
 def test_gradients_are_those_of_a_loop_whatever_pools(pool, classes):
     found, expected = gradients_behind(pool, classes)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+
+
+def weighed(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7)).double().requires_grad_()
+
+
+W, B = weighed(5, 6), weighed(5)
+LINEAR = {
+    "linear": lambda pooled: F.linear(pooled, W, B),
+    "no bias": lambda pooled: F.linear(pooled, W),
+    "frozen": lambda pooled: F.linear(pooled, W.detach(), B.detach()),
+    "two linear": lambda pooled: F.linear(F.linear(pooled, W[:, :6].T @ W).tanh(), W, B),
+}
+NOT_LINEAR = {
+    "scaled product": lambda pooled: torch.addmm(B, pooled, W.t(), alpha=3),
+    "weight from the input": lambda pooled: F.linear(pooled, W * pooled.mean()),
+    "bias from the input": lambda pooled: F.linear(pooled, W, B * pooled.mean()),
+    "bias alone": lambda pooled: F.linear(pooled.detach(), W, pooled.mean(0)[:5]),
+    "softmax": lambda pooled: F.linear(pooled, W, B).softmax(1),
+    "permuted": lambda pooled: F.linear(pooled[:, :5], W[:, :5]).t().reshape(2, 5),
+}
+
+
+def of_classes(head, index):
+    """Gradients of classes `index` ``(N, K)`` behind a mean, those of a loop, and the products."""
+    features = weighed(2, 6, 4, 5)
+    scores = head(features.mean((2, 3))).gather(1, index).reshape(len(index), -1)
+    expected = [
+        torch.autograd.grad(each.sum(), features, retain_graph=True)[0] for each in scores.t()
+    ]
+    with FlopCounterMode(display=False) as counted:
+        [[found]] = gradients(scores, [features], ["features"])
+    return found, torch.stack(expected), counted.get_total_flops()
+
+
+@pytest.mark.parametrize("index", [[[0, 3, 1], [4, 4, 2]], [[1], [0]]])
+@pytest.mark.parametrize(
+    "head", [*LINEAR.values(), *NOT_LINEAR.values()], ids=[*LINEAR, *NOT_LINEAR]
+)
+def test_gradients_of_picked_classes_are_those_of_a_loop_whatever_picks(head, index):
+    found, expected, _ = of_classes(head, torch.tensor(index))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["linear", "no bias", "frozen"])
+def test_a_linear_layer_gives_its_rows_and_multiplies_nothing(name):
+    index = torch.tensor([[0, 3, 1], [4, 4, 2]])
+    found, _, products = of_classes(LINEAR[name], index)
+    assert products == 0
+    assert torch.equal(found[..., 0, 0], W.detach()[index].movedim(1, 0) / 20)
+    assert of_classes(NOT_LINEAR["softmax"], index)[2] > 0
+
+
+def test_gradients_that_can_be_differentiated_again_reach_the_linear_layer():
+    features = weighed(2, 6, 4, 5)
+    scores = F.linear(features.mean((2, 3)), W, B).gather(1, torch.tensor([[0, 3], [4, 2]]))
+    [[found]] = gradients(scores, [features], ["features"], create_graph=True)
+    [gradient] = torch.autograd.grad(found.sum(), W)
+    # Each of the 6 x 20 positions of a class it was picked for adds 1/20.
+    assert torch.equal(gradient[:, 0].round(decimals=9), torch.tensor([1.0, 0, 1, 1, 1]).double())
 
 
 @pytest.mark.parametrize("dims", [(2,), (-1,), (1, -1), (-2,)])
