@@ -27,12 +27,12 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 LAST = {
     "resnet18": "layer4",
     "resnet50": "layer4",
-    "vgg16": "features.29",
     "mobilenet_v2": "features.18",
     "efficientnet_b0": "features.8",
     "convnext_tiny": "features.7",
-    "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
     "swin_t": "norm",
+    "vgg16": "features.29",
+    "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
 }
 """The networks, and the last layer of each that has a grid and a gradient."""
 
