@@ -122,7 +122,13 @@ class Pass:
         return all(known) if known else None
 
     def again(
-        self, layer: int, samples: Tensor, changed: Tensor, target: Target | None = None
+        self,
+        layer: int,
+        samples: Tensor,
+        changed: Tensor,
+        target: Target | None = None,
+        *,
+        entering: Tensor | None = None,
     ) -> Tensor:
         """The scores ``(M, K)`` where the output of a layer is another.
 
@@ -131,9 +137,11 @@ class Pass:
             samples: which sample each is a change of, ``(M,)``.
             changed: ``M`` samples, shaped as the layer returns them; given away.
             target: what to ask instead of the target of the pass.
+            entering: which samples `changed` has instead, where they become ``M`` on the way.
         """
         calls = self.seen.calls[self.seen.names[layer]]
-        output = self.tails[layer].output(self.inputs, calls, samples, changed)
+        entering = samples if entering is None else entering
+        output = self.tails[layer].output(self.inputs, calls, entering, changed)
         found = (self.target if target is None else target)[samples](output)
         return precise(found).reshape(len(samples), -1)
 

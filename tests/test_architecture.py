@@ -33,6 +33,7 @@ ORDER = [
     "replay",
     "clues",
     "forward",
+    "channelwise",
     "layers",
     "blocks",
     "methods.explanation",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.channelwise import Channelwise
 from camlib.chunks import Chunks, Progress
 from camlib.forward import Pass
 from camlib.layouts import Layout, put_back, samples_axis
@@ -117,9 +118,11 @@ class AblationCAM(Replaying):
     Desai and Ramaswamy, WACV 2020, doi:10.1109/WACV45572.2020.9093360. The paper divides the loss
     by the score, which leaves the map as it is, or turns it around where the score is negative;
     here it is not divided. Channels that are zero lose nothing. Where global average pooling and
-    one linear layer follow, the loss is ``W_ck mean(A_k)`` and nothing runs again. At the last
-    layer, when channels are to be weighed by their share of the score. Weak at earlier layers,
-    where one weight for a channel says little and what follows is dear to run.
+    one linear layer follow, the loss is ``W_ck mean(A_k)`` and nothing runs again. Where steps for
+    each channel alone, a linear layer and more follow, as in VGG, that layer runs once for all
+    channels, and only what comes after it for each. At the last layer, when channels are to be
+    weighed by their share of the score. Weak at earlier layers, where one weight for a channel says
+    little and what follows is dear to run.
 
     Args:
         model: see `Replaying`.
@@ -133,14 +136,24 @@ class AblationCAM(Replaying):
         weights = self._closed(run, number, activation)
         if weights is None:
             alive = activation.flatten(2).any(2)
-            pairs = alive.nonzero()
+            pairs = alive.T.nonzero().flip(1)
             weights = activation.new_zeros(*alive.shape, run.scores.shape[1])
-            left = self._scores(run, number, pairs, _without)
+            blocks = self._blocks(run, number) if len(pairs) else None
+            if blocks is None:
+                left = self._scores(run, number, pairs, _without)
+            else:
+                left = blocks.scores(pairs)
             samples, channels = pairs.unbind(1)
             clean = maps.precise(run.scores).to(left.device)
             weights[samples, channels] = (clean[samples] - left).to(weights.dtype)
         with torch.autocast(activation.device.type, enabled=False):
             return torch.einsum("nck,nc...->nk...", weights, activation)
+
+    def _blocks(self, run: Pass, number: int) -> Channelwise | None:
+        """What answers for all channels at once, where there is such a linear layer."""
+        shape = run.seen.activations()[number].shape
+        layout = self._layout(run, run.seen.names[number], shape)
+        return Channelwise.of(run, number, layout, self.chunks)
 
     def _closed(self, run: Pass, number: int, activation: Tensor) -> Tensor | None:
         """The weights ``(N, C, K)`` where pooling and one linear layer follow."""
