@@ -23,7 +23,8 @@ Written by `python -m benchmarks --write`. Every number is a median over rounds:
 over that of the baseline just before and after it, with quartiles. Peak memory is what a call adds
 to the resident memory, or to what is allocated on a GPU, in a process of its own. Networks have
 random weights; MobileNetV2 is a trained one where it was at hand. Each library is called as its own
-documentation does it. [Why it is cheap](cost.md) has the picture and the reasons.
+documentation does it. [Why it is cheap](cost.md) has the picture and the reasons, and
+[what holds the rest](cost.md#what-is-above-the-floor-and-what-holds-it).
 
 """
 
