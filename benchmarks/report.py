@@ -91,7 +91,7 @@ def plot(tables: Iterable[Table], path: Path) -> None:
     for panel, what in zip(panels, ("time", "peak memory"), strict=True):
         panel.axhline(1, color="black", linewidth=1)
         panel.set_ylabel(f"{what} / plain inference")
-    panels[0].legend(ncols=4, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     panels[0].set_title("Grad-CAM at the last layer, batch 8; the line is plain inference")
     panels[1].set_xticks(places, [table.title.split(",")[0] for table in chosen], rotation=20)
     figure.savefig(path, dpi=100)
