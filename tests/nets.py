@@ -248,3 +248,17 @@ def transformer(
 def fitting(kind: type[Method], seed: int = 0, **options: object) -> Net:
     """A small network that the method `kind` is for."""
     return (transformer if issubclass(kind, AttentionMethod) else pooled)(seed, **options)
+
+
+def assert_slope(kind, net, batch, sample):
+    """The gradient of one place of the map of a `sample` at one pixel is the slope there."""
+    image = batch.clone().requires_grad_()
+    seen = kind(net, "features", differentiable=True, relu=False).explain(image, 1)
+    [gradient] = torch.autograd.grad(seen.map[sample, 1, 1], image)
+    step = torch.zeros_like(batch)
+    step[sample, 1, 3, 3] = 1e-6
+    plain = kind(net, "features", relu=False)
+    up, down = (plain.explain(batch + sign * step, 1).map[sample, 1, 1] for sign in (1, -1))
+    found = gradient[sample, 1, 3, 3]
+    torch.testing.assert_close(found, (up - down) / 2e-6, rtol=1e-4, atol=1e-8)
+    assert found != 0

@@ -67,9 +67,13 @@ class Replaying(LayerMethod):
         self, run: Pass, number: int, pairs: Tensor, change: Change, target: Target | None = None
     ) -> Tensor:
         """`changed_scores` of layer `number`."""
-        shape = run.seen.activations()[number].shape
-        layout = self._layout(run, run.seen.names[number], shape)
+        layout = self._layout_at(run, number)
         return changed_scores(run, number, layout, self.chunks, pairs, change, target)
+
+    def _layout_at(self, run: Pass, number: int) -> Layout:
+        """The layout of the output of layer `number`."""
+        shape = run.seen.activations()[number].shape
+        return self._layout(run, run.seen.names[number], shape)
 
 
 def changed_scores(
@@ -138,7 +142,10 @@ class AblationCAM(Replaying):
             alive = activation.flatten(2).any(2)
             pairs = alive.T.nonzero().flip(1)
             weights = activation.new_zeros(*alive.shape, run.scores.shape[1])
-            blocks = self._blocks(run, number) if len(pairs) else None
+            blocks = None
+            if len(pairs):
+                layout = self._layout_at(run, number)
+                blocks = Channelwise.of(run, number, layout, self.chunks)
             if blocks is None:
                 left = self._scores(run, number, pairs, _without)
             else:
@@ -148,12 +155,6 @@ class AblationCAM(Replaying):
             weights[samples, channels] = (clean[samples] - left).to(weights.dtype)
         with torch.autocast(activation.device.type, enabled=False):
             return torch.einsum("nck,nc...->nk...", weights, activation)
-
-    def _blocks(self, run: Pass, number: int) -> Channelwise | None:
-        """What answers for all channels at once, where there is such a linear layer."""
-        shape = run.seen.activations()[number].shape
-        layout = self._layout(run, run.seen.names[number], shape)
-        return Channelwise.of(run, number, layout, self.chunks)
 
     def _closed(self, run: Pass, number: int, activation: Tensor) -> Tensor | None:
         """The weights ``(N, C, K)`` where pooling and one linear layer follow."""
