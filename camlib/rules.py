@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from camlib.errors import GraphError, warn
 
 Rule = Literal["guided", "deconvnet"]
 """The rule by which a rectifier passes its signal back."""
+
+Explained = TypeVar("Explained")
 
 
 class Rectifying(TorchFunctionMode):
@@ -32,6 +35,8 @@ class Rectifying(TorchFunctionMode):
         met: how many calls followed the rule.
         passed: names of activation functions that did not.
         in_force: whether backward passes follow it.
+        overwritten: whether what a rectifier returned was changed in place before the rule of
+            guided backpropagation could read it; masks are kept from then on.
     """
 
     def __init__(self, rule: Rule, *, generalize: bool = False) -> None:
@@ -41,6 +46,20 @@ class Rectifying(TorchFunctionMode):
         self.met = 0
         self.passed: set[str] = set()
         self.in_force = True
+        self.overwritten = False
+
+    def tried(self, explain: Callable[[], Explained]) -> Explained:
+        """What `explain` returns; it runs once more if it finds what it needs overwritten.
+
+        Guided backpropagation reads off what a ReLU returned, which its graph keeps anyway, where
+        the ReLU was open. Only a model that changes that in place takes masks beside it.
+        """
+        try:
+            return explain()
+        except RuntimeError:
+            if not self.overwritten:
+                raise
+        return explain()  # here, where the error no longer keeps the first graph
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
@@ -120,23 +139,43 @@ class _Rectified(torch.autograd.Function):
         ctx: Any, source: Tensor, upper: float | None, rule: Rectifying, in_place: bool
     ) -> Tensor:
         ctx.rule = rule
-        if rule.rule == "guided":
-            open_ = source > 0
-            ctx.save_for_backward(open_ if upper is None else open_ & (source < upper))
+        ctx.bound = bound = inf if upper is None else upper
+        gate = (source > 0) & (source < bound) if rule.overwritten else None
         if in_place:
             ctx.mark_dirty(source)
-            return source.clamp_(min=0, max=upper)
-        return source.clamp(min=0, max=upper)
+            result = source.clamp_(min=0, max=upper)
+        else:
+            result = source.clamp(min=0, max=upper)
+        if rule.rule == "guided":
+            # A layer that is run again keeps one tensor, which it may have changed in place: with
+            # a second one, that is an error.
+            ctx.save_for_backward(result if gate is None else gate, result.new_empty(0))
+        return result
 
     @staticmethod
     def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None, None, None]:
         [signal] = signals
-        signal = signal.clamp(min=0) if ctx.rule.in_force else signal.clone()
-        if ctx.rule.rule == "guided":
-            [open_] = ctx.saved_tensors
-            # A product with bool takes ten times as long, and a float mask is one more copy.
-            signal.mul_(open_.view(torch.uint8))
-        return signal, None, None, None
+        if ctx.rule.rule == "deconvnet":
+            return signal.clamp(min=0), None, None, None
+        signal = _gated(signal, ctx)
+        return signal.clamp_(min=0) if ctx.rule.in_force else signal, None, None, None
+
+
+def _gated(signal: Tensor, ctx: Any) -> Tensor:
+    """A new tensor: `signal` where the rectifier was open."""
+    try:
+        kept, _ = ctx.saved_tensors
+    except RuntimeError:
+        ctx.rule.overwritten = True
+        raise
+    gated: Tensor
+    if kept.dtype == torch.bool:
+        gated = signal * kept.view(torch.uint8)  # a product with bool takes ten times as long
+    elif ctx.bound == inf:
+        gated = torch.ops.aten.threshold_backward(signal, kept, 0)
+    else:
+        gated = torch.ops.aten.hardtanh_backward(signal, kept, 0, ctx.bound)
+    return gated
 
 
 class _Positive(torch.autograd.Function):

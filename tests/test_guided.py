@@ -19,6 +19,7 @@ from camlib import (
     InputError,
     LayerCAM,
     LayerMethod,
+    Saliency,
     ScoreCAM,
     layouts,
 )
@@ -141,10 +142,11 @@ def kept(method, batch):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_graph_is_that_of_guided_backprop(in_place):
+def test_graph_is_that_of_the_gradient_and_an_activation(in_place):
     net, batch = convolutional(in_place=in_place), images(8, 32, 32)
-    assert kept(GuidedBackprop(net), batch) > 0
-    assert kept(GuidedGradCAM(net, "features"), batch) <= kept(GuidedBackprop(net), batch)
+    gradient = kept(Saliency(net), batch)
+    assert 0 < kept(GuidedBackprop(net), batch) <= gradient
+    assert kept(GuidedGradCAM(net, "features"), batch) <= gradient + net.features(batch).nbytes
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import InputError
@@ -89,20 +89,26 @@ class GuidedGradCAM(Method):
         model = unwrap(self.model)
         rule = Rectifying("guided", generalize=self.generalize)
         with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
-            with torch.enable_grad():  # where images are a list, each is a part of `image`
-                image = given.image.detach().clone().requires_grad_()
-                given = given.with_image(image)
-            with without_recomputation():
-                with rule.lifted():
-                    run, signed = self.cam._explained(model, given, target, rule)
-                    seen = self.cam._explanation(run, signed)
-                pixels = maps.precise(image_gradients(run.scores, image))
+            seen, pixels = rule.tried(lambda: self._halves(model, given, target, rule))
             if not pixels.isfinite().all():
                 raise InputError(NOT_FINITE.format("the attribution"))
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
         pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
         factor = seen.heatmap.unsqueeze(seen.score.ndim - 1 + given.axis)
         return replace(seen, heatmap=pixels * factor.to(pixels.dtype), method=type(self).__name__)
+
+    def _halves(
+        self, model: nn.Module, given: Inputs, target: Any, rule: Rectifying
+    ) -> tuple[Explanation, Tensor]:
+        """What the CAM found, and the gradient at the pixels, ``(N, K, C, *size)``, by `rule`."""
+        with torch.enable_grad():  # where images are a list, each is a part of `image`
+            image = given.image.detach().clone().requires_grad_()
+            given = given.with_image(image)
+        with without_recomputation():
+            with rule.lifted():
+                run, signed = self.cam._explained(model, given, target, rule)
+                seen = self.cam._explanation(run, signed)
+            return seen, maps.precise(image_gradients(run.scores, image))
 
     def __repr__(self) -> str:
         return repr(self.cam).replace(type(self.cam).__name__, type(self).__name__, 1)

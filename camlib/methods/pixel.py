@@ -183,7 +183,7 @@ class GuidedBackprop(PixelMethod):
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
         rule = Rectifying("guided", generalize=self.generalize)
-        explained = input_gradients(model, given, target, rule)
+        explained = rule.tried(lambda: input_gradients(model, given, target, rule))
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
         return explained
 
