@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from camlib import memory
 from camlib.errors import InputError
 
 Normalize = bool | Literal["minmax", "max", "centered"]
@@ -97,7 +98,7 @@ def _interpolated(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     rows = F.interpolate(maps, (height, size[1]), mode="bilinear", align_corners=False)
     numbers = torch.arange(height, dtype=torch.float64)[None, None]
     places = F.interpolate(numbers, size[0], mode="linear", align_corners=False).flatten()
-    found = maps.new_empty(*maps.shape[:2], *size)
+    found = memory.empty((*maps.shape[:2], *size), maps)
     for row in range(height):
         [here] = (places.floor() == row).nonzero(as_tuple=True)
         below = rows[:, :, min(row + 1, height - 1), None]

@@ -19,6 +19,7 @@ ORDER = [
     "chunks",
     "layouts",
     "recognition",
+    "memory",
     "maps",
     "targets",
     "modes",
