@@ -78,19 +78,22 @@ def overlay(
     blended = memory.empty(pixels.shape, pixels)
     # Parts that stay in the processor's cache: memory takes longer than arithmetic.
     step = max(1, _CACHED // math.prod(size)) if pixels.device.type == "cpu" else count
+    planes = colors.new_empty(3, min(step, count) * deep, *size[-2:])
     for start in range(0, count, step):
         part = slice(start * deep, (start + step) * deep)
         here = resize(heat[start : start + step].clamp(0, 1)[:, None], size)
         here = here.reshape(-1, *size[-2:])
         if emphasize:
             here = emphasized(here)
-        out = None if stored else blended[part]
-        mixed = torch.add(look_up(here, colors), pixels[part], alpha=1 - alpha, out=out)
+        mixed = look_up(here, colors, out=planes[:, : len(here)])
+        # Bytes by way of other types, for which there are faster kernels.
+        under = pixels[part].float() if stored else pixels[part]
+        mixed = torch.add(mixed, under, alpha=1 - alpha, out=mixed if stored else blended[part])
         if threshold is not None:
-            torch.where((here >= threshold)[:, None], mixed, pixels[part], out=mixed)
+            torch.where((here >= threshold)[:, None], mixed, under, out=mixed)
         mixed.clamp_(0, white)
         if stored:
-            blended[part] = mixed.round_()
+            blended[part] = mixed.round_().to(torch.int16)
     return restore(blended)  # type: ignore[no-any-return]
 
 
@@ -111,14 +114,20 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
     return look_up(heatmap, color_table(colormap, heatmap.device)).contiguous()
 
 
-def look_up(heatmap: Tensor, table: Tensor) -> Tensor:
-    """The rows of `table` ``(steps, 3)`` that `heatmap` ``(..., H, W)`` in [0, 1] points at."""
+def look_up(heatmap: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
+    """The rows of `table` ``(steps, 3)`` that `heatmap` ``(..., H, W)`` in [0, 1] points at.
+
+    Args:
+        heatmap: where in the table; what is outside [0, 1] gets the colour at the end.
+        table: colours.
+        out: memory for the result ``(..., 3, H, W)``, a view of it: ``(3, ..., H, W)``.
+    """
     step = (heatmap.detach().float() * len(table)).clamp_(0, len(table) - 1).int().flatten()
-    colors = table.new_empty(table.shape[1], *heatmap.shape)
+    planes = table.new_empty(table.shape[1], *heatmap.shape) if out is None else out
     # One colour at a time: rows of the table would have to be taken apart again.
-    for values, plane in zip(table.t().contiguous(), colors, strict=True):
+    for values, plane in zip(table.t().contiguous(), planes, strict=True):
         torch.index_select(values, 0, step, out=plane.view(-1))
-    return colors.movedim(0, -3)
+    return planes.movedim(0, -3)
 
 
 @lru_cache(maxsize=64)
