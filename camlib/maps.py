@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -67,6 +69,8 @@ def precise(tensor: Tensor) -> Tensor:
 def weighted_sum(weights: Tensor, activation: Tensor) -> Tensor:
     """``sum_k w_k A_k``, ``(N, *grid)``, of weights that broadcast to ``(N, C, *grid)``."""
     if weights.shape == (*activation.shape[:2], *[1] * (activation.ndim - 2)):
+        if activation.stride(0) == 0:  # one for many classes: a product of matrices
+            return torch.einsum("nc,c...->n...", weights.flatten(1), activation[0])
         return torch.einsum("nc,nc...->n...", weights.flatten(1), activation)
     return (weights * activation).sum(1)
 
@@ -89,23 +93,40 @@ def resize(maps: Tensor, size: Sequence[int], shown: Sequence[float] = ()) -> Te
     return maps
 
 
+def _by_rows(maps: Tensor, height: int, size: Sequence[int]) -> bool:
+    """Whether `maps` of `height` are interpolated to `size` by whole rows."""
+    many = len(size) == 2 and maps.shape[:2].numel() >= _MANY and size[0] >= _MANY * height
+    return many and not maps.requires_grad and maps.device.type == "cpu"
+
+
 def _interpolated(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     height = maps.shape[-2]
-    many = len(size) == 2 and maps.shape[:2].numel() >= _MANY and size[0] >= _MANY * height
-    if not many or maps.requires_grad or maps.device.type != "cpu":
+    if not _by_rows(maps, height, size):
         return F.interpolate(maps, size, mode=_INTERPOLATION[len(size)], align_corners=False)
     # Along the short rows of the grid first, then whole rows at a time, as fast as memory is.
     rows = F.interpolate(maps, (height, size[1]), mode="bilinear", align_corners=False)
-    numbers = torch.arange(height, dtype=torch.float64)[None, None]
-    places = F.interpolate(numbers, size[0], mode="linear", align_corners=False).flatten()
     found = memory.empty((*maps.shape[:2], *size), maps)
-    for row in range(height):
-        [here] = (places.floor() == row).nonzero(as_tuple=True)
+    for row, (start, shares) in enumerate(_between(height, size[0])):
         below = rows[:, :, min(row + 1, height - 1), None]
-        share = (places[here] - row).to(maps)[:, None]
-        part = found.narrow(2, int(here[0]), len(here))
-        torch.lerp(rows[:, :, row, None], below, share, out=part)
+        part = found.narrow(2, start, len(shares))
+        torch.lerp(rows[:, :, row, None], below, shares.to(maps), out=part)
     return found
+
+
+@lru_cache(maxsize=64)
+def _between(height: int, size: int) -> list[tuple[int, Tensor]]:
+    """Of `size` rows, those between a row of the grid and the next: the first, their shares of it.
+
+    The shares are a column, ``(rows, 1)``.
+    """
+    numbers = torch.arange(height, dtype=torch.float64)[None, None]
+    places = F.interpolate(numbers, size, mode="linear", align_corners=False).flatten()
+    floors = places.floor()
+    starts = torch.searchsorted(floors, numbers.flatten()).tolist()
+    return [
+        (start, places[start:end, None] - row)
+        for row, (start, end) in enumerate(pairwise([*starts, size]))
+    ]
 
 
 def flat(maps: Tensor) -> Tensor:
@@ -117,7 +138,9 @@ def flat(maps: Tensor) -> Tensor:
     return _flat(*_extremes(maps), maps.dtype)
 
 
-def normalize(maps: Tensor, how: Normalize = True, *, inplace: bool = False) -> Tensor:
+def normalize(
+    maps: Tensor, how: Normalize = True, *, inplace: bool = False, grid: Sequence[int] = ()
+) -> Tensor:
     """Each map of `maps` ``(N, K, *grid)`` on a common scale.
 
     Args:
@@ -128,10 +151,16 @@ def normalize(maps: Tensor, how: Normalize = True, *, inplace: bool = False) -> 
             evidence" in a map that keeps its sign; ``False``: left in its unit.
         inplace: whether `maps` may be overwritten, which spares memory of their size; not for
             autograd.
+        grid: size of the maps that `resize` made `maps` from, if that is known.
     """
     if how is False:
         return maps
-    low, high = _extremes(maps)
+    ends = maps
+    if grid and _by_rows(maps, grid[0], maps.shape[2:]):
+        # Between two rows of the grid, values go one way: the extremes are in the outer rows.
+        parts = _between(grid[0], maps.shape[2])
+        ends = maps[:, :, [end for start, part in parts for end in (start, start + len(part) - 1)]]
+    low, high = _extremes(ends)
     if how in ("max", "centered"):
         peak = torch.maximum(high, -low)
         scale, shift = peak.where(peak > 0, math.inf), 0.0

@@ -5,7 +5,27 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camlib import GraphError, ShapleyCAM
+from camlib import METHODS, GraphError, ShapleyCAM
+from camlib.methods.layer import GradientWeighted
+
+GRADIENT_WEIGHTED = [kind for kind in METHODS.values() if issubclass(kind, GradientWeighted)]
+
+
+class Mean(nn.Module):
+    def forward(self, features):
+        return features.mean((2, 3))
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("kind", GRADIENT_WEIGHTED, ids=lambda kind: kind.__name__)
+def test_several_classes_before_a_pooling_are_those_of_single_calls(kind, count):
+    net = spread(Net(features(), nn.Sequential(Mean(), nn.Linear(6, 4))), 1).double()
+    method, batch = kind(net, "features"), images(count).double()
+    together = method.explain(batch, [[3, 0, 2]] * count, relu=False).map
+    for k, target in enumerate([3, 0, 2]):
+        alone = method.explain(batch, target, relu=False).map
+        torch.testing.assert_close(together[:, k], alone)
+        assert alone.any()
 
 
 class Attention(nn.Module):

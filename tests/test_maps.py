@@ -49,6 +49,27 @@ def test_division_by_the_maximum_keeps_zero_and_uniform_evidence():
     assert maps.normalize(torch.zeros(1, 1, 2, 2), "max").eq(0).all()
 
 
+@pytest.mark.parametrize(("height", "size"), [(1, 5), (2, 9), (3, 17), (7, 224), (14, 96), (8, 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extremes_of_resized_maps_are_known_by_their_grid(height, size, dtype):
+    raw = random(3, 20, height, 6).to(dtype)
+    nearly_flat = 1 + torch.finfo(dtype).eps * random(3, 20, height, 6).sign().to(dtype)
+    for grids in (raw, raw.relu(), -raw.relu(), 1e4 + 0.1 * raw, nearly_flat, 1e-30 * raw):
+        large = maps.resize(grids, (size, 30))
+        for how in ("minmax", "max", "centered"):
+            known = maps.normalize(large, how, grid=(height, 6))
+            assert torch.equal(known, maps.normalize(large, how))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_weighting_one_activation_many_times_is_weighting_its_copies(dims):
+    one, weights = random(5, *[4] * dims).double(), random(7, 5, *[1] * dims).double()
+    expected = torch.stack([(each * one).sum(0) for each in weights])
+    shared = one.expand(7, *one.shape)
+    torch.testing.assert_close(maps.weighted_sum(weights, shared), expected)
+    torch.testing.assert_close(maps.weighted_sum(weights, shared.clone()), expected)
+
+
 @pytest.mark.parametrize("how", [True, "minmax", "max", "centered", False])
 def test_normalising_in_place_gives_the_same(how):
     raw = torch.stack([random(3, 4, 5), torch.full((3, 4, 5), -0.5), torch.zeros(3, 4, 5)])

@@ -227,7 +227,8 @@ class MapMethod(Averageable):
         heat = self._fused(found, given.size, run.seen.shown) if resize else fused
         apart = heat.flatten(1, -1 - len(given.size))
         fresh = not self.differentiable and not _share(heat, (fused, *found))
-        heat = maps.normalize(apart, normalize, inplace=fresh).reshape(heat.shape)
+        grid = found[0].shape[2:] if resize and len(found) == 1 and not run.seen.shown else ()
+        heat = maps.normalize(apart, normalize, inplace=fresh, grid=grid).reshape(heat.shape)
         return Explanation(
             heatmap=heat.reshape(*shape, *heat.shape[2:]),
             map=fused.reshape(*shape, *fused.shape[2:]),

@@ -29,7 +29,12 @@ class GradCAM(GradientWeighted):
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mean gradient of each channel, ``(N, C, 1, 1)``."""
-        return gradient.mean(positions(gradient), keepdim=True)
+        axes = positions(gradient)
+        if any(gradient.stride(axis) for axis in axes):
+            return gradient.mean(axes, keepdim=True)
+        for axis in axes:  # the same at every place, as before a pooling
+            gradient = gradient.narrow(axis, 0, 1)
+        return gradient
 
 
 class GradCAMPlusPlus(GradientWeighted):
