@@ -44,6 +44,8 @@ def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
         LayerError: there is no such layer in `model`, or it is scripted.
     """
     model = unwrap(model)
+    if isinstance(layer, str) and (there := _at(model, layer)) is not None:
+        return (name := _eager(layer)), _with_hooks(name, unwrap(there))
     modules = {
         _eager(name): unwrap(module)
         for name, module in model.named_modules(remove_duplicate=False)
@@ -72,6 +74,14 @@ def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
         f"the {type(wanted).__name__} given as layer is not part of {type(model).__name__}; "
         "pass a module of this very model, or its dotted name"
     )
+
+
+def _at(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of exactly this dotted name, found without a walk over all of them."""
+    module: nn.Module | None = model
+    for part in name.split("."):
+        module = None if module is None else module._modules.get(part)
+    return module
 
 
 def _with_hooks(name: str, module: nn.Module) -> nn.Module:

@@ -33,7 +33,10 @@ def test_modules_are_found_by_identity():
     assert layers.find(compiled, compiled.features)[0] == "features"
     net.features = torch.compile(net.features)
     assert layers.find(net, "features.2")[1] is net.features._orig_mod[2]
-    assert layers.find(net, net.features) == ("features", net.features._orig_mod)
+    inside = net.features._orig_mod
+    assert layers.find(net, "features._orig_mod.2") == ("features.2", inside[2])
+    assert layers.find(net, "features") == ("features", inside)
+    assert layers.find(net, net.features) == ("features", inside)
 
 
 def test_unknown_names_get_a_suggestion():
