@@ -77,10 +77,15 @@ def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
 
 
 def _at(model: nn.Module, name: str) -> nn.Module | None:
-    """The module of exactly this dotted name, found without a walk over all of them."""
+    """The module of exactly this dotted name, found without a walk over all of them.
+
+    ``None`` if there is none, or if it is inside a scripted module.
+    """
     module: nn.Module | None = model
     for part in name.split("."):
-        module = None if module is None else module._modules.get(part)
+        if module is None or isinstance(module, torch.jit.ScriptModule):
+            return None
+        module = module._modules.get(part)
     return module
 
 

@@ -293,8 +293,11 @@ def test_scripted_part():
     scripted = torch.jit.script(base.tail)
     net = Net(base.features, scripted).eval()
     torch.testing.assert_close(GradCAM(net)(images()), GradCAM(base)(images()))
-    with pytest.raises(LayerError, match="layer 'tail' is scripted"):
-        GradCAM(net, "tail")
+    for name in ("tail", "tail.0"):
+        with pytest.raises(LayerError, match=f"layer '{name}' is scripted"):
+            GradCAM(net, name)
+    with pytest.raises(LayerError, match=r"layer 'tail.9' not found in Net; did you mean 'tail"):
+        GradCAM(net, "tail.9")
 
 
 def test_target_without_a_gradient_is_said_so_at_once():
