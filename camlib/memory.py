@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -20,12 +21,10 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """
     found = torch.Size(shape)
     size = found.numel() * like.element_size()
-    if like.device.type == "cpu" and size > _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        try:
+    plain = type(like) is Tensor and like.device.type == "cpu"
+    if plain and size > _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them, or no memory, of which PyTorch will tell
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             pages.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
-            pages.close()
-        else:
             return torch.frombuffer(pages, dtype=like.dtype).view(found)
     return like.new_empty(found)

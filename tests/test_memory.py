@@ -71,6 +71,27 @@ def test_large_memory_is_given_back(monkeypatch):
     assert made[0]() is None
 
 
+@linux
+def test_what_is_no_plain_tensor_of_the_cpu_is_as_pytorch_makes_it(pages):
+    class Own(torch.Tensor):
+        pass
+
+    assert memory.empty(LARGE, torch.ones(1, device="meta")).is_meta
+    assert type(memory.empty(LARGE, torch.ones(1).as_subclass(Own))) is Own
+    assert pages == []
+
+
+@linux
+def test_without_memory_the_error_is_that_of_pytorch(monkeypatch):
+    def refusing(*_args, **_options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refusing)
+    assert memory.empty(LARGE, torch.ones(1)).fill_(1).eq(1).all()
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        memory.empty((2**50,), torch.ones(1))
+
+
 def test_systems_without_large_pages_have_ordinary_ones(monkeypatch):
     class Refusing(mmap.mmap):
         def madvise(self, _option):
