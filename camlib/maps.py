@@ -69,7 +69,7 @@ def precise(tensor: Tensor) -> Tensor:
 def weighted_sum(weights: Tensor, activation: Tensor) -> Tensor:
     """``sum_k w_k A_k``, ``(N, *grid)``, of weights that broadcast to ``(N, C, *grid)``."""
     if weights.shape == (*activation.shape[:2], *[1] * (activation.ndim - 2)):
-        if activation.stride(0) == 0:  # one for many classes: a product of matrices
+        if len(activation) > 1 and activation.stride(0) == 0:  # one, shared by many classes
             return torch.einsum("nc,c...->n...", weights.flatten(1), activation[0])
         return torch.einsum("nc,nc...->n...", weights.flatten(1), activation)
     return (weights * activation).sum(1)
@@ -114,7 +114,7 @@ def _interpolated(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _between(height: int, size: int) -> list[tuple[int, Tensor]]:
+def _between(height: int, size: int) -> tuple[tuple[int, Tensor], ...]:
     """Of `size` rows, those between a row of the grid and the next: the first, their shares of it.
 
     The shares are a column, ``(rows, 1)``.
@@ -123,10 +123,10 @@ def _between(height: int, size: int) -> list[tuple[int, Tensor]]:
     places = F.interpolate(numbers, size, mode="linear", align_corners=False).flatten()
     floors = places.floor()
     starts = torch.searchsorted(floors, numbers.flatten()).tolist()
-    return [
+    return tuple(
         (start, places[start:end, None] - row)
         for row, (start, end) in enumerate(pairwise([*starts, size]))
-    ]
+    )
 
 
 def flat(maps: Tensor) -> Tensor:
@@ -151,7 +151,8 @@ def normalize(
             evidence" in a map that keeps its sign; ``False``: left in its unit.
         inplace: whether `maps` may be overwritten, which spares memory of their size; not for
             autograd.
-        grid: size of the maps that `resize` made `maps` from, if that is known.
+        grid: size of the maps that `maps` were resized from, if `resize` did nothing else, and
+            nothing has since; spares looking through all values.
     """
     if how is False:
         return maps

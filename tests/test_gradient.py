@@ -12,14 +12,24 @@ GRADIENT_WEIGHTED = [kind for kind in METHODS.values() if issubclass(kind, Gradi
 
 
 class Mean(nn.Module):
+    """Over some of the dimensions, and a sum that tells places apart over the others."""
+
+    def __init__(self, *dims):
+        super().__init__()
+        self.dims = dims
+
     def forward(self, features):
-        return features.mean((2, 3))
+        rest = features.mean(self.dims).flatten(2) if len(self.dims) == 1 else None
+        if rest is None:
+            return features.mean(self.dims)
+        return rest @ torch.linspace(-1, 2, rest.shape[2]).to(rest)
 
 
+@pytest.mark.parametrize("dims", [(2, 3), (2,), (3,)])
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("kind", GRADIENT_WEIGHTED, ids=lambda kind: kind.__name__)
-def test_several_classes_before_a_pooling_are_those_of_single_calls(kind, count):
-    net = spread(Net(features(), nn.Sequential(Mean(), nn.Linear(6, 4))), 1).double()
+def test_several_classes_before_a_pooling_are_those_of_single_calls(kind, count, dims):
+    net = spread(Net(features(), nn.Sequential(Mean(*dims), nn.Linear(6, 4))), 1).double()
     method, batch = kind(net, "features"), images(count).double()
     together = method.explain(batch, [[3, 0, 2]] * count, relu=False).map
     for k, target in enumerate([3, 0, 2]):

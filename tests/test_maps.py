@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Net, Pooling, images, pooled
+from nets import Net, Pooling, images, padding, pooled
 from torch import nn
 from torch.nn import functional as F
 
@@ -51,7 +51,9 @@ def test_division_by_the_maximum_keeps_zero_and_uniform_evidence():
 
 @pytest.mark.parametrize(("height", "size"), [(1, 5), (2, 9), (3, 17), (7, 224), (14, 96), (8, 20)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_extremes_of_resized_maps_are_known_by_their_grid(height, size, dtype):
+def test_extremes_of_resized_maps_are_known_by_their_grid(height, size, dtype, monkeypatch):
+    extremes, rows = maps._extremes, []
+    monkeypatch.setattr(maps, "_extremes", lambda m: rows.append(m.shape[2]) or extremes(m))
     raw = random(3, 20, height, 6).to(dtype)
     nearly_flat = 1 + torch.finfo(dtype).eps * random(3, 20, height, 6).sign().to(dtype)
     for grids in (raw, raw.relu(), -raw.relu(), 1e4 + 0.1 * raw, nearly_flat, 1e-30 * raw):
@@ -59,6 +61,7 @@ def test_extremes_of_resized_maps_are_known_by_their_grid(height, size, dtype):
         for how in ("minmax", "max", "centered"):
             known = maps.normalize(large, how, grid=(height, 6))
             assert torch.equal(known, maps.normalize(large, how))
+    assert set(rows) == {size, size if size < 4 * height else 2 * height}
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -124,6 +127,25 @@ def test_resizing_many_maps_is_resizing_each(grid, size, dtype, memory):
 def test_gradients_flow_through_many_maps_when_resized():
     many = random(1, 9, 2, 2).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda maps_: maps.resize(maps_, (16, 16)), many)
+
+
+@pytest.mark.parametrize("fuse", ["mean", None])
+def test_heatmaps_of_several_layers_reach_from_0_to_1(fuse):
+    net = pooled().double()
+    net.features.append(nn.AvgPool2d(5))
+    method = GradCAM(net, ["features", "features.3"], fuse=fuse, relu=False)
+    heat = method(images(4, 64, 64).double(), [[0, 1]] * 4).flatten(-2)
+    assert heat.amin(-1).eq(0).all()
+    assert heat.amax(-1).eq(1).all()
+
+
+def test_heatmaps_of_padded_images_reach_from_0_to_1():
+    net = pooled()
+    net.features.append(nn.AvgPool2d(5))
+    method = GradCAM(padding(net), "net.features", relu=False)
+    heat = method(images(4, 59, 61), [[0, 1]] * 4).flatten(-2)
+    assert heat.amin(-1).eq(0).all()
+    assert heat.amax(-1).eq(1).all()
 
 
 def test_normalising_comes_after_resizing():
