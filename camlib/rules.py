@@ -35,29 +35,30 @@ class Rectifying(TorchFunctionMode):
         met: how many calls followed the rule.
         passed: names of activation functions that did not.
         in_force: whether backward passes follow it.
-        overwritten: whether what a rectifier returned was changed in place before the rule of
-            guided backpropagation could read it; masks are kept from then on.
+        masks: whether guided backpropagation keeps masks of where rectifiers were open; else it
+            reads that off what they returned.
     """
 
-    def __init__(self, rule: Rule, *, generalize: bool = False) -> None:
+    def __init__(self, rule: Rule, *, generalize: bool = False, masks: bool = False) -> None:
         super().__init__()
         self.rule = rule
         self.generalize = generalize
         self.met = 0
         self.passed: set[str] = set()
         self.in_force = True
-        self.overwritten = False
+        self.masks = masks
 
     def tried(self, explain: Callable[[], Explained]) -> Explained:
-        """What `explain` returns; it runs once more if it finds what it needs overwritten.
+        """What `explain` returns; it runs again, with masks, if it turns out that they are needed.
 
-        Guided backpropagation reads off what a ReLU returned, which its graph keeps anyway, where
-        the ReLU was open. Only a model that changes that in place takes masks beside it.
+        What a ReLU returned is in the graph anyway and tells where it was open, but not in a model
+        that changes it in place.
         """
+        before = self.masks
         try:
             return explain()
         except RuntimeError:
-            if not self.overwritten:
+            if self.masks == before:
                 raise
         return explain()  # here, where the error no longer keeps the first graph
 
@@ -139,17 +140,21 @@ class _Rectified(torch.autograd.Function):
         ctx: Any, source: Tensor, upper: float | None, rule: Rectifying, in_place: bool
     ) -> Tensor:
         ctx.rule = rule
-        ctx.bound = bound = inf if upper is None else upper
-        gate = (source > 0) & (source < bound) if rule.overwritten else None
+        # In the precision of the values, which are compared with it.
+        bound = inf if upper is None else torch.tensor(upper, dtype=source.dtype).item()
+        open_ = (source > 0) & (source < bound) if rule.masks else None
         if in_place:
             ctx.mark_dirty(source)
             result = source.clamp_(min=0, max=upper)
         else:
             result = source.clamp(min=0, max=upper)
         if rule.rule == "guided":
-            # A layer that is run again keeps one tensor, which it may have changed in place: with
-            # a second one, that is an error.
-            ctx.save_for_backward(result if gate is None else gate, result.new_empty(0))
+            ctx.bound = bound
+            # To be marked as changed in place counts as one more change.
+            ctx.version = None if result.is_inference() else result._version + in_place
+            # Checkpointing tells a layer that it runs again by how many tensors it keeps; the
+            # ordinary one keeps one, and may have changed it in place unseen.
+            ctx.save_for_backward(result if open_ is None else open_, result.new_empty(0))
         return result
 
     @staticmethod
@@ -165,13 +170,15 @@ def _gated(signal: Tensor, ctx: Any) -> Tensor:
     """A new tensor: `signal` where the rectifier was open."""
     try:
         kept, _ = ctx.saved_tensors
+        if kept.dtype == torch.bool:
+            return signal.where(kept, 0)
+        if kept._version != ctx.version:  # under hooks for saved tensors, nobody else looks
+            raise RuntimeError("what a rectifier returned was changed in place")
     except RuntimeError:
-        ctx.rule.overwritten = True
+        ctx.rule.masks = True
         raise
     gated: Tensor
-    if kept.dtype == torch.bool:
-        gated = signal * kept.view(torch.uint8)  # a product with bool takes ten times as long
-    elif ctx.bound == inf:
+    if ctx.bound == inf:
         gated = torch.ops.aten.threshold_backward(signal, kept, 0)
     else:
         gated = torch.ops.aten.hardtanh_backward(signal, kept, 0, ctx.bound)

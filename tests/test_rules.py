@@ -254,10 +254,66 @@ def test_what_a_rectifier_returned_can_be_changed_in_place(kind, form, target):
     apart = spread(Changed(function, lambda a: a * -3 + 7)).double()
     batch = images().double()
     layer = ("first",) if kind is GuidedGradCAM else ()
-    torch.testing.assert_close(
-        kind(in_place, *layer)(batch, target), kind(apart, *layer)(batch, target)
-    )
+    method, expected = kind(in_place, *layer), kind(apart, *layer)(batch, target)
+    torch.testing.assert_close(method(batch, target), expected)
     assert (in_place.calls, apart.calls) == (1 if kind is Deconvnet else 2, 1)
+    in_place.calls = 0
+    torch.testing.assert_close(method(batch, target), expected)
+    assert in_place.calls == 1
+
+
+class Doubling(nn.Module):
+    """In place."""
+
+    def forward(self, features):
+        return features.mul_(2)
+
+
+@pytest.mark.parametrize("kind", [GuidedBackprop, GuidedGradCAM])
+@pytest.mark.parametrize("form", ["F.relu_", "F.relu", "nn.ReLU6"])
+def test_changes_in_place_are_seen_under_hooks_for_saved_tensors(kind, form):
+    function, _ = RECTIFIERS[form]
+    in_place = spread(Changed(function, lambda a: a.mul_(-3))).double()
+    plain = spread(Changed(function, torch.sin)).double()
+    layer = ("first",) if kind is GuidedGradCAM else ()
+    for net, calls in ((in_place, 2), (plain, 1)):
+        expected = kind(net, *layer)(images().double(), 1)
+        net.calls = 0
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+            found = kind(net, *layer)(images().double(), 1)
+        torch.testing.assert_close(found, expected)
+        assert net.calls == calls
+
+
+def test_a_warning_comes_once_where_masks_are_needed():
+    body = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), Doubling(), nn.Conv2d(5, 6, 1))
+    net = Net(nn.Sequential(body, nn.ReLU()), nn.Sequential(Pooling(), nn.Linear(6, 4))).eval()
+    nn.init.constant_(net.tail[1].weight, -1)
+    with pytest.warns(CamlibWarning, match="is zero everywhere") as seen:
+        GuidedGradCAM(net, "features")(images(), 1)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bound", [0.1, 1 / 3, 0.7])
+def test_bounds_are_those_of_the_precision(bound, dtype, masks):
+    source = torch.tensor([-1, 0.01, 5, 100], dtype=dtype, requires_grad=True)
+    with Rectifying("guided", masks=masks):
+        value = source.clamp(0, bound)
+    [back] = torch.autograd.grad(value.sum(), source)
+    assert back.tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("signal", [float("inf"), -float("inf"), float("nan"), 2.0])
+def test_what_is_closed_stops_any_signal(signal, masks):
+    source = torch.tensor([-1.0, 1.0], requires_grad=True)
+    with Rectifying("guided", masks=masks):
+        value = F.relu(source)
+    [back] = torch.autograd.grad(value, source, torch.full((2,), signal))
+    expected = torch.tensor([0.0, max(signal, 0.0) if signal == signal else signal])
+    torch.testing.assert_close(back, expected, equal_nan=True)
 
 
 def test_an_error_of_the_backward_pass_is_that_of_the_model():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import InputError
-from camlib.forward import image_gradients
+from camlib.forward import Pass, image_gradients
 from camlib.inputs import Inputs
 from camlib.methods.base import NOT_FINITE, Method
 from camlib.methods.explanation import Explanation
@@ -70,6 +70,7 @@ class GuidedGradCAM(Method):
             raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")
         self.generalize = generalize
         self.model = model
+        self._masks = False
 
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
         """Everything one call knows; `map` is that of the CAM at the layer's grid.
@@ -87,9 +88,11 @@ class GuidedGradCAM(Method):
         """
         given = Inputs.of(inputs)
         model = unwrap(self.model)
-        rule = Rectifying("guided", generalize=self.generalize)
+        rule = Rectifying("guided", generalize=self.generalize, masks=self._masks)
         with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
-            seen, pixels = rule.tried(lambda: self._halves(model, given, target, rule))
+            run, signed, pixels = rule.tried(lambda: self._halves(model, given, target, rule))
+            self._masks = rule.masks
+            seen = self.cam._explanation(run, signed)
             if not pixels.isfinite().all():
                 raise InputError(NOT_FINITE.format("the attribution"))
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
@@ -99,16 +102,15 @@ class GuidedGradCAM(Method):
 
     def _halves(
         self, model: nn.Module, given: Inputs, target: Any, rule: Rectifying
-    ) -> tuple[Explanation, Tensor]:
-        """What the CAM found, and the gradient at the pixels, ``(N, K, C, *size)``, by `rule`."""
+    ) -> tuple[Pass, list[Tensor], Tensor]:
+        """A pass, its signed maps, and the signal at the pixels by `rule`, ``(N, K, C, *size)``."""
         with torch.enable_grad():  # where images are a list, each is a part of `image`
             image = given.image.detach().clone().requires_grad_()
             given = given.with_image(image)
         with without_recomputation():
             with rule.lifted():
                 run, signed = self.cam._explained(model, given, target, rule)
-                seen = self.cam._explanation(run, signed)
-            return seen, maps.precise(image_gradients(run.scores, image))
+            return run, signed, maps.precise(image_gradients(run.scores, image))
 
     def __repr__(self) -> str:
         return repr(self.cam).replace(type(self.cam).__name__, type(self).__name__, 1)

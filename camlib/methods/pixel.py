@@ -167,7 +167,8 @@ class GuidedBackprop(PixelMethod):
     class or on the upper layers (Adebayo et al., NeurIPS 2018, arXiv:1810.03292). Multiply with
     Grad-CAM (`GuidedGradCAM`) for the class.
 
-    Every ReLU and ReLU6 follows the rule: module or function, in place, used once or often.
+    Every ReLU and ReLU6 follows the rule: module or function, in place, used once or often. Where a
+    model changes in place what a ReLU returned, the first call takes a second pass.
 
     Args:
         model: see `PixelMethod`.
@@ -180,10 +181,12 @@ class GuidedBackprop(PixelMethod):
     def __init__(self, model: nn.Module, *, generalize: bool = False) -> None:
         super().__init__(model)
         self.generalize = generalize
+        self._masks = False
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        rule = Rectifying("guided", generalize=self.generalize)
+        rule = Rectifying("guided", generalize=self.generalize, masks=self._masks)
         explained = rule.tried(lambda: input_gradients(model, given, target, rule))
+        self._masks = rule.masks
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
         return explained
 
