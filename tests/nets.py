@@ -131,6 +131,18 @@ def dense() -> Net:
     return spread(Net(features(), nn.Conv2d(6, 4, 1)))
 
 
+class Failing(torch.autograd.Function):
+    """The identity, whose backward pass fails."""
+
+    @staticmethod
+    def forward(ctx, signal):
+        return signal.clone()
+
+    @staticmethod
+    def backward(ctx, signal):
+        raise RuntimeError("the model's own")
+
+
 class GeneralizedRCNNTransform(nn.Module):
     """Pads at the end to a multiple of 8, and says so as torchvision's of the same name."""
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from nets import Net, Pooling, features, images, spread
+from nets import Failing, Net, Pooling, features, images, spread
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -55,16 +55,6 @@ def test_fused_attention_has_no_second_derivative(target):
             GraphError, match=r"a second derivative of what follows .* has one inside torch.*MATH\)"
         ):
             method(images(), target)
-
-
-class Failing(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, signal):
-        return signal.clone()
-
-    @staticmethod
-    def backward(ctx, signal):
-        raise RuntimeError("the model's own")
 
 
 class Square(torch.autograd.Function):
