@@ -6,7 +6,6 @@ and decoders have other shapes, which is seen in one pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 from camlib.attention import Attending, Attention
 from camlib.errors import ModelError
 from camlib.inputs import Inputs
-from camlib.layers import layout_of, visited
-from camlib.layouts import Layout, samples_axis
+from camlib.layers import reading_of, visited
+from camlib.layouts import Layout
+from camlib.maps import Window
 from camlib.modules import find, unwrap
-from camlib.visits import Visit
+from camlib.visits import Visit, Visits
 from camlib.wrapping import wrapping
 
 
@@ -32,12 +32,14 @@ class Blocks:
         names: of the blocks: the largest modules that return tokens and run one attention each;
             empty where blocks are no modules.
         layout: of the tokens.
+        window: which part of the input the patches cover.
     """
 
     calls: tuple[int, ...]
     pooling: int | None
     names: tuple[str, ...]
     layout: Layout
+    window: Window = ()
 
     @property
     def all(self) -> tuple[int, ...]:
@@ -65,7 +67,7 @@ class Blocks:
     def arranged(self, relevance: Tensor) -> Tensor:
         """The relevance of tokens ``(N, K, T)`` as maps ``(N, K, *grid)``."""
         tokens = relevance.flatten(0, 1)[..., None]
-        patches = self.layout(tokens.movedim(0, samples_axis(self.layout)))
+        patches = self.layout(tokens.movedim(0, self.layout.samples_axis))
         return patches.reshape(*relevance.shape[:2], *patches.shape[2:])
 
 
@@ -105,15 +107,13 @@ def blocks_of(model: nn.Module, given: Inputs, layout: Layout | None = None) -> 
         for module, call in alone[:1]:
             visit = returned[id(module)]
             names.append(find(model, module)[0] + f"@{call}" * (visit.calls > 1))
-    if layout is None:
-        layout = layout_of(model, given, order, visit.name, visit.shape)
+    reading = reading_of(model, given, order, visit.name, visit.shape, layout)
     blocks = tuple(names) if len(names) == len(calls) else ()
-    return Blocks(tuple(calls), asked[-1] if pools else None, blocks, layout)
+    pooling = asked[-1] if pools else None
+    return Blocks(tuple(calls), pooling, blocks, reading.layout, reading.window)
 
 
-def _attention_in(
-    model: nn.Module, given: Inputs
-) -> tuple[list[Attention], list[int], Sequence[Visit]]:
+def _attention_in(model: nn.Module, given: Inputs) -> tuple[list[Attention], list[int], Visits]:
     """The calls of attention, the numbers of those that see the image, and the modules that ran."""
     attending = Attending()
     eager = [
@@ -123,11 +123,12 @@ def _attention_in(
     ]
     with torch.no_grad(), attending, wrapping(eager, attending.running):
         order, _ = visited(model, given)
+        half = len(attending.found)
+        if given.several:  # what does not change with the image is attention to a text
+            given.with_image((given.image + 1).cos()).owned().run(model)
     found = attending.found
     if not given.several:
         return found, list(range(len(found))), order
-    # It ran twice, the second time with another image.
-    half = len(found) // 2
     pairs = zip(found[:half], found[half:], strict=False)
     asked = [i for i, (a, b) in enumerate(pairs) if not torch.equal(a.matrix, b.matrix)]
     return found[:half], asked, order

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from camlib.errors import GraphError, LayerError, warn
 from camlib.gradients import gradients, reached
+from camlib.maps import Window
 from camlib.modules import Layer, call_of, find
-from camlib.parts import first, replaced
+from camlib.parts import first, replaced, tensors
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""
@@ -39,8 +40,8 @@ class Capture:
         interrupted: whether the model itself switched grad mode off after a layer, so that part of
             the graph is missing.
         graph: what autograd recorded. One from the inputs on outlives the gradients at the layers.
-        shown: the share of each axis that the image takes of what the model made of it, below 1
-            where it was padded at the end; empty where nothing is known.
+        windows: which part of the input the grid of each layer covers, by name, as far as it is
+            known; see `camlib.maps.place`.
     """
 
     def __init__(self, names: tuple[str, ...], graph: Graph) -> None:
@@ -48,7 +49,7 @@ class Capture:
         self.graph = graph
         self.calls = dict.fromkeys(names, 0)
         self.interrupted = False
-        self.shown: tuple[float, ...] = ()
+        self.windows: dict[str, Window] = {}
         self._outputs: dict[str, tuple[Tensor, int]] = {}
         self._passed_on: dict[str, Tensor] = {}
 
@@ -57,6 +58,11 @@ class Capture:
         """The layer that returned its own input, if what followed changed its output in place."""
         changed = [name for name, tensor in self._passed_on.items() if tensor._version]
         return changed[0] if changed else None
+
+    def readable(self, name: str) -> bool:
+        """Whether the layer `name` ran, and its output is as it was."""
+        tensor, version = self._outputs.get(name, (None, 0))
+        return tensor is not None and (tensor.is_inference() or tensor._version == version)
 
     def activations(self) -> list[Tensor]:
         """The output of each layer, of its last call unless another is in its name.
@@ -103,19 +109,27 @@ class Capture:
             retain_graph=self.graph == "whole",
         )
 
-    def reached(self, scores: Tensor) -> Sequence[Tensor | None]:
+    def only(self, name: str) -> Capture:
+        """What the pass left at one of the layers."""
+        alone = Capture((name,), self.graph)
+        alone.calls = {name: self.calls[name]}
+        alone.interrupted = self.interrupted
+        alone._outputs = {name: self._outputs[name]}
+        return alone
+
+    def reached(self, scores: Tensor, *, retain_graph: bool = False) -> Sequence[Tensor | None]:
         """The gradient of each sample's scores at each layer, as `reached` has it.
 
         Raises:
             LayerError: a layer did not run.
             GraphError: the scores depend on nothing at all.
         """
-        return reached(scores, self.activations(), self.names)
+        return reached(scores, self.activations(), self.names, retain_graph=retain_graph)
 
 
 @contextmanager
 def capture(
-    model: nn.Module, layers: Sequence[Layer], *, graph: Graph = "tail"
+    model: nn.Module, layers: Sequence[Layer], *, graph: Graph = "tail", optional: bool = False
 ) -> Iterator[Capture]:
     """Read `layers` of `model` during the forward pass in the block.
 
@@ -124,6 +138,8 @@ def capture(
         layers: modules of `model`, or their dotted names; ``"head@2"`` is the third call of head.
         graph: ``"tail"`` for gradients at the layers, ``"whole"`` for a loss on the map itself or
             for gradients at the inputs, ``"none"`` for values alone.
+        optional: leave out layers that do not run, return no tensor or their own input, or run
+            under ``inference_mode``, instead of failing.
 
     Example:
         >>> with capture(model, ["layer4"]) as seen:
@@ -140,6 +156,8 @@ def capture(
                 return None
             seen.calls[name] += 1
             if call_of(name) not in (None, seen.calls[name] - 1):
+                return None
+            if optional and not _plain(args, output):
                 return None
             where, tensor = first(name, output)
             if tensor.is_inference():
@@ -165,20 +183,14 @@ def capture(
 
         return hook
 
-    def padding(_module: nn.Module, _args: Any, output: Any) -> None:
-        if threading.get_ident() == thread:
-            batch, [first, *_] = output[0].tensors, output[0].image_sizes
-            seen.shown = tuple(s / p for s, p in zip(first, batch.shape[2:], strict=True))
-
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(graph == "whole"))
         for name, module in dict(found).items():
             stack.callback(module.register_forward_hook(hook_for(name)).remove)
-        for module in model.modules():
-            if type(module).__name__ in _PADDING:
-                stack.callback(module.register_forward_hook(padding).remove)
         yield seen
+    if optional:
+        seen.names = tuple(name for name in seen.names if seen.readable(name))
 
 
 @contextmanager
@@ -207,8 +219,12 @@ def replacing(model: nn.Module, layer: Layer, call: int, tensor: Tensor) -> Iter
         handle.remove()
 
 
-_PADDING = ("GeneralizedRCNNTransform",)
-"""Modules that return a batch, padded at the end, and the size of each image in it."""
+def _plain(args: Any, output: Any) -> bool:
+    """Whether `output` has a tensor that can be captured, and is none of `args`."""
+    found = [tensor for _, tensor in tensors(output)][:1]
+    return all(not t.is_inference() and all(t is not given for given in args) for t in found) and (
+        bool(found)
+    )
 
 
 def _state(module: nn.Module) -> Iterator[Tensor]:

@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from camlib.chunks import Chunks
 from camlib.forward import Pass
-from camlib.layouts import Layout, put_back, samples_axis
+from camlib.layouts import Layout
 
 _TRIED = 3
 """How many channels of each sample are left out for real."""
@@ -175,7 +175,7 @@ class _Layer:
         self, function: Callable[[Tensor, Tensor], Tensor], samples: Tensor, left_out: Tensor
     ) -> Tensor:
         """What `function` makes of `samples` ``(M,)`` without channels ``(M, C)``, in chunks."""
-        like = self.run.inputs.image, self.raw.movedim(samples_axis(self.layout), 0)
+        like = self.run.inputs.image, self.raw.movedim(self.layout.samples_axis, 0)
 
         def chunk(rows: Tensor) -> Tensor:
             return function(samples[rows], left_out[rows])
@@ -185,14 +185,14 @@ class _Layer:
 
     def output(self, samples: Tensor) -> Tensor:
         """What the layer returned for `samples`."""
-        return self.raw.index_select(samples_axis(self.layout), samples.to(self.raw.device))
+        return self.raw.index_select(self.layout.samples_axis, samples.to(self.raw.device))
 
     def without(self, samples: Tensor, left_out: Tensor) -> Tensor:
         """The same, with channels ``(M, C)`` set to zero."""
         whole = self.output(samples)
         arranged = self.layout(whole)
         kept = ~left_out.reshape(*left_out.shape, *[1] * (arranged.ndim - 2))
-        return put_back(self.layout, arranged.where(kept, 0), whole)
+        return self.layout.put_back(arranged.where(kept, 0), whole)
 
     def scores(self, samples: Tensor, changed: Tensor, entering: Tensor | None = None) -> Tensor:
         """The scores where the layer returns `changed`."""

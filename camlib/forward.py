@@ -18,12 +18,12 @@ from camlib.capture import Capture, Graph, capture
 from camlib.errors import LayerError
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
-from camlib.maps import precise
+from camlib.maps import Window, precise
 from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.targets import Target
 from camlib.targets.outputs import named
-from camlib.visits import Visit, visits
+from camlib.visits import Visits, visits
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
 """What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
@@ -59,7 +59,7 @@ class Pass:
     target: Target
     scores: Tensor
     shape: tuple[int, ...]
-    order: list[Visit]
+    order: Visits
     tails: Sequence[Tail] = ()
     formats: list[torch.memory_format] = field(default_factory=lambda: list(_FORMATS))
 
@@ -74,20 +74,23 @@ class Pass:
         rule: AbstractContextManager[Any] | None = None,
         *,
         record: bool = False,
+        optional: bool = False,
         tails: Sequence[Tail] = (),
     ) -> Pass:
         """The pass, in the context of `rule`, with `target` resolved on its output.
 
-        With `record`, every module that runs is noted; `tails`, of the layers, can run again.
+        With `record`, every module that runs is noted; `tails`, of the layers, can run again. With
+        `optional`, layers that cannot be captured are left out.
 
         Raises:
             LayerError: a layer did not run, or cannot be read without changing the answer.
             TargetError: `target` does not fit the output.
         """
-        with capture(model, layers, graph=graph) as seen:
+        with capture(model, layers, graph=graph, optional=optional) as seen:
             try:
-                recording: AbstractContextManager[list[Visit]]
-                recording = visits(model) if record else nullcontext([])
+                recording: AbstractContextManager[Visits] = nullcontext(Visits())
+                if record:
+                    recording = visits(model, len(inputs.size))
                 with rule or nullcontext(), recording as order, ExitStack() as stack:
                     for tail in tails:
                         stack.enter_context(tail.recorded())
@@ -100,7 +103,8 @@ class Pass:
                         "after it"
                     ) from error
                 raise
-            seen.activations()
+            if not optional:
+                seen.activations()
             # A model that leaves a no_grad block of its own leaves the hook's grad mode with it.
             seen.interrupted |= graph != "none" and not torch.is_grad_enabled()
             with torch.set_grad_enabled(graph != "none"):
@@ -114,6 +118,11 @@ class Pass:
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
         return cls(model, inputs, seen, output, chosen, scores, shape, order, tails)
+
+    def windows(self, count: int) -> list[Window]:
+        """Which part of the input each of `count` maps covers, those of the layers in order."""
+        named = self.seen.names if len(self.seen.names) == count else ("",) * count
+        return [self.seen.windows.get(name, ()) for name in named]
 
     @property
     def replayed(self) -> bool | None:

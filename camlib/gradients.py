@@ -85,7 +85,7 @@ def gradients(
 
 
 def reached(
-    scores: Tensor, tensors: Sequence[Tensor], names: Sequence[str]
+    scores: Tensor, tensors: Sequence[Tensor], names: Sequence[str], *, retain_graph: bool = False
 ) -> Sequence[Tensor | None]:
     """The gradient of each sample's scores at each of `tensors`, ``None`` where none arrives.
 
@@ -95,6 +95,7 @@ def reached(
         scores: ``(N, K)``.
         tensors: what to differentiate by.
         names: what each of them is, for errors.
+        retain_graph: whether others can be taken from the same pass.
 
     Raises:
         GraphError: the scores depend on nothing at all.
@@ -102,7 +103,9 @@ def reached(
     if not scores.requires_grad:
         raise GraphError(_UNREACHED.format(names[0]))
     cotangent = 1 / torch.arange(1, scores.shape[1] + 1).to(scores).expand_as(scores)
-    return torch.autograd.grad(scores, tensors, cotangent, allow_unused=True)
+    return torch.autograd.grad(
+        scores, tensors, cotangent, retain_graph=retain_graph, allow_unused=True
+    )
 
 
 def _chunk_gradients(

@@ -7,7 +7,7 @@ One of them is the image: the first floating-point tensor with a grid, or the li
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -79,6 +79,18 @@ class Inputs:
         shape = list(self.image.shape)
         del shape[self.axis], shape[0]
         return tuple(shape)
+
+    @property
+    def form(self) -> Hashable:
+        """What where things lie may depend on: the shapes, and the values beside the image.
+
+        Where a text stands beside the image, for example, its tokens say where those of the image
+        are.
+        """
+        beside = self.with_image(self.image[:0])
+        others = [t.detach() for t in tensors_in((beside.args, beside.kwargs)) if t.numel()]
+        values = tuple((tuple(t.shape), tuple(t.double().flatten().tolist())) for t in others)
+        return tuple(self.image.shape[1:]), self.axis, values
 
     @property
     def several(self) -> bool:

@@ -8,10 +8,10 @@ out of the last block at the patches is not looked at any more; the gradient tel
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,17 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
 from camlib import maps
 from camlib.capture import Graph
-from camlib.clues import beside, clues_of
 from camlib.errors import LayerError, LayoutError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs, tensors_in
-from camlib.layouts import ChannelsFirst, Known
+from camlib.layouts import ChannelsFirst, Layout
+from camlib.layouts.measured import Measured, measure
+from camlib.layouts.recognition import Reading, Readings
+from camlib.maps import Window
 from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
-from camlib.recognition import recognize
 from camlib.targets.proposals import detects
-from camlib.visits import Visit, visits
+from camlib.visits import Visit, Visits, visits
 
 __all__ = ["Candidate", "Layer", "Layers", "candidates", "find", "names", "unwrap"]
 
@@ -44,6 +45,9 @@ class Candidate:
         layout: how that is read.
         grid: the places in it.
         stride: the input's size over the grid, along each axis.
+        window: which part of the input the grid covers along each axis, as shares of it.
+        agreement: how well the layout agrees with where the places look, measured: a correlation,
+            up to 1; ``None`` where nothing had to be measured.
         share: how much of the gradient of the score lies on the grid, 0 to 1: less than 1 where
             class or register tokens take part, 0 where the score does not depend on the grid.
         default: whether ``layer=None`` takes this one.
@@ -52,9 +56,11 @@ class Candidate:
     name: str
     module: nn.Module = field(repr=False)
     shape: tuple[int, ...]
-    layout: Known
+    layout: Layout
     grid: tuple[int, ...]
     stride: tuple[float, ...]
+    window: Window = ()
+    agreement: float | None = None
     share: float = 0.0
     default: bool = False
 
@@ -81,7 +87,8 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
     """
     given, model = Inputs.of(inputs), unwrap(model)
     with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
-        found, preferred = _readable(model, given)
+        order, output = visited(model, given)
+        found, preferred = _readable(model, given, order, output)
         shares: dict[str, Tensor] = {}
         for graph in GRAPHS:
             shares = shares or _shares(model, given, target, found, graph)
@@ -104,25 +111,154 @@ def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:
         GraphError: the score depends on no layer at all.
         LayerError: there is none.
     """
-    return _choose(model, given, target, *_readable(model, given))
+    return _choose(model, given, target, *_readable(model, given, *visited(model, given)))
 
 
-def layout_of(
-    model: nn.Module, given: Inputs, order: Sequence[Visit], name: str, shape: Sequence[int]
-) -> Known:
-    """The layout of layer `name`, which returned `shape` in a pass that went in `order`.
+def first_pass(model: nn.Module, given: Inputs, target: Any = None) -> tuple[str, Pass | None]:
+    """The default layer, and the pass in which it was found if that captured it.
+
+    The last modules that a model holds are mostly the last that run, so the pass captures these.
+    If the layer is another, it is sought as `default_layer` does it.
 
     Raises:
-        LayoutError: no reading fits, or two.
+        GraphError: the score depends on no layer at all.
+        LayerError: there is none.
     """
-    _, module = find(model, name)
+    likely = _last_modules(model)
+    run = Pass.of(model, given, target, likely, "tail", record=True, optional=True)
+    found, preferred = _readable(model, given, run.order, run.output)
+    if run.scores.requires_grad and not run.seen.interrupted:
+        shares = _reached(run, found, retain_graph=True)
+        for candidate in reversed([c for c in found if c.name in preferred]):
+            if candidate.name not in run.seen.names:
+                break
+            if candidate.name in shares and shares[candidate.name].all():
+                return candidate.name, replace(run, seen=run.seen.only(candidate.name))
+    return _choose(model, given, target, found, preferred), None
+
+
+def reading_of(
+    model: nn.Module,
+    given: Inputs,
+    order: Visits,
+    name: str,
+    shape: Sequence[int],
+    layout: Layout | None = None,
+) -> Reading:
+    """How layer `name` is read, which returned `shape` in a pass that went in `order`.
+
+    Args:
+        model: without wrappers.
+        given: the arguments of its call.
+        order: of the pass; if empty, another pass is made.
+        name: of the layer.
+        shape: of its output.
+        layout: of its output, if it is known.
+
+    Raises:
+        LayoutError: no reading agrees with where its places look, or two do.
+    """
     order = order or visited(model, given)[0]
-    clues = clues_of(model, order, given)
-    clues = replace(clues, beside=partial(beside, order, name.partition("@")[0]))
-    try:
-        return recognize(shape, given.size, module, clues, count=len(given))
-    except LayoutError as error:
-        raise LayoutError(f"layer {name!r}: {error}") from None
+    known = _readings(model, given, order)
+    if not isinstance(known.get(name), Reading) and layout is None:
+        known = _readings(model, given, order, strength=_WEAK)
+    base = name.partition("@")[0]
+    last = any(name == f"{base}@{visit.calls - 1}" for visit in order if visit.name == base)
+    found = known.get(base if last else name)
+    if layout is not None:
+        window = found.window if isinstance(found, Reading) else _entrance(known, given)
+        return Reading(layout, window)
+    if isinstance(found, Reading):
+        return found
+    raise LayoutError(
+        f"layer {name!r}: {found or f'an activation of shape {tuple(shape)} cannot be read'}; "
+        "choose another layer, or pass layout=, such as "
+        f"layout=camlib.layouts.{_example(shape, given)}"
+    )
+
+
+def _example(shape: Sequence[int], given: Inputs) -> str:
+    if len(shape) == len(given.size) + 2:
+        return "ChannelsLast()"
+    return "Tokens(prefix=1, grid=(14, 14)), or a function from the activation to (N, C, *grid)"
+
+
+_readings_of: WeakKeyDictionary[nn.Module, dict[Any, dict[str, Reading | LayoutError]]]
+_readings_of = WeakKeyDictionary()
+"""What was found out about the layers of each model, by the shapes of its inputs."""
+
+
+_WEAK = 1e-2
+"""Of noise for layers that answer the same to all strong noise."""
+
+
+def _readings(
+    model: nn.Module, given: Inputs, order: Visits, strength: float = 1.0
+) -> Mapping[str, Reading | LayoutError]:
+    """How each layer of a pass is read, or why it cannot be, by name and by call.
+
+    Found once for a model and inputs of one form.
+    """
+    key = (
+        strength,
+        given.form,
+        tuple((visit.name, id(visit.module), visit.shapes) for visit in order),
+    )
+    known = _readings_of.setdefault(model, {})
+    if key not in known:
+        known[key] = dict(_read(model, given, order, strength))
+    return known[key]
+
+
+def _read(
+    model: nn.Module, given: Inputs, order: Visits, strength: float
+) -> Iterator[tuple[str, Reading | LayoutError]]:
+    """The readings of `_readings`."""
+    entry = order.entry if order.entry is not None and order.entry.moved else None
+    measured: list[dict[str, Measured]] = []
+    shapes: dict[str, Sequence[int]] = {"": entry.shape} if entry else {}
+    for visit in order:
+        if (visit.moved or given.several) and len(visit.shape) > 2:
+            calls = {f"{visit.name}@{i}": s for i, s in enumerate(visit.shapes[:-1])}
+            shapes |= {**calls, visit.name: visit.shape}
+    failed = ""
+    if shapes:
+        samples = range(len(given)) if given.several else range(1)
+        try:
+            module = entry.module if entry else None
+            measured = [measure(model, given, i, shapes, module, strength) for i in samples]
+        except Exception as error:  # the model takes no other batch, or no noise
+            failed = f"where it looks cannot be measured ({type(error).__name__}: {error})"
+    found = Readings(len(given.size))
+    if measured and "" in measured[0]:
+        found.entry(measured[0][""])
+    for visit in order:
+        for call, shape in enumerate(visit.shapes):
+            name = visit.name if call == visit.calls - 1 else f"{visit.name}@{call}"
+            try:
+                if not visit.moved and not given.several:
+                    yield name, found.certain(shape)
+                elif all(name in each for each in measured) and measured:
+                    seen = [each[name] for each in measured]
+                    yield name, found.measured(shape, seen, visit.module)
+                else:
+                    yield (
+                        name,
+                        LayoutError(
+                            failed or _NO_GRID.format(tuple(shape), given.size, len(given))
+                        ),
+                    )
+            except LayoutError as error:
+                yield name, error
+
+
+def _entrance(known: Mapping[str, Reading | LayoutError], given: Inputs) -> Window:
+    """Which part of the input the first layer gets that can be read."""
+    windows = [reading.window for reading in known.values() if isinstance(reading, Reading)]
+    return windows[0] if windows else ((0.0, 1.0),) * len(given.size)
+
+
+_NO_GRID = "an activation of shape {} has no grid for an input of size {} and {} samples"
 
 
 def _choose(
@@ -151,13 +287,26 @@ def _choose(
     )
 
 
-def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str]]:
+def _last_modules(model: nn.Module, least: int = 12) -> tuple[str, ...]:
+    """The last modules of `model` in the order in which it holds them, and those around them."""
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if name and unwrap(module) is module and not isinstance(module, torch.jit.ScriptModule)
+    }
+    last = [name for name, module in modules.items() if not any(True for _ in module.children())]
+    wanted = {".".join(name.split(".")[:n]) for name in last[-least:] for n in range(1, 99)}
+    return tuple(name for name in modules if name in wanted)
+
+
+def _readable(
+    model: nn.Module, given: Inputs, order: Visits, output: Any
+) -> tuple[list[Candidate], set[str]]:
     """The layers with a grid, and the names of those that a default is taken from first.
 
     Not from the head of a detector: it ends in maps of scores, one a level.
     """
-    order, output = visited(model, given)
-    clues = clues_of(model, order, given)
+    readings = _readings(model, given, order)
     dense = {t.shape[1] for t in tensors_in(output) if t.ndim == len(given.size) + 2}
     detector = detects(output)
     found: list[Candidate] = []
@@ -165,18 +314,27 @@ def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str
     for visit in order:
         if "RoI" in type(visit.module).__name__:
             break  # what follows has the grid of a region
-        around = replace(clues, beside=partial(beside, order, visit.name))
-        try:
-            layout = recognize(visit.shape, given.size, visit.module, around, count=len(given))
-            grid = layout.grid_of(visit.shape)
-        except LayoutError:
+        reading = readings[visit.name]
+        if isinstance(reading, LayoutError):
             continue
+        grid = reading.layout.grid_of(visit.shape)
         # A pooling to a fixed size may even enlarge: its grid is not that of what it pools.
         if math.prod(grid) > 1 and not isinstance(visit.module, _POOLING):
             stride = tuple(s / g for s, g in zip(given.size, grid, strict=True))
-            found.append(Candidate(visit.name, visit.module, visit.shape, layout, grid, stride))
+            found.append(
+                Candidate(
+                    visit.name,
+                    visit.module,
+                    visit.shape,
+                    reading.layout,
+                    grid,
+                    stride,
+                    reading.window,
+                    reading.agreement,
+                )
+            )
             scores = detector and "head" in visit.name.split(".")
-            if _telling(visit, layout, dense) and not scores:
+            if _telling(visit, reading.layout, dense) and not scores:
                 preferred.add(visit.name)
     return found, preferred
 
@@ -184,7 +342,7 @@ def _readable(model: nn.Module, given: Inputs) -> tuple[list[Candidate], set[str
 _POOLING = _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
 
-def _telling(visit: Visit, layout: Known, answers: Collection[int]) -> bool:
+def _telling(visit: Visit, layout: Layout, answers: Collection[int]) -> bool:
     """Whether a layer holds what the model knows at its point.
 
     Not so the parts of an attention or a perceptron, the queries of a decoder, one level of a
@@ -226,28 +384,30 @@ def _shares(
         return {k: v for p in parts for k, v in _shares(model, given, target, p, graph).items()}
     if graph == "tail" and (run.seen.interrupted or not run.scores.requires_grad):
         return {}
-    gradients = run.seen.reached(run.scores)
+    return _reached(run, layers)
+
+
+def _reached(
+    run: Pass, layers: Sequence[Candidate], *, retain_graph: bool = False
+) -> dict[str, Tensor]:
+    """The share of the gradient on the grid of those of `layers` that the graph reaches."""
+    layouts = {c.name: c.layout for c in layers}
+    gradients = run.seen.reached(run.scores, retain_graph=retain_graph)
     return {
-        c.name: _share(c.layout, maps.precise(gradient))
-        for c, gradient in zip(layers, gradients, strict=True)
-        if gradient is not None
+        name: _share(layouts[name], maps.precise(gradient))
+        for name, gradient in zip(run.seen.names, gradients, strict=True)
+        if gradient is not None and name in layouts
     }
 
 
-def _share(layout: Known, gradient: Tensor) -> Tensor:
+def _share(layout: Layout, gradient: Tensor) -> Tensor:
     on_grid = layout(gradient.abs()).flatten(1).sum(1)
-    samples = 0 if getattr(layout, "batch_first", True) else 1
-    whole = gradient.abs().movedim(samples, 0).flatten(1).sum(1)
+    whole = layout.by_sample(gradient.abs(), len(on_grid)).sum(1)
     return on_grid / whole.where(whole > 0, 1)
 
 
-def visited(model: nn.Module, given: Inputs) -> tuple[list[Visit], Any]:
-    """The modules that run and depend on the image, and what the model returns."""
-    with visits(model, totals=given.several) as order:
+def visited(model: nn.Module, given: Inputs) -> tuple[Visits, Any]:
+    """The modules that run in a pass, and what the model returns."""
+    with visits(model, len(given.size)) as order:
         output = given.owned().run(model)
-    if given.several:  # a text beside the image has layers of its own
-        with visits(model, totals=True) as again:
-            given.with_image((given.image + 1).cos()).owned().run(model)
-        totals = {visit.name: visit.total for visit in again}
-        order = [visit for visit in order if visit.total != totals.get(visit.name)]
     return order, output

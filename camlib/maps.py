@@ -30,6 +30,10 @@ Fuse = (
 )
 """How the maps of several layers become one; ``None`` keeps them apart."""
 
+Window = tuple[tuple[float, float], ...]
+"""Which part of the input a grid covers: where it begins and ends along each axis, as shares of the
+input; below 0 or above 1 where the input was padded. Empty for all of it."""
+
 _MANY = 4
 """From how many maps on, and how many rows for each of the grid, rows are worth taking whole."""
 
@@ -75,22 +79,42 @@ def weighted_sum(weights: Tensor, activation: Tensor) -> Tensor:
     return (weights * activation).sum(1)
 
 
-def resize(maps: Tensor, size: Sequence[int], shown: Sequence[float] = ()) -> Tensor:
-    """`maps` ``(N, K, *grid)`` interpolated linearly to ``(N, K, *size)``, corners not aligned.
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """`maps` ``(N, K, *grid)`` interpolated linearly to ``(N, K, *size)``, corners not aligned."""
+    size = tuple(size)
+    return maps if maps.shape[2:] == size else _interpolated(maps, size)
+
+
+def place(maps: Tensor, size: Sequence[int], window: Window) -> Tensor:
+    """`maps` ``(N, K, *grid)`` where their grid lies in an input: ``(N, K, *size)``.
+
+    Interpolated linearly as by `resize`; what the grid does not cover is zero.
 
     Args:
         maps: maps on a grid.
-        size: of the result.
-        shown: the share of each axis of the grid that becomes the result; what lies behind it, as
-            where an input was padded at the end, is cut off.
+        size: of the input.
+        window: which part of the input the grid covers; empty for all of it.
     """
-    size = tuple(size)
-    whole = tuple(round(s / share) for s, share in zip(size, shown, strict=False)) or size
-    if maps.shape[2:] != whole:
-        maps = _interpolated(maps, whole)
-    for axis, length in zip(positions(maps), size, strict=True):
-        maps = maps.narrow(axis, 0, length)
+    if is_whole(window):
+        return resize(maps, size)
+    for axis, length, (start, end) in zip(positions(maps), size, window, strict=True):
+        cells = maps.shape[axis]
+        pixels = (torch.arange(length, device=maps.device, dtype=torch.float64) + 0.5) / length
+        places = (pixels - start) / (end - start) * cells - 0.5
+        covered = (places >= -0.5) & (places <= cells - 0.5)
+        places = places.clamp(0, cells - 1)
+        below = places.floor().long()
+        shape = [-1 if each == axis else 1 for each in range(maps.ndim)]
+        share = (places - below).to(maps).reshape(shape)
+        above = (below + 1).clamp(max=cells - 1)
+        maps = torch.lerp(maps.index_select(axis, below), maps.index_select(axis, above), share)
+        maps = maps.where(covered.reshape(shape), 0)
     return maps
+
+
+def is_whole(window: Window) -> bool:
+    """Whether `window` is all of the input."""
+    return all(ends == (0, 1) for ends in window)
 
 
 def _by_rows(maps: Tensor, height: int, size: Sequence[int]) -> bool:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from camlib.parts import tensors
+from camlib.passes.moves import Moves
 
 
 @dataclass(frozen=True)
@@ -21,32 +22,75 @@ class Visit:
     Attributes:
         name: dotted name.
         module: the module.
-        shape: of the first floating-point tensor it returned.
-        calls: how often it ran.
+        shapes: of the first floating-point tensor that it returned, in each of its calls.
         parts: how many floating-point tensors it returned.
-        total: the sum of the absolute values of the first, if asked for.
+        moved: whether anything before its end may have moved places, see `Moves`.
     """
 
     name: str
     module: nn.Module
-    shape: tuple[int, ...]
-    calls: int
+    shapes: tuple[tuple[int, ...], ...]
     parts: int
-    total: float
+    moved: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it returned in its last call."""
+        return self.shapes[-1]
+
+    @property
+    def calls(self) -> int:
+        """How often it ran."""
+        return len(self.shapes)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The first module with weights that gets an image.
+
+    Attributes:
+        module: the module.
+        shape: of what it gets.
+        moved: whether anything before it may have moved places.
+    """
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    moved: bool
+
+
+class Visits(list[Visit]):
+    """The modules of a pass in the order in which they finish.
+
+    Attributes:
+        entry: where the image enters; ``None`` if no module with weights gets one.
+    """
+
+    entry: Entry | None = None
 
 
 @contextmanager
-def visits(model: nn.Module, *, totals: bool = False) -> Iterator[list[Visit]]:
+def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     """The modules of `model` that run in the block, in the order in which they finish.
 
     A module that runs more than once stands where its last run finished.
 
     Args:
         model: the model that will be called.
-        totals: whether to sum what each of them returned.
+        axes: how many the grid of the image has; 0 to leave out where it enters.
     """
     visited: dict[str, Visit] = {}
+    order = Visits()
     thread = threading.get_ident()
+    moves = Moves()
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != thread or order.entry is not None or not args:
+            return
+        given = args[0]
+        image = isinstance(given, Tensor) and given.ndim == axes + 2
+        if image and given.is_floating_point():
+            order.entry = Entry(module, tuple(given.shape), moves.moved)
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
@@ -55,17 +99,19 @@ def visits(model: nn.Module, *, totals: bool = False) -> Iterator[list[Visit]]:
             found = [value for _, value in tensors(output)]
             if not found:
                 return
-            calls = visited.pop(name).calls + 1 if name in visited else 1
-            total = float(found[0].detach().abs().sum(dtype=torch.float64)) if totals else 0.0
-            visited[name] = Visit(name, module, tuple(found[0].shape), calls, len(found), total)
+            shapes = visited.pop(name).shapes if name in visited else ()
+            shapes = (*shapes, tuple(found[0].shape))
+            visited[name] = Visit(name, module, shapes, len(found), moves.moved)
 
         return hook
 
-    order: list[Visit] = []
     with ExitStack() as stack:
         for name, module in model.named_modules():
             scripted = isinstance(module, torch.jit.ScriptModule)
             if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
                 stack.callback(module.register_forward_hook(hook_for(name)).remove)
+                if axes and next(module.parameters(recurse=False), None) is not None:
+                    stack.callback(module.register_forward_pre_hook(enter).remove)
+        stack.enter_context(moves)
         yield order
     order += visited.values()

@@ -14,6 +14,7 @@ from camlib.inputs import Inputs
 
 KINDS = [AttentionRollout, GradientRollout, LeGrad]
 TOKENS = layouts.Tokens(prefix=1, grid=(4, 4))
+WHOLE = ((0.0, 1.0), (0.0, 1.0))
 
 
 def blocks(net, batch=None):
@@ -27,7 +28,7 @@ def test_blocks_are_the_largest_modules_that_run_one_attention(how):
     found = blocks(net)
     assert snapshot(net) == before
     names = ("features.2", "features.3", "features.4")
-    assert found == Blocks((0, 1, 2), None, names, TOKENS)
+    assert found == Blocks((0, 1, 2), None, names, TOKENS, WHOLE)
     net.features[3] = nn.Sequential(nn.Identity(), net.features[3])
     assert blocks(net).names == names
 

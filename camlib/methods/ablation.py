@@ -13,7 +13,7 @@ from camlib import maps
 from camlib.channelwise import Channelwise
 from camlib.chunks import Chunks, Progress
 from camlib.forward import Pass
-from camlib.layouts import Layout, put_back, samples_axis
+from camlib.layouts import Layout
 from camlib.methods.activation import closest_classifier
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
@@ -73,7 +73,7 @@ class Replaying(LayerMethod):
     def _layout_at(self, run: Pass, number: int) -> Layout:
         """The layout of the output of layer `number`."""
         shape = run.seen.activations()[number].shape
-        return self._layout(run, run.seen.names[number], shape)
+        return self._reading(run, run.seen.names[number], shape).layout
 
 
 def changed_scores(
@@ -97,7 +97,7 @@ def changed_scores(
         target: what to ask instead of the target of the pass.
     """
     raw = run.seen.activations()[number]
-    axis = samples_axis(layout)
+    axis = layout.samples_axis
 
     def activation(samples: Tensor) -> Tensor:
         return raw.index_select(axis, samples.to(raw.device))
@@ -106,7 +106,7 @@ def changed_scores(
         samples, numbers = chunk.unbind(1)
         whole = activation(samples)
         changed = change(layout(whole), numbers.to(raw.device))
-        found = run.again(number, samples, put_back(layout, changed, whole), target)
+        found = run.again(number, samples, layout.put_back(changed, whole), target)
         return found.to(raw.device)
 
     run.settle(number, activation)

@@ -21,7 +21,7 @@ from camlib.errors import GraphError, InputError, ModelError
 from camlib.forward import GRAPHS, Pass
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
-from camlib.layouts import Layout, samples_axis
+from camlib.layouts import Layout, adapted
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
 from camlib.modules import unwrap
@@ -50,7 +50,7 @@ class AttentionMethod(MapMethod):
 
     def __init__(self, model: nn.Module, *, layout: Layout | None = None, **options: Any) -> None:
         super().__init__(model, **options)
-        self.layout = layout
+        self.layout = None if layout is None else adapted(layout)
         self._found: dict[Any, Blocks] = {}
         self._needs: dict[Any, Needs] = {}
 
@@ -77,6 +77,7 @@ class AttentionMethod(MapMethod):
             needs = self._needs.setdefault(key, Needs())
             tails = [Tail(model, name, needs) for name in layers[-1:]]
             run = Pass.of(model, given, target, layers, graph, attending, tails=tails)
+            run.seen.windows = dict.fromkeys(layers or ("",), blocks.window)
             if (run.seen.interrupted or attending.interrupted) and graph == "tail":
                 continue
             try:
@@ -217,7 +218,7 @@ class LeGrad(AttentionMethod):
         return blocks.names
 
     def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
-        axis = samples_axis(blocks.layout)
+        axis = blocks.layout.samples_axis
         outputs = run.seen.activations()
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
         run.settle(-1, lambda chosen: outputs[-1].index_select(axis, chosen.to(outputs[-1].device)))

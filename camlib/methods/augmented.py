@@ -66,13 +66,16 @@ class Augmented(Ensemble):
 
     def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
         run = super()._clean(model, given, target)
-        run.seen.shown = ()  # the maps show the input, and no padding behind it
+        run.seen.windows = {}  # the maps have the input's size already
         return run
 
     def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
         again, values = super()._again(run, inputs, target)
-        again.seen.shown = ()
+        again.seen.windows = {}
         return again, values
 
     def _seen_from(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
-        return [maps.resize(each, run.inputs.size, again.seen.shown) for each in values]
+        return [
+            maps.place(each, run.inputs.size, window)
+            for each, window in zip(values, again.windows(len(values)), strict=True)
+        ]

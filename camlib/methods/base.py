@@ -16,7 +16,7 @@ from camlib import maps
 from camlib.errors import InputError, warn
 from camlib.forward import Pass
 from camlib.inputs import Inputs, detached
-from camlib.maps import Fuse, Normalize
+from camlib.maps import Fuse, Normalize, Window
 from camlib.methods.explanation import Explanation
 from camlib.modes import explaining
 from camlib.modules import unwrap
@@ -224,10 +224,12 @@ class MapMethod(Averageable):
             self._examine(run, signed, found)
         shape = len(given), *run.shape
         fused = self._fused(found, max((m.shape[2:] for m in found), key=math.prod))
-        heat = self._fused(found, given.size, run.seen.shown) if resize else fused
+        windows = run.windows(len(found))
+        heat = self._placed(found, given.size, windows) if resize else fused
         apart = heat.flatten(1, -1 - len(given.size))
         fresh = not self.differentiable and not _share(heat, (fused, *found))
-        grid = found[0].shape[2:] if resize and len(found) == 1 and not run.seen.shown else ()
+        whole = all(maps.is_whole(window) for window in windows)
+        grid = found[0].shape[2:] if resize and len(found) == 1 and whole else ()
         heat = maps.normalize(apart, normalize, inplace=fresh, grid=grid).reshape(heat.shape)
         return Explanation(
             heatmap=heat.reshape(*shape, *heat.shape[2:]),
@@ -246,10 +248,15 @@ class MapMethod(Averageable):
     def _better(self, run: Pass, layer: str) -> str:
         """What else to try where `layer` shows nothing."""
 
-    def _fused(
-        self, found: list[Tensor], size: Sequence[int], shown: Sequence[float] = ()
+    def _fused(self, found: list[Tensor], size: Sequence[int]) -> Tensor:
+        return maps.fuse([maps.resize(m, size) for m in found], self.fuse)
+
+    def _placed(
+        self, found: list[Tensor], size: Sequence[int], windows: Sequence[Window]
     ) -> Tensor:
-        return maps.fuse([maps.resize(m, size, shown) for m in found], self.fuse)
+        """The maps `found` of the layers on an input of `size`, fused."""
+        placed = [maps.place(m, size, w) for m, w in zip(found, windows, strict=True)]
+        return maps.fuse(placed, self.fuse)
 
     def _examine(self, run: Pass, signed: list[Tensor], found: list[Tensor]) -> None:
         """Refuse maps that are not finite; warn of maps that are zero everywhere."""

@@ -14,7 +14,7 @@ from camlib.errors import InputError, TargetError
 from camlib.forward import Pass, input_gradients
 from camlib.gradients import gradients
 from camlib.inputs import Inputs, detached
-from camlib.layers import layout_of
+from camlib.layers import reading_of
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod
@@ -96,12 +96,13 @@ class Deconvnet(PixelMethod):
         rule = self._rule()
         with explaining(model, given.image.device), torch.inference_mode(False):
             image = given.image.detach().clone().requires_grad_()
-            with rule, visits(model) as order, capture(model, [self.layer], graph="whole") as seen:
+            looking = visits(model, len(given.size))
+            with rule, looking as order, capture(model, [self.layer], graph="whole") as seen:
                 output = given.owned().with_image(image.clone()).run(model)
             [activation] = seen.activations()
             layout: Layout = ChannelsFirst()
             if activation.ndim > 2:
-                layout = layout_of(model, given, order, self.layer, activation.shape)
+                layout = reading_of(model, given, order, self.layer, activation.shape).layout
             arranged = layout(activation)
             start = _start(arranged.detach(), self.layer, unit, channel)
             with torch.enable_grad(), without_recomputation():

@@ -12,8 +12,8 @@ from camlib.chunks import Chunks
 from camlib.errors import InputError, LayerError, warn
 from camlib.forward import Pass
 from camlib.inputs import Inputs, detached
-from camlib.layers import default_layer, layout_of
-from camlib.layouts import Layout
+from camlib.layers import default_layer, reading_of
+from camlib.layouts import Layout, adapted
 from camlib.methods.ablation import changed_scores
 from camlib.methods.base import NOT_FINITE
 from camlib.methods.concepts import Concepts
@@ -81,7 +81,7 @@ class DeepFeatureFactorization:
         self.model = model
         self.layer = chosen[0] if chosen else None
         self.concepts = concepts
-        self.layout = layout
+        self.layout = None if layout is None else adapted(layout)
         self.iterations = iterations
         self.tolerance = tolerance
         self.chunks = Chunks(batch_size)
@@ -102,12 +102,13 @@ class DeepFeatureFactorization:
         model = unwrap(self.model)
         with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
             name = self.layer or default_layer(model, given, target)
-            tail, record = Tail(model, name, Needs()), self.layout is None
+            tail = Tail(model, name, Needs())
             asked = targets.logits if target is None else target
-            run = Pass.of(model, given, asked, (name,), "none", record=record, tails=[tail])
+            run = Pass.of(model, given, asked, (name,), "none", record=True, tails=[tail])
             run.seen.warn_of_repeats()
             [raw] = run.seen.activations()
-            layout = self.layout or layout_of(model, given, run.order, name, raw.shape)
+            reading = reading_of(model, given, run.order, name, raw.shape, self.layout)
+            layout = reading.layout
             activation = _cut_off(maps.precise(layout(raw)), name)
             with torch.autocast(activation.device.type, enabled=False):
                 rows = activation.movedim(1, -1)
@@ -116,7 +117,7 @@ class DeepFeatureFactorization:
                 )
             where = found.reshape(*rows.shape[:-1], -1).movedim(-1, 1)
             scores = self._scores(run, layout, vectors)
-            heat = maps.resize(where.to(given.image.device), given.size, run.seen.shown)
+            heat = maps.place(where.to(given.image.device), given.size, reading.window)
         return Concepts(
             heatmaps=heat,
             maps=where,

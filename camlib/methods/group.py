@@ -12,6 +12,7 @@ from camlib import maps
 from camlib.chunks import Chunks, Progress, check_counts
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
+from camlib.maps import Window
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
 from camlib.targets import Target
@@ -82,10 +83,13 @@ class GroupCAM(LayerMethod):
         before = scores_at(run, samples, background, target).to(image.device)
         activations = self._activations(run)
         gradients = run.seen.gradients(run.scores, create_graph=self.differentiable)
-        return [
-            self._map(run, target, background, before, masks.to(image.device))
-            for masks in self._by_class(run, activations, gradients, self._masks)
+        masks = self._by_class(run, activations, gradients, self._masks)
+        found = [
+            self._map(run, target, background, before, each.to(image.device), window)
+            for each, window in zip(masks, run.seen.windows.values(), strict=True)
         ]
+        run.seen.windows = {}  # the maps have the input's size already
+        return found
 
     def _masks(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mask of each group on the layer's grid, ``(M, G, *grid)``."""
@@ -102,7 +106,13 @@ class GroupCAM(LayerMethod):
         return masks.where(masks > level.reshape(*level.shape, *[1] * (masks.ndim - 2)), 0)
 
     def _map(
-        self, run: Pass, target: Target, background: Tensor, before: Tensor, masks: Tensor
+        self,
+        run: Pass,
+        target: Target,
+        background: Tensor,
+        before: Tensor,
+        masks: Tensor,
+        window: Window,
     ) -> Tensor:
         """The map ``(N, K, *size)`` of `masks` ``(N, K, G, *grid)``.
 
@@ -112,6 +122,7 @@ class GroupCAM(LayerMethod):
             background: what stands where a mask is zero, like the image.
             before: the scores of the background, ``(N, K)``.
             masks: of the groups.
+            window: which part of the input they cover.
         """
         image, size, classes = run.inputs.image, run.inputs.size, before.shape[1]
         total = masks.new_zeros(before.numel(), *size)
@@ -119,7 +130,8 @@ class GroupCAM(LayerMethod):
         def add(chunk: Tensor) -> Tensor:
             nonlocal total
             samples, numbers, groups = chunk.unbind(1)
-            mask = maps.normalize(maps.resize(masks[samples, numbers, groups][:, None], size))
+            mask = maps.place(masks[samples, numbers, groups][:, None], size, window)
+            mask = maps.normalize(mask)
             places = run.inputs.at_places(mask).to(image.dtype)
             seen = image[samples] * places + background[samples] * (1 - places)
             found = scores_at(run, samples, seen, target).to(before.device)

@@ -15,8 +15,9 @@ from camlib.capture import Graph
 from camlib.errors import CamlibError, GraphError, LayerError, LayoutError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
-from camlib.layers import default_layer, layout_of
-from camlib.layouts import ChannelsFirst, Layout
+from camlib.layers import default_layer, first_pass, reading_of
+from camlib.layouts import ChannelsFirst, Layout, adapted
+from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
 from camlib.modules import Layers, names, unwrap
@@ -63,8 +64,8 @@ class LayerMethod(MapMethod):
         self.layers = names(unwrap(model), layer)
         self._chosen = not self.layers
         self.fuse = fuse
-        self.layout = layout
-        self._layouts: dict[Any, Layout] = {}
+        self.layout = None if layout is None else adapted(layout)
+        self._readings: dict[Any, Reading] = {}
         self._needs: dict[Any, Needs] = {}
         self._advice: dict[str, str] = {}
 
@@ -93,11 +94,15 @@ class LayerMethod(MapMethod):
                     return found
         # What was found for other inputs may say nothing here: another level of a pyramid does.
         try:
-            self.layers = (default_layer(model, given, target),)
+            name, run = first_pass(model, given, target)
         except (GraphError, LayerError):
             if found is None:
                 raise
             return found
+        self.layers = (name,)
+        if run is not None and self.graph == "tail" and not (self.differentiable or rule):
+            with suppress(GraphError):
+                return run, self._maps(run)
         return self._from(self.layers, model, given, target, rule)
 
     def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
@@ -114,8 +119,8 @@ class LayerMethod(MapMethod):
     ) -> tuple[Pass, list[Tensor]]:
         """A pass and what `read` finds at `layers`, the maps by default."""
         read = read or self._maps
-        known = {name for name, _, size in self._layouts if size == given.size}
-        record = self.layout is None and not known.issuperset(layers)
+        known = {name for name, _, form in self._readings if form == given.form}
+        record = not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable or rule else graphs:
             tails = [self._tail(model, name, given) for name in layers if self.replays]
@@ -161,23 +166,27 @@ class LayerMethod(MapMethod):
             for name, activation, gradient, chunk in zip(
                 run.seen.names, activations, found, chunks, strict=True
             ):
-                if not isinstance(self._layout(run, name, gradient.shape[1:]), ChannelsFirst):
+                reading = self._reading(run, name, gradient.shape[1:])
+                if not isinstance(reading.layout, ChannelsFirst):
                     gradient = torch.stack([self._arranged(run, name, each) for each in gradient])
                 with torch.autocast(activation.device.type, enabled=False):
                     chunk.append(_for_each(function, activation, maps.precise(gradient)))
         return [torch.cat(chunk, 1) for chunk in chunks]
 
-    def _layout(self, run: Pass, name: str, shape: torch.Size) -> Layout:
-        if self.layout is not None:
-            return self.layout
-        key = name, shape[1:], run.inputs.size
-        if key not in self._layouts:
-            self._layouts[key] = layout_of(run.model, run.inputs, run.order, name, shape)
-        return self._layouts[key]
+    def _reading(self, run: Pass, name: str, shape: torch.Size) -> Reading:
+        """How what layer `name` returned, of `shape`, is read."""
+        key = name, shape[1:], run.inputs.form
+        if key not in self._readings:
+            self._readings[key] = reading_of(
+                run.model, run.inputs, run.order, name, shape, self.layout
+            )
+        return self._readings[key]
 
     def _arranged(self, run: Pass, name: str, tensor: Tensor) -> Tensor:
         """`tensor`, which came from layer `name`, as ``(N, C, *grid)``."""
-        arranged = self._layout(run, name, tensor.shape)(tensor)
+        reading = self._reading(run, name, tensor.shape)
+        run.seen.windows[name] = reading.window
+        arranged = reading.layout(tensor)
         if arranged.ndim != run.inputs.image.ndim or len(arranged) != len(run.inputs):
             raise LayoutError(
                 f"layer {name!r}: the layout made {tuple(arranged.shape)} of "

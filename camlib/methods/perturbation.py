@@ -11,6 +11,7 @@ from camlib import maps
 from camlib.chunks import Chunks, Progress, check_counts
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
+from camlib.maps import Window
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
 from camlib.targets import Target
@@ -76,17 +77,21 @@ class ScoreCAM(LayerMethod):
 
     def _maps(self, run: Pass) -> list[Tensor]:
         target = asked_as(run.target, self.score)
-        return [self._map(run, target, activation) for activation in self._activations(run)]
+        return [
+            self._map(run, target, activation, run.seen.windows[name])
+            for name, activation in zip(run.seen.names, self._activations(run), strict=True)
+        ]
 
-    def _map(self, run: Pass, target: Target, activation: Tensor) -> Tensor:
-        """The map ``(N, K, *grid)`` of `activation` ``(N, C, *grid)``."""
+    def _map(self, run: Pass, target: Target, activation: Tensor, window: Window) -> Tensor:
+        """The map ``(N, K, *grid)`` of `activation` ``(N, C, *grid)``, which lies in `window`."""
         used = self._used(activation)
         weights = activation.new_zeros(*used.shape, run.scores.shape[1])
         pairs = used.nonzero()
 
         def scores(chunk: Tensor) -> Tensor:
             samples, channels, ways = chunk.unbind(1)
-            masks = maps.resize(activation[samples, channels][:, None], run.inputs.size)
+            masks = activation[samples, channels][:, None]
+            masks = maps.place(masks, run.inputs.size, window)
             masks = run.inputs.at_places(self._varied(maps.normalize(masks), ways))
             image = run.inputs.image[samples].mul_(masks.to(run.inputs.image.dtype))
             return scores_at(run, samples, image, target)

@@ -212,7 +212,8 @@ class CAMERAS(HiResCAM):
             for again, found in passes:
                 values = found[place] if place >= len(layers) else found[place][:, None]
                 values = values[:, :, channels]
-                large = maps.resize(values.flatten(1, 2), run.inputs.size, again.seen.shown)
+                window = again.seen.windows[layers[place % len(layers)]]
+                large = maps.place(values.flatten(1, 2), run.inputs.size, window)
                 each.append(large.reshape(*values.shape[:3], *large.shape[2:]))
             return torch.stack(each).mean(0)
 
@@ -222,5 +223,5 @@ class CAMERAS(HiResCAM):
             some = [slice(k, k + _CHANNELS) for k in range(0, count, _CHANNELS)]
             products = (mean(layer, c) * mean(len(layers) + layer, c) for c in some)
             found.append(functools.reduce(torch.add, (each.sum(2) for each in products)))
-        run.seen.shown = ()  # the maps show the input, and no padding behind it
+        run.seen.windows = {}  # the maps have the input's size already
         return found

@@ -1,0 +1,30 @@
+"""What is known of modules by what they are, for where nothing can be measured.
+
+The one place in the library that knows named models and kinds of layers.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from camlib.layouts.kinds import ChannelsFirst, ChannelsLast, Layout
+
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+
+
+def said_by(module: nn.Module | None) -> Layout | None:
+    """The layout that `module` is known to have."""
+    if isinstance(module, _CHANNELS_FIRST):
+        return ChannelsFirst()
+    # Not of subclasses: those of LayerNorm are often made for channels first.
+    return ChannelsLast() if type(module) in _CHANNELS_LAST else None

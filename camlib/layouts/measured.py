@@ -1,0 +1,249 @@
+"""Where each place of a layer looks in the input, measured.
+
+Noise on the image grows from 0 to 1 along an axis, then the same noise falls from 1 to 0. A place
+that looks at position ``p`` of that axis changes in proportion to ``p`` in the first pass and to
+``1 - p`` in the second, so ``|d1| / (|d1| + |d2|)``, norms over channels, is the position. No
+gradient is needed, and the network need not be trained. All passes are one batch of changed copies
+of a sample; its size differs from that of the clean pass, which shows the axis of the samples.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlib.inputs import Inputs
+from camlib.layouts.kinds import Shape
+from camlib.parts import tensors
+
+ALIKE = 0.02
+"""Places whose positions vary by less all look at the same part of the input."""
+
+FOLDED = -1
+"""Stands for frames or views in the axis of the samples, as if it were an axis of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Where the places of an activation look, one of its axes taken for the channels.
+
+    Attributes:
+        samples: the axis of the samples.
+        channels: the axis of the channels.
+        axes: the axes of the activation that hold places.
+        positions: along each axis of the input, 0 to 1, ``(A, *places)``; 0.5 where none
+            changes.
+        spread: the standard deviation of what a place looks at, along each axis, ``(A, *places)``.
+        strength: how much a place changes, ``(*places)``, as a share of how large it is.
+    """
+
+    samples: int
+    channels: int
+    axes: tuple[int, ...]
+    positions: Tensor
+    spread: Tensor
+    strength: Tensor
+
+    @cached_property
+    def fields(self) -> Tensor:
+        """Positions, spread, strength and numbers as channels of an activation of one sample."""
+        numbers = torch.arange(1, self.strength.numel() + 1).to(self.strength)
+        both = torch.stack([self.strength, numbers.reshape(self.strength.shape)])
+        fields = torch.cat([self.positions, self.spread, both])
+        axes = [self.channels, *(self.samples if a == FOLDED else a for a in self.axes)]
+        if FOLDED not in self.axes:
+            fields, axes = fields[None], [self.samples, *axes]
+        return fields.permute(sorted(range(len(axes)), key=axes.__getitem__))
+
+    @cached_property
+    def loud(self) -> Tensor:
+        """Which places change with the input, ``(*places)``."""
+        return loud_places(self.strength)
+
+    @cached_property
+    def telling(self) -> bool:
+        """Whether places look at parts of the input that differ from each other."""
+        if self.loud.sum() < 2:
+            return False
+        varied = self.positions[:, self.loud].var(1)
+        spread = self.spread[:, self.loud].square().mean(1)
+        return bool(((varied > ALIKE**2) & (varied > 2 * spread)).any())
+
+
+def loud_places(strength: Tensor) -> Tensor:
+    """Which places change with the input, of how much each does."""
+    changed = strength[strength > 1e-3 * strength.max()]
+    return strength > (0.1 * changed.median() if len(changed) else torch.inf)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement tells of the output of a layer.
+
+    Attributes:
+        samples: the axis of the samples.
+        frames: how many frames or views of a sample stand in that axis.
+        looks: where the places look, for each axis that may hold the channels.
+    """
+
+    samples: int
+    frames: int
+    looks: tuple[Looks, ...]
+
+
+def measure(
+    model: nn.Module,
+    given: Inputs,
+    sample: int,
+    shapes: Mapping[str, Shape],
+    entry: nn.Module | None = None,
+    strength: float = 1.0,
+) -> dict[str, Measured]:
+    """What the places of layers look at in one sample of an input.
+
+    Args:
+        model: ready for a pass.
+        given: the arguments of the clean pass.
+        sample: number of the sample.
+        shapes: what layers returned in the clean pass, by name; ``"head@2"`` is the third call of
+            head, and ``""`` stands for the input of `entry`.
+        entry: a part of the model of which the input is measured too.
+        strength: of the noise. A norm or a sigmoid may answer the same to all strong noise.
+
+    Raises:
+        Exception: the model's own, as where it takes no batch of another size.
+    """
+    image = given.image[sample : sample + 1]
+    ramps = _ramps(given)
+    clean = 2 if len(ramps) + 1 == len(given) else 1  # never as many samples as in the clean pass
+    changed = torch.cat(
+        [image.expand(clean, *image.shape[1:]), image + strength * _noise(image) * ramps]
+    )
+    found: dict[str, Measured] = {}
+
+    def look(name: str, output: Any) -> None:
+        for _, tensor in tensors(output):
+            if measured := _measured(tensor, shapes[name], len(given), clean):
+                found[name] = measured
+            return
+
+    with torch.no_grad(), _looking(model, shapes, entry, look):
+        samples = torch.full((len(changed),), sample, device=image.device)
+        given.of_samples(samples, changed).run(model)
+    return found
+
+
+def _ramps(given: Inputs) -> Tensor:
+    """For each axis of the grid two masks, growing and falling, ``(2 A, 1, ...)`` as the image."""
+    image, masks = given.image, []
+    for axis in range(1, image.ndim):
+        if axis != given.axis:
+            length = image.shape[axis]
+            places = (torch.arange(length, device=image.device) + 0.5) / length
+            places = places.reshape([-1 if a == axis else 1 for a in range(image.ndim)])
+            masks += [each.expand(1, *image.shape[1:]) for each in (places, 1 - places)]
+    return torch.cat(masks).to(image.dtype)
+
+
+def _noise(image: Tensor) -> Tensor:
+    """Noise that is as strong as `image` ``(1, ...)`` varies, from a generator of its own.
+
+    No value of it is near zero: a place that looks at one pixel alone has to change too.
+    """
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, image.shape, generator=generator) * 2 - 1
+    noise = (signs * (0.75 + 0.5 * torch.rand(image.shape, generator=generator))).to(image)
+    scale = torch.nan_to_num(image.float()).std()
+    return noise * scale.where(scale > 0, 1).to(image)
+
+
+def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured | None:
+    """What `tensor`, a layer's output for changed samples, tells.
+
+    Args:
+        tensor: ``clean`` samples as they are, and those with noise.
+        shape: of the output for `count` samples.
+        count: how many samples the clean pass had.
+        clean: see `tensor`.
+    """
+    if tensor.ndim != len(shape) or tensor.ndim < 2:
+        return None
+    several = [axis for axis, length in enumerate(shape) if tensor.shape[axis] != length]
+    if len(several) != 1 or shape[several[0]] % count:
+        return None
+    [samples] = several
+    frames = shape[samples] // count
+    rest = [axis for axis in range(tensor.ndim) if axis != samples]
+    rows = tensor.detach().movedim(samples, 0)
+    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    if frames > 1:
+        rows, rest = rows.reshape(-1, frames, *rows.shape[1:]), [FOLDED, *rest]
+    rows = torch.nan_to_num(rows)
+    changes, whole = rows[clean:] - rows[:1], rows[:1]
+    both = changes[::2] + changes[1::2]
+    looks = []
+    for number, channels in enumerate(rest):
+        if channels == FOLDED or len(rest) == 1:
+            continue
+        up, down = changes[::2].norm(dim=1 + number), changes[1::2].norm(dim=1 + number)
+        total = up + down
+        positions = (up / total).where(total > 0, 0.5)
+        even = both.norm(dim=1 + number).square()
+        mean = (1 + (up.square() - down.square()) / even) / 2
+        spread = (up.square() / even - mean.square()).clamp(min=0).sqrt()
+        size = whole.norm(dim=1 + number)[0]
+        looks.append(
+            Looks(
+                samples,
+                channels,
+                tuple(axis for axis in rest if axis != channels),
+                positions.double(),
+                spread.where(even > 0, 1).double(),
+                (total.sum(0) / size.where(size > 0, 1)).double(),
+            )
+        )
+    return Measured(samples, frames, tuple(looks)) if looks else None
+
+
+@contextmanager
+def _looking(
+    model: nn.Module,
+    shapes: Mapping[str, Shape],
+    entry: nn.Module | None,
+    look: Callable[[str, Any], None],
+) -> Iterator[None]:
+    """`look` sees what each layer named in `shapes` returns, in this thread."""
+    thread = threading.get_ident()
+    calls: Counter[str] = Counter()
+
+    def before(_module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread and not calls[""]:
+            calls[""] += 1
+            look("", args)
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def after(_module: nn.Module, _args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                for each in (name, f"{name}@{calls[name]}"):
+                    if each in shapes:
+                        look(each, output)
+                calls[name] += 1
+
+        return after
+
+    wanted = {name.partition("@")[0] for name in shapes} - {""}
+    with ExitStack() as stack:
+        if entry is not None:
+            stack.callback(entry.register_forward_pre_hook(before).remove)
+        for name, module in model.named_modules():
+            if name in wanted:
+                stack.callback(module.register_forward_hook(hook_for(name)).remove)
+        yield

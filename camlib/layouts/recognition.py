@@ -1,0 +1,225 @@
+"""Finding how an activation is read: from what ran before it, else from where its places look.
+
+As long as only convolutions and their like have run, an activation lies on the axes of the image
+and its reading is certain. Everything else is measured. Layers of one pass are read in the order in
+which they finish: a shallow layer tells more about places than a deep one, and where the input lies
+that was cut or padded on the way.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from camlib.errors import LayoutError
+from camlib.layouts.claims import AGREES, SURE, Claim, Grid, claims
+from camlib.layouts.conventions import said_by
+from camlib.layouts.kinds import ChannelsFirst, Layout, Shape
+from camlib.layouts.measured import Measured
+from camlib.maps import Window
+
+CLEARLY = 0.1
+"""By how much it has to agree better than any other."""
+
+_ROUNDING = 1e-5
+"""A layer that changes by a smaller share of itself changes by rounding."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an activation is read.
+
+    Attributes:
+        layout: which of its axes is what.
+        window: which part of the input the grid covers.
+        agreement: the correlation of the positions that the layout claims and those measured, along
+            the axis where it is lowest; ``None`` where the reading was certain, or taken over.
+    """
+
+    layout: Layout
+    window: Window
+    agreement: float | None = None
+
+
+@dataclass
+class Readings:
+    """The readings of the layers of a pass, found in the order in which they finish.
+
+    Attributes:
+        axes: how many the grid of the input has.
+    """
+
+    axes: int
+    _known: dict[object, list[Reading]] = field(default_factory=lambda: defaultdict(list))
+    _grids: dict[Grid, None] = field(default_factory=dict)
+    _before: tuple[Claim, Window] | None = None
+
+    def certain(self, shape: Shape) -> Reading:
+        """The reading of a layer before which nothing moved places.
+
+        Raises:
+            LayoutError: it has no grid like the input's.
+        """
+        if len(shape) != self.axes + 2:
+            raise LayoutError(
+                f"an activation of shape {tuple(shape)} has no grid for an input of {self.axes} "
+                "axes; choose a layer before pooling or flattening, or pass layout=, a function "
+                "from the activation to (N, C, *grid)"
+            )
+        reading = Reading(ChannelsFirst(), ((0.0, 1.0),) * self.axes)
+        self._keep(0, shape, reading)
+        self._before = None
+        return reading
+
+    def measured(self, shape: Shape, seen: Sequence[Measured], module: nn.Module | None) -> Reading:
+        """The reading of a layer from what was measured of it.
+
+        Args:
+            shape: of its output.
+            seen: what was measured, with one sample or with several that may differ.
+            module: whose output it is.
+
+        Raises:
+            LayoutError: no reading agrees, or two; or the layer has no positions.
+        """
+        first = seen[0]
+        known = self._known[_key(first.samples, shape)]
+        telling = any(look.telling for look in first.looks)
+        found = self._again(known, first)
+        if not found:
+            window = self._before[1] if self._before else self._whole
+            found = claims(first, self._grids, window, tokens=telling or not known)
+        if found and (
+            found[0].agrees(self._grids) or found[0].layout in (each.layout for each in known)
+        ):
+            best = found[0]
+            if telling and not best.look.telling and len(shape) == 3:
+                raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
+            rivals = [claim for claim in found[1:] if best.rivals(claim)]
+            if rivals and rivals[0].agreement > best.agreement - CLEARLY:
+                raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
+            for other in seen[1:]:
+                again = self._again([Reading(best.layout, ())], other)
+                if not again:
+                    raise LayoutError(
+                        f"{best.layout!r} fits the first sample and not all of them; explain "
+                        "samples whose patches lie at different places one by one"
+                    )
+            windows = [each.window for each in known if each.layout == best.layout]
+            window = windows[0] if windows else self._window(best)
+            reading = Reading(best.layout, window, best.agreement)
+            self._keep(first.samples, shape, reading)
+            self._before = best, window
+            return reading
+        if _still(first):
+            raise LayoutError("it does not depend on the image")
+        if telling and not _rounding(first):
+            raise LayoutError(
+                f"no reading of {tuple(shape)} agrees with where its places look "
+                f"(correlations: {_listed(found)}; {SURE} is needed)"
+            )
+        if found and found[0].agreement >= AGREES:
+            raise LayoutError(f"no reading is certain: {_listed(found)}")
+        for look in first.looks:
+            for reading in known:
+                claim = Claim.of(reading.layout, look)
+                if claim is not None and claim.turned_over:
+                    raise LayoutError(f"{reading.layout!r} fits only a grid that is rolled over")
+        return self._without_positions(shape, known, module, bool(found))
+
+    def entry(self, seen: Measured) -> None:
+        """Take note of what the first layer is given: the input, cut, padded, resized or turned."""
+        found = claims(seen, (), self._whole)
+        if found and found[0].agreement >= AGREES and found[0].look.channels == 1:
+            borders = zip(found[0].borders(), found[0].grid, strict=True)
+            self._before = found[0], tuple(_snapped(*ends, cells) for ends, cells in borders)
+
+    def _again(self, known: Sequence[Reading], seen: Measured) -> list[Claim]:
+        """The claims of `known` readings that agree."""
+        found = [
+            claim
+            for reading in known
+            for look in seen.looks
+            if (claim := Claim.of(reading.layout, look)) and claim.agreement >= AGREES
+        ]
+        return sorted(found, key=lambda claim: -claim.agreement)
+
+    def _without_positions(
+        self, shape: Shape, known: Sequence[Reading], module: nn.Module | None, grid: bool
+    ) -> Reading:
+        if len({reading.layout for reading in known}) == 1:
+            return Reading(known[0].layout, known[0].window)
+        said = said_by(module)
+        if not known and grid and said is not None and len(shape) == self.axes + 2:
+            return Reading(said, self._before[1] if self._before else self._whole)
+        raise LayoutError(
+            f"all places of {tuple(shape)} look at the same part of the input: the network does "
+            "not localise there"
+            if grid
+            else f"an activation of shape {tuple(shape)} has no grid for an input of {self.axes} "
+            "axes"
+        )
+
+    def _window(self, claim: Claim) -> Window:
+        """The part of the input that the first layer of its kind covers.
+
+        It is that of the layer before, unless the positions of both are clear and tell otherwise.
+        """
+        before, window = self._before or (None, self._whole)
+        if not claim.clear or not (before is None or before.clear):
+            return window
+        found = []
+        ends_before = before.borders() if before else window
+        for (start, end), (low, high), (first, last), cells in zip(
+            claim.borders(), ends_before, window, claim.grid, strict=True
+        ):
+            length = high - low or 1.0
+            start, end = (start - low) / length, (end - low) / length
+            if cells == 1 or high == low or max(abs(start), abs(end - 1)) < 0.5 / cells:
+                start, end = 0.0, 1.0
+            found.append((first + start * (last - first), first + end * (last - first)))
+        return tuple(found)
+
+    @property
+    def _whole(self) -> Window:
+        return ((0.0, 1.0),) * self.axes
+
+    def _keep(self, samples: int, shape: Shape, reading: Reading) -> None:
+        known = self._known[_key(samples, shape)]
+        if reading.layout not in (each.layout for each in known):
+            known.append(reading)
+            self._grids[reading.layout.grid_of(shape)] = None
+
+
+def _key(samples: int, shape: Shape) -> tuple[int, ...]:
+    """What activations of the same places have in common, however many samples they are of.
+
+    Sequences of as many tokens are the same, whatever their width.
+    """
+    rest = *shape[:samples], *shape[samples + 1 :]
+    return (samples, rest[0]) if len(rest) == 2 and samples < 2 else (samples, *rest)
+
+
+def _still(seen: Measured) -> bool:
+    return not any(look.strength.any() for look in seen.looks)
+
+
+def _rounding(seen: Measured) -> bool:
+    return max(float(look.strength.max()) for look in seen.looks) < _ROUNDING
+
+
+def _listed(found: Sequence[Claim], most: int = 4) -> str:
+    return ", ".join(
+        f"{claim.layout!r} {' and '.join(f'{c:.2f}' for c in claim.correlations)}"
+        for claim in found[:most]
+    )
+
+
+def _snapped(start: float, end: float, cells: int) -> tuple[float, float]:
+    """The ends of a window in ascending order, exactly those of the input where they are close."""
+    close = 0.25 * abs(end - start) / cells
+    low, high = min(start, end), max(start, end)
+    return 0.0 if abs(low) < close else low, 1.0 if abs(high - 1) < close else high

@@ -1,0 +1,83 @@
+"""Watching a pass for operations that may move places.
+
+A convolution, a pooling or an activation function keeps every value where it lies in the image. As
+long as nothing else has run, each ``(N, C, *grid)`` is on the axes of the image as it was given.
+After the first permutation, reshaping, slice, padding or matrix product, that is no longer certain.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether an operator in the block may have moved places.
+
+    Attributes:
+        moved: whether one has so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.moved = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Where it is skipped, it is imported first, which takes a second.
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if not self.moved and not _local(func):
+            self.moved = not _beside_the_grid(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+@cache
+def _local(func: OpOverload) -> bool:
+    """Whether `func` leaves every value where it is, whatever its arguments."""
+    return _name(func) in _LOCAL or torch.Tag.pointwise in func.tags
+
+
+def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether `func` works along the channels alone, or changes nothing at all."""
+    name = _name(func)
+    if name in _ALONG:
+        return bool([*args[_ALONG[name] :], kwargs.get("dim", 0)][0] == 1)
+    if name in ("view", "_unsafe_view", "reshape", "expand"):
+        return tuple(args[0].shape) == tuple(args[1])
+    return False
+
+
+def _name(func: OpOverload) -> str:
+    return func._schema.name.removeprefix("aten::")
+
+
+_ALONG = {"cat": 1, "split": 2, "split_with_sizes": 2, "slice": 1}
+"""Where among its arguments an operator has the axis that it works along."""
+
+_LOCAL = {
+    *("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"),
+    *("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "native_group_norm"),
+    *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_no_update"),
+    *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"),
+    *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d"),
+    *("adaptive_max_pool2d", "adaptive_max_pool3d", "adaptive_max_pool1d"),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
+    *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"),
+    *("_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    *("mean", "sum", "amax", "amin", "max", "std", "var", "var_mean", "linalg_vector_norm"),
+    *("hardswish_", "hardtanh", "hardtanh_", "leaky_relu_", "_prelu_kernel", "_softmax"),
+    *("native_dropout", "bernoulli_", "detach", "alias", "clone", "_to_copy", "copy_"),
+    *("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "full_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "fill_", "zero_", "scalar_tensor"),
+    *("empty_strided", "arange", "lift_fresh", "_local_scalar_dense"),
+}
+"""Operators, beside those on every value by itself, after which each value is where it was."""
