@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from camlib.errors import GraphError, LayerError, warn
 from camlib.gradients import gradients, reached
 from camlib.modules import Layer, call_of, find
-from camlib.parts import first, replaced
+from camlib.passes.nested import first, replaced
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""

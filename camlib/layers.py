@@ -22,10 +22,11 @@ from camlib.capture import Graph
 from camlib.clues import beside, clues_of
 from camlib.errors import LayerError, LayoutError
 from camlib.forward import GRAPHS, Pass
-from camlib.inputs import Inputs, tensors_in
+from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, Known
 from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
+from camlib.passes.nested import tensors_in
 from camlib.recognition import recognize
 from camlib.targets.proposals import detects
 from camlib.visits import Visit, visits

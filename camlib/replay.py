@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from camlib.capture import replacing
-from camlib.inputs import Inputs, mapped, tensors_in
+from camlib.inputs import Inputs
 from camlib.modules import call_of, find, unwrap
+from camlib.passes.nested import mapped, tensors_in
 from camlib.wrapping import wrapping
 
 _IMAGE = -1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from camlib.parts import tensors
+from camlib.passes.nested import activations
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Visit:
         module: the module.
         shape: of the first floating-point tensor it returned.
         calls: how often it ran.
-        parts: how many floating-point tensors it returned.
+        parts: how many floating-point tensors it returned side by side with the first.
         total: the sum of the absolute values of the first, if asked for.
     """
 
@@ -52,12 +52,14 @@ def visits(model: nn.Module, *, totals: bool = False) -> Iterator[list[Visit]]:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
             if threading.get_ident() != thread:
                 return
-            found = [value for _, value in tensors(output)]
+            found = activations(output)
             if not found:
                 return
+            path, first = found[0]
+            parts = sum(len(other) == len(path) for other, _ in found)
             calls = visited.pop(name).calls + 1 if name in visited else 1
-            total = float(found[0].detach().abs().sum(dtype=torch.float64)) if totals else 0.0
-            visited[name] = Visit(name, module, tuple(found[0].shape), calls, len(found), total)
+            total = float(first.detach().abs().sum(dtype=torch.float64)) if totals else 0.0
+            visited[name] = Visit(name, module, tuple(first.shape), calls, parts, total)
 
         return hook
 

@@ -15,6 +15,7 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
+    "passes.nested",
     "modules",
     "chunks",
     "layouts",
@@ -27,7 +28,6 @@ ORDER = [
     "attention",
     "inputs",
     "gradients",
-    "parts",
     "visits",
     "capture",
     "wrapping",

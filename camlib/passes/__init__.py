@@ -1,0 +1,1 @@
+"""Running a model, whole or in part, and leaving it as found."""
