@@ -20,7 +20,6 @@ ORDER = [
     "chunks",
     "layouts",
     "recognition",
-    "memory",
     "maps",
     "targets",
     "modes",
