@@ -39,6 +39,8 @@ class Capture:
         interrupted: whether the model itself switched grad mode off after a layer, so that part of
             the graph is missing.
         graph: what autograd recorded. One from the inputs on outlives the gradients at the layers.
+        hooked: whether hooks were put on tensors in the pass, by the model or for its user, which
+            see the gradients on their way.
         shown: the share of each axis that the image takes of what the model made of it, below 1
             where it was padded at the end; empty where nothing is known.
     """
@@ -48,6 +50,7 @@ class Capture:
         self.graph = graph
         self.calls = dict.fromkeys(names, 0)
         self.interrupted = False
+        self.hooked = False
         self.shown: tuple[float, ...] = ()
         self._outputs: dict[str, tuple[Tensor, int]] = {}
         self._passed_on: dict[str, Tensor] = {}
@@ -101,6 +104,7 @@ class Capture:
             self.names,
             create_graph=create_graph,
             retain_graph=self.graph == "whole",
+            alone=self.hooked,
         )
 
     def reached(self, scores: Tensor) -> Sequence[Tensor | None]:

@@ -5,13 +5,14 @@ Everything a method does starts here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from camlib import targets
 from camlib.capture import Capture, Graph, capture
@@ -91,6 +92,7 @@ class Pass:
                 with rule or nullcontext(), recording as order, ExitStack() as stack:
                     for tail in tails:
                         stack.enter_context(tail.recorded())
+                    handles = RemovableHandle.next_id
                     output = inputs.owned().run(model)
             except RuntimeError as error:
                 if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
@@ -106,6 +108,8 @@ class Pass:
             with torch.set_grad_enabled(graph != "none"):
                 chosen = targets.resolve(target, output, len(inputs), inputs.size)
                 scores = chosen(output)
+            # Hooks of tensors, nodes and modules' backward passes are numbered in one row.
+            seen.hooked = RemovableHandle.next_id != handles
         # Where texts are the classes, each image is compared with all of them.
         inputs = replace(inputs, shared="logits_per_image" in named(output))
         if seen.aliased is not None:
@@ -120,6 +124,24 @@ class Pass:
         """Whether only what follows the layers ran again; ``None`` if nothing did."""
         known = [tail.needs.replayable for tail in self.tails if tail.needs.kept is not None]
         return all(known) if known else None
+
+    def gradients(
+        self,
+        tensors: Sequence[Tensor],
+        names: Sequence[str],
+        scores: Tensor | None = None,
+        **options: bool,
+    ) -> Iterator[list[Tensor]]:
+        """The gradients of the scores at `tensors`, as `camlib.gradients.gradients` has them.
+
+        Args:
+            tensors: what to differentiate by.
+            names: what each of them is, for errors.
+            scores: ``(N, K)`` of what ran again, instead of those of the pass.
+            options: of that function.
+        """
+        scores = self.scores if scores is None else scores
+        return gradients(scores, tensors, names, alone=self.seen.hooked, **options)
 
     def again(
         self,
@@ -181,12 +203,12 @@ def input_gradients(
         image = given.image.detach().clone().requires_grad_()
         run = Pass.of(model, given.with_image(image), target, (), "whole", rule)
         with without_recomputation() if rule else nullcontext():
-            return run, image_gradients(run.scores, image)
+            return run, image_gradients(run, image)
 
 
-def image_gradients(scores: Tensor, image: Tensor) -> Tensor:
-    """The gradients of `scores` ``(N, K)`` at the `image` they come from, ``(N, K, C, *size)``."""
-    found = [gradient for [gradient] in gradients(scores, [image], ["the input"])]
+def image_gradients(run: Pass, image: Tensor) -> Tensor:
+    """The gradients of the scores of `run` at the `image` it began with, ``(N, K, C, *size)``."""
+    found = [gradient for [gradient] in run.gradients([image], ["the input"])]
     return torch.cat(found).movedim(0, 1)
 
 

@@ -26,6 +26,7 @@ ORDER = [
     "rules",
     "attention",
     "inputs",
+    "passes.means",
     "gradients",
     "visits",
     "capture",
