@@ -55,6 +55,10 @@ class Capture:
         self._outputs: dict[str, tuple[Tensor, int]] = {}
         self._passed_on: dict[str, Tensor] = {}
 
+    def detach(self) -> None:
+        """Let go of the graph."""
+        self._outputs = {name: (t.detach(), v) for name, (t, v) in self._outputs.items()}
+
     @property
     def aliased(self) -> str | None:
         """The layer that returned its own input, if what followed changed its output in place."""

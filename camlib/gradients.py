@@ -133,6 +133,8 @@ class _Backward:
                 self._pass(ends, cotangent, keep=keep or several, batched=False)
                 for cotangent in cotangents
             ]
+            if not several:  # without a copy
+                return [None if part is None else part[None] for part in rows[0]]
             return [
                 None if parts[0] is None else torch.stack([p for p in parts if p is not None])
                 for parts in zip(*rows, strict=True)

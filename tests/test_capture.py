@@ -197,6 +197,9 @@ PLACES = {
     "tensor before the tail": lambda net, hook: net.tail.register_forward_pre_hook(
         lambda _module, args: args[0].register_hook(hook) and None
     ),
+    "output of the layer": lambda net, hook: net.features.register_forward_hook(
+        lambda _module, _args, output: output.register_hook(hook) and None, prepend=True
+    ),
     "scores": lambda net, hook: net.register_forward_hook(
         lambda _module, _args, output: output.register_hook(hook) and None
     ),

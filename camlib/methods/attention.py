@@ -221,7 +221,7 @@ class LeGrad(AttentionMethod):
         axis = samples_axis(blocks.layout)
         outputs = run.seen.activations()
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
-        run.settle(-1, lambda chosen: outputs[-1].index_select(axis, chosen.to(outputs[-1].device)))
+        run.settle(-1, blocks.layout)
         maps = []
         for call, output in zip(blocks.calls, outputs, strict=True):
             with torch.enable_grad():
