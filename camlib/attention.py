@@ -11,7 +11,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,13 @@ class Attending(TorchFunctionMode):
         self.interrupted = False
         self._running: list[tuple[nn.Module, int]] = []
         self._runs: Counter[int] = Counter()
+
+    def __enter__(self) -> Self:
+        """Nothing has been found yet."""
+        self.found, self.interrupted = [], False
+        self._running, self._runs = [], Counter()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def running(self, module: nn.Module, forward: Callable[[], Any]) -> Any:
         """What `forward` of `module` returns; attention in it is noted as within `module`."""

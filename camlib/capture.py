@@ -25,7 +25,7 @@ from camlib.errors import GraphError, LayerError, warn
 from camlib.gradients import gradients, reached
 from camlib.maps import Window
 from camlib.modules import Layer, call_of, find
-from camlib.parts import first, replaced, tensors
+from camlib.passes.nested import activations, first, replaced
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""
@@ -40,6 +40,8 @@ class Capture:
         interrupted: whether the model itself switched grad mode off after a layer, so that part of
             the graph is missing.
         graph: what autograd recorded. One from the inputs on outlives the gradients at the layers.
+        hooked: whether hooks were put on tensors in the pass, by the model or for its user, which
+            see the gradients on their way.
         windows: which part of the input the grid of each layer covers, by name, as far as it is
             known; see `camlib.maps.place`.
     """
@@ -49,9 +51,14 @@ class Capture:
         self.graph = graph
         self.calls = dict.fromkeys(names, 0)
         self.interrupted = False
+        self.hooked = False
         self.windows: dict[str, Window] = {}
         self._outputs: dict[str, tuple[Tensor, int]] = {}
         self._passed_on: dict[str, Tensor] = {}
+
+    def detach(self) -> None:
+        """Let go of the graph."""
+        self._outputs = {name: (t.detach(), v) for name, (t, v) in self._outputs.items()}
 
     @property
     def aliased(self) -> str | None:
@@ -107,6 +114,7 @@ class Capture:
             self.names,
             create_graph=create_graph,
             retain_graph=self.graph == "whole",
+            alone=self.hooked,
         )
 
     def only(self, name: str) -> Capture:
@@ -221,7 +229,7 @@ def replacing(model: nn.Module, layer: Layer, call: int, tensor: Tensor) -> Iter
 
 def _plain(args: Any, output: Any) -> bool:
     """Whether `output` has a tensor that can be captured, and is none of `args`."""
-    found = [tensor for _, tensor in tensors(output)][:1]
+    found = [tensor for _, tensor in activations(output)][:1]
     return all(not t.is_inference() and all(t is not given for given in args) for t in found) and (
         bool(found)
     )

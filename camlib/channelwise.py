@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from camlib.chunks import Chunks
 from camlib.forward import Pass
 from camlib.layouts import Layout
+from camlib.samples import of_samples
 
 _TRIED = 3
 """How many channels of each sample are left out for real."""
@@ -66,7 +67,7 @@ class Channelwise:
             chunks: see the attributes.
         """
         layer = _Layer(run, number, layout, Chunks(chunks.size))
-        run.settle(number, layer.output)
+        run.settle(number, layout, several=chunks.size != 1)
         wide = (each.shape[1] for each in run.model.parameters() if each.ndim == 2)
         if not run.tails[number].needs.replayable or all(w % layer.channels for w in wide):
             return None
@@ -175,7 +176,7 @@ class _Layer:
         self, function: Callable[[Tensor, Tensor], Tensor], samples: Tensor, left_out: Tensor
     ) -> Tensor:
         """What `function` makes of `samples` ``(M,)`` without channels ``(M, C)``, in chunks."""
-        like = self.run.inputs.image, self.raw.movedim(self.layout.samples_axis, 0)
+        like = self.run.inputs.image, self.layout(self.raw)
 
         def chunk(rows: Tensor) -> Tensor:
             return function(samples[rows], left_out[rows])
@@ -185,7 +186,7 @@ class _Layer:
 
     def output(self, samples: Tensor) -> Tensor:
         """What the layer returned for `samples`."""
-        return self.raw.index_select(self.layout.samples_axis, samples.to(self.raw.device))
+        return of_samples(self.layout, self.raw, len(self.run.inputs), samples)
 
     def without(self, samples: Tensor, left_out: Tensor) -> Tensor:
         """The same, with channels ``(M, C)`` set to zero."""

@@ -5,22 +5,27 @@ Everything a method does starts here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from camlib import targets
 from camlib.capture import Capture, Graph, capture
 from camlib.errors import LayerError
 from camlib.gradients import gradients
-from camlib.inputs import Inputs
+from camlib.inputs import Inputs, detached
+from camlib.layouts import Layout
 from camlib.maps import Window, precise
+from camlib.passes.batches import Batching, agree, batching
+from camlib.passes.running import answer, completed
 from camlib.replay import Tail
 from camlib.rules import without_recomputation
+from camlib.samples import on_trial
 from camlib.targets import Target
 from camlib.targets.outputs import named
 from camlib.visits import Visits, visits
@@ -28,10 +33,6 @@ from camlib.visits import Visits, visits
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
 """What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
 the graph with it; if the graph is on before that block, it is on again after it."""
-
-_FORMATS = torch.channels_last, torch.preserve_format
-"""On a CPU, convolutions of many images are faster with channels last, and the same to rounding. A
-model that makes views of what they return may not take them so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,7 @@ class Pass:
         shape: ``()`` for one score a sample, ``(K,)`` for several.
         order: the modules that ran, if they were recorded.
         tails: what follows each layer, if it can be run again.
-        formats: of memory, the fastest first, in which changed images come. What the model refuses
-            is dropped.
+        graphed: whether the model needs a graph from the image on, whatever is asked for.
     """
 
     model: nn.Module
@@ -61,7 +61,9 @@ class Pass:
     shape: tuple[int, ...]
     order: Visits
     tails: Sequence[Tail] = ()
-    formats: list[torch.memory_format] = field(default_factory=lambda: list(_FORMATS))
+    graphed: bool = False
+    _batching: dict[bool, Batching] = field(default_factory=dict)
+    _settled: set[int] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -86,38 +88,53 @@ class Pass:
             LayerError: a layer did not run, or cannot be read without changing the answer.
             TargetError: `target` does not fit the output.
         """
-        with capture(model, layers, graph=graph, optional=optional) as seen:
-            try:
-                recording: AbstractContextManager[Visits] = nullcontext(Visits())
-                if record:
-                    recording = visits(model, len(inputs.size))
-                with rule or nullcontext(), recording as order, ExitStack() as stack:
-                    for tail in tails:
-                        stack.enter_context(tail.recorded())
-                    output = inputs.owned().run(model)
-            except RuntimeError as error:
-                if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
-                    raise LayerError(
-                        f"the output of layer {', '.join(map(repr, seen.names))} was overwritten "
-                        "in place through another name after it ran; choose the layer before or "
-                        "after it"
-                    ) from error
-                raise
+        handles, graphed = 0, False
+
+        def attempt(given: Inputs) -> tuple[Capture, Any, Visits]:
+            nonlocal handles, graphed
+            graphed = given is not inputs
+            needed: Graph = "whole" if graphed else graph
+            recording: AbstractContextManager[Visits] = nullcontext(Visits())
+            if record:
+                recording = visits(model, len(inputs.size))
+            with ExitStack() as stack:
+                seen = stack.enter_context(capture(model, layers, graph=needed, optional=optional))
+                stack.enter_context(rule or nullcontext())
+                order = stack.enter_context(recording)
+                for tail in tails:
+                    tail.graphed = graphed
+                    stack.enter_context(tail.recorded())
+                handles = RemovableHandle.next_id
+                try:
+                    output = given.owned().run(model)
+                except RuntimeError as error:
+                    if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
+                        raise _overwritten(seen.names) from error
+                    raise
+                # A model that leaves a no_grad block of its own leaves the hook's mode with it.
+                seen.interrupted |= needed != "none" and not torch.is_grad_enabled()
             if not optional:
                 seen.activations()
-            # A model that leaves a no_grad block of its own leaves the hook's grad mode with it.
-            seen.interrupted |= graph != "none" and not torch.is_grad_enabled()
-            with torch.set_grad_enabled(graph != "none"):
-                chosen = targets.resolve(target, output, len(inputs), inputs.size)
-                scores = chosen(output)
+            return seen, output, order
+
+        whole = graph == "whole" and inputs.image.requires_grad
+        seen, output, order = completed(attempt, inputs, whole=whole)
+        if graphed and graph == "none":
+            seen.detach()
+            output = detached(output)
+        with torch.inference_mode(False), torch.set_grad_enabled(graph != "none"):
+            chosen = targets.resolve(target, output, len(inputs), inputs.size)
+            scores = chosen(output)
+        # Hooks of tensors, nodes and modules' backward passes are numbered in one row.
+        seen.hooked = RemovableHandle.next_id != handles
         # Where texts are the classes, each image is compared with all of them.
         inputs = replace(inputs, shared="logits_per_image" in named(output))
         if seen.aliased is not None:
-            _check_alias(model, inputs, chosen, scores, seen.aliased)
+            _check_alias(model, inputs, chosen, scores, seen.aliased, graphed=graphed)
         shape = tuple(scores.shape[1:])
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
-        return cls(model, inputs, seen, output, chosen, scores, shape, order, tails)
+        return cls(model, inputs, seen, output, chosen, scores, shape, order, tails, graphed)
 
     def windows(self, count: int) -> list[Window]:
         """Which part of the input each of `count` maps covers, those of the layers in order."""
@@ -129,6 +146,24 @@ class Pass:
         """Whether only what follows the layers ran again; ``None`` if nothing did."""
         known = [tail.needs.replayable for tail in self.tails if tail.needs.kept is not None]
         return all(known) if known else None
+
+    def gradients(
+        self,
+        tensors: Sequence[Tensor],
+        names: Sequence[str],
+        scores: Tensor | None = None,
+        **options: bool,
+    ) -> Iterator[list[Tensor]]:
+        """The gradients of the scores at `tensors`, as `camlib.gradients.gradients` has them.
+
+        Args:
+            tensors: what to differentiate by.
+            names: what each of them is, for errors.
+            scores: ``(N, K)`` of what ran again, instead of those of the pass.
+            options: of that function.
+        """
+        scores = self.scores if scores is None else scores
+        return gradients(scores, tensors, names, alone=self.seen.hooked, **options)
 
     def again(
         self,
@@ -154,25 +189,55 @@ class Pass:
         found = (self.target if target is None else target)[samples](output)
         return precise(found).reshape(len(samples), -1)
 
-    def settle(self, layer: int, activation: Callable[[Tensor], Tensor]) -> None:
-        """Find out once what running again what follows `layer` takes.
+    def settle(self, layer: int, layout: Layout, *, several: bool = True) -> None:
+        """Find out once what running again what follows `layer` takes; a warning if it mixes them.
 
         Args:
             layer: number of the layer.
-            activation: its output for samples ``(M,)``, by number.
+            layout: of its output.
+            several: whether more than one sample runs at once.
         """
         tail, name = self.tails[layer], self.seen.names[layer]
-        if tail.needs.kept is not None:
-            return
-        clean = self.scores.detach()
-        eps = max(torch.finfo(t.dtype).eps for t in (clean, self.seen.activations()[layer]))
+        if tail.needs.kept is None:
+            clean, raw = self.scores.detach(), self.seen.activations()[layer].detach()
+            samples, activation = on_trial(layout, raw, len(self.inputs))
+            samples = samples.to(self.inputs.image.device)
+            rows = slice(0 if len(self.inputs) > 1 else 1, None)
 
-        def right(samples: Tensor, output: Any) -> bool:
-            found = self.target[samples](output).reshape(len(samples), -1)
-            error = (found - clean[samples.to(clean.device)]).abs().max()
-            return bool(error <= eps**0.5 * clean.abs().max())
+            def right(output: Any, power: float) -> bool:
+                found = self.target[samples](output).reshape(len(samples), -1)[rows]
+                expected = clean[samples[rows].to(clean.device)]
+                return agree(found, expected, clean.to(raw.dtype), power)
 
-        tail.settle(self.inputs, self.seen.calls[name], activation, right)
+            tail.settle(self.inputs, self.seen.calls[name], samples, activation, right)
+        if layer not in self._settled and (several or len(self.inputs) > 1):
+            self._settled.add(layer)
+            Batching(mixes=not tail.needs.apart).warn_if_mixed(self.model)
+
+    def batching(self, *, several: bool) -> Batching:
+        """How the model takes changed images, `several` at once or one; a warning if it mixes them.
+
+        Found out once for a model and a size of images.
+        """
+        several = several or True in self._batching  # the last of a row may come alone
+        if several not in self._batching:
+            self._batching[several] = how = batching(
+                self.model,
+                self.inputs,
+                self.scores.detach(),
+                self.scores_of,
+                several=several,
+                question=type(self.target),
+            )
+            how.warn_if_mixed(self.model)
+        return self._batching[several]
+
+    def scores_of(self, samples: Tensor, image: Tensor, target: Target | None = None) -> Tensor:
+        """The scores ``(M, K)`` of `image`, which is given away, changed from `samples`."""
+        given = self.inputs.of_samples(samples, image)
+        output = answer(self.model, given, graphed=self.graphed)
+        found = (self.target if target is None else target)[samples](output)
+        return precise(found).reshape(len(samples), -1)
 
 
 def input_gradients(
@@ -190,12 +255,12 @@ def input_gradients(
         image = given.image.detach().clone().requires_grad_()
         run = Pass.of(model, given.with_image(image), target, (), "whole", rule)
         with without_recomputation() if rule else nullcontext():
-            return run, image_gradients(run.scores, image)
+            return run, image_gradients(run, image)
 
 
-def image_gradients(scores: Tensor, image: Tensor) -> Tensor:
-    """The gradients of `scores` ``(N, K)`` at the `image` they come from, ``(N, K, C, *size)``."""
-    found = [gradient for [gradient] in gradients(scores, [image], ["the input"])]
+def image_gradients(run: Pass, image: Tensor) -> Tensor:
+    """The gradients of the scores of `run` at the `image` it began with, ``(N, K, C, *size)``."""
+    found = [gradient for [gradient] in run.gradients([image], ["the input"])]
     return torch.cat(found).movedim(0, 1)
 
 
@@ -208,28 +273,29 @@ def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None =
         image: changed images.
         target: what to ask instead of the target of the pass.
     """
-    # The kernels of a CPU have it for images, and not in float64.
-    if image.ndim != 4 or image.device.type != "cpu" or image.dtype == torch.float64:
-        del run.formats[:-1]
-    output = None
-    while output is None:
-        given = run.inputs.of_samples(samples, image.clone(memory_format=run.formats[0]))
-        try:
-            output = given.run(run.model)
-        except RuntimeError:
-            if len(run.formats) == 1:
-                raise
-            del run.formats[0]
-    found = (run.target if target is None else target)[samples](output)
-    return precise(found).reshape(len(samples), -1)
+    how = run.batching(several=len(samples) > 1)
+    return run.scores_of(samples, image.clone(memory_format=how.format), target)
+
+
+def _overwritten(names: Sequence[str]) -> LayerError:
+    return LayerError(
+        f"the output of layer {', '.join(map(repr, names))} was overwritten in place through "
+        "another name after it ran; choose the layer before or after it"
+    )
 
 
 def _check_alias(
-    model: nn.Module, inputs: Inputs, target: Target, scores: Tensor, layer: str
+    model: nn.Module,
+    inputs: Inputs,
+    target: Target,
+    scores: Tensor,
+    layer: str,
+    *,
+    graphed: bool,
 ) -> None:
     """Nothing, if the answer is what it is without the copy that went on after `layer`."""
     with torch.no_grad():
-        plain = target(inputs.owned().run(model))
+        plain = target(answer(model, inputs.owned(), graphed=graphed))
     if not torch.allclose(plain, scores.detach(), rtol=1e-3, atol=1e-5):
         raise LayerError(
             f"layer {layer!r} returns its input itself, which the model changes in place later and "

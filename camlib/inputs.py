@@ -6,15 +6,15 @@ One of them is the image: the first floating-point tensor with a grid, or the li
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Hashable, Mapping, MutableMapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camlib.errors import InputError
+from camlib.passes.nested import mapped, tensors_in
 
 
 @dataclass(frozen=True)
@@ -166,42 +166,9 @@ def _is_image(value: Any, axes: int | None = None) -> bool:
     return value.ndim >= 3 if axes is None else value.ndim == axes
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in tuples, lists, mappings and dataclasses, one after the other."""
-    found: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    mapped(keep, value)
-    return found
-
-
 def detached(output: Any) -> Any:
     """`output` with every tensor in it detached, also those in what holds others."""
     return mapped(Tensor.detach, output)
-
-
-def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with `change` made to the tensors in tuples, lists, mappings and dataclasses."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, MutableMapping):
-        twin = copy.copy(value)
-        for key, part in value.items():
-            twin[key] = mapped(change, part)
-        return twin
-    if isinstance(value, tuple | list):
-        parts = [mapped(change, part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if is_dataclass(value) and not isinstance(value, type):
-        other = copy.copy(value)
-        for field in fields(value):
-            part = mapped(change, getattr(value, field.name))
-            object.__setattr__(other, field.name, part)  # also where it is frozen
-        return other
-    return value
 
 
 def _described(given: Any) -> str:

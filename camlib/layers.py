@@ -21,13 +21,14 @@ from camlib import maps
 from camlib.capture import Graph
 from camlib.errors import LayerError, LayoutError
 from camlib.forward import GRAPHS, Pass
-from camlib.inputs import Inputs, tensors_in
+from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.layouts.measured import Measured, measure
 from camlib.layouts.recognition import Reading, Readings
 from camlib.maps import Window
 from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
+from camlib.passes.nested import tensors_in
 from camlib.targets.proposals import detects
 from camlib.visits import Visit, Visits, visits
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from camlib import memory
 from camlib.errors import InputError
 
 Normalize = bool | Literal["minmax", "max", "centered"]
@@ -129,7 +128,7 @@ def _interpolated(maps: Tensor, size: tuple[int, ...]) -> Tensor:
         return F.interpolate(maps, size, mode=_INTERPOLATION[len(size)], align_corners=False)
     # Along the short rows of the grid first, then whole rows at a time, as fast as memory is.
     rows = F.interpolate(maps, (height, size[1]), mode="bilinear", align_corners=False)
-    found = memory.empty((*maps.shape[:2], *size), maps)
+    found = maps.new_empty(*maps.shape[:2], *size)
     for row, (start, shares) in enumerate(_between(height, size[0])):
         below = rows[:, :, min(row + 1, height - 1), None]
         part = found.narrow(2, start, len(shares))

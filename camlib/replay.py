@@ -29,8 +29,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from camlib.capture import replacing
-from camlib.inputs import Inputs, mapped, tensors_in
+from camlib.inputs import Inputs
 from camlib.modules import call_of, find, unwrap
+from camlib.passes.nested import mapped, tensors_in
+from camlib.passes.running import answer, with_graph
 from camlib.wrapping import wrapping
 
 _IMAGE = -1
@@ -44,10 +46,12 @@ class Needs:
     Attributes:
         kept: numbers of the outputs kept that it uses; ``None`` until the first replay.
         replayable: whether replaying the clean activation gives the clean output.
+        apart: whether the answer to a sample is the same whatever the others are.
     """
 
     kept: frozenset[int] | None = None
     replayable: bool = True
+    apart: bool = True
 
 
 class Tail:
@@ -57,6 +61,9 @@ class Tail:
         model: without wrappers.
         name: of the layer; ``"head@2"`` is its third call.
         needs: what earlier passes found for inputs of the same size.
+
+    Attributes:
+        graphed: whether the model needs a graph from the image on to run at all.
     """
 
     def __init__(self, model: nn.Module, name: str, needs: Needs) -> None:
@@ -67,10 +74,12 @@ class Tail:
         self._before = _apart_from(model, self._layer)
         self._kept: list[tuple[nn.Module, Any]] = []
         self._calls = 0
+        self.graphed = False
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """The clean pass is the one in the block."""
+        self._kept = []
         if not self.needs.replayable:
             yield
             return
@@ -90,7 +99,7 @@ class Tail:
 
             def keep(tensor: Tensor) -> Tensor:
                 needed = _needed(self.needs, number, tensor)
-                return tensor.clone() if needed else _hollow(tensor, tensor.shape)
+                return tensor.detach().clone() if needed else _hollow(tensor, tensor.shape)
 
             self._kept.append((module, mapped(keep, output)))
             if module is self._layer:
@@ -107,34 +116,38 @@ class Tail:
         self,
         inputs: Inputs,
         calls: int,
-        activation: Callable[[Tensor], Tensor],
-        right: Callable[[Tensor, Any], bool],
+        samples: Tensor,
+        activation: Tensor,
+        right: Callable[[Any, float], bool],
     ) -> None:
         """Find what is needed of what was kept, and whether that is enough.
 
         Args:
             inputs: of the clean pass.
             calls: how often the layer ran in it.
-            activation: the clean activations of samples.
-            right: whether an output is, for samples, that of the clean pass.
+            samples: by number, ``(M,)``; to try it with.
+            activation: theirs, as the layer returns it.
+            right: whether an output for them is that of the clean pass, up to rounding to a power.
         """
-        # One more than there were, in another order: an axis mistaken for that of samples shows.
-        several = len(inputs) > 1
-        samples = torch.tensor([1, 0, 1] if several else [0, 0], device=inputs.image.device)
         every = frozenset(range(_IMAGE, len(self._kept)))
         needs = Needs(every, self._calls == calls)
+
+        def replay(watching: _Watching | None = None) -> Any:
+            return self._output(inputs, calls, samples, activation.clone(), needs, watching)
+
         if needs.replayable:
             with torch.no_grad():
                 with suppress(Exception), _Watching() as watching:  # not all can be watched
-                    self._output(inputs, calls, samples, activation(samples), needs, watching)
+                    replay(watching)
                     needs.kept = frozenset(watching.used)
                 try:
-                    output = self._output(inputs, calls, samples, activation(samples), needs)
-                    needs.replayable = right(samples, output)
+                    needs.replayable = right(replay(), 1 / 2)
                 except Exception:  # what was kept does not fit so many samples
                     needs.replayable = False
         if not needs.replayable:
             needs.kept = every
+            with suppress(Exception), torch.no_grad():  # the passes to come tell what is wrong
+                needs.apart = right(replay(), 1 / 3)
             self._kept = []
         for number, (module, output) in enumerate(self._kept):
 
@@ -142,7 +155,7 @@ class Tail:
                 return tensor if _needed(needs, number, tensor) else _hollow(tensor, tensor.shape)
 
             self._kept[number] = module, mapped(keep, output)
-        self.needs.replayable, self.needs.kept = needs.replayable, needs.kept
+        vars(self.needs).update(vars(needs))
 
     def output(self, inputs: Inputs, calls: int, samples: Tensor, changed: Tensor) -> Any:
         """What the model returns for changed activations of `samples` ``(M,)``, by number.
@@ -177,6 +190,8 @@ class Tail:
                 return _hollow(tensor, shape)
             # Copies, as functions between the modules may change them in place.
             found = tensor[samples.to(tensor.device)] if sampled else tensor.clone()
+            if self.graphed:
+                found = with_graph(found)
             if watching is not None:
                 watching.given[id(found)] = found, number
             return found
@@ -188,8 +203,11 @@ class Tail:
             return mapped(partial(of_samples, number), output)
 
         played = wrapping(self._before, play) if needs.replayable else nullcontext()
+        given = inputs.of_samples(samples, of_samples(_IMAGE, inputs.image))
+        if self.graphed:
+            changed = with_graph(changed)
         with replacing(self.model, self._layer, _call(self.name, calls), changed), played:
-            return inputs.of_samples(samples, of_samples(_IMAGE, inputs.image)).run(self.model)
+            return answer(self.model, given, graphed=self.graphed)
 
 
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]

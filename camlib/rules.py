@@ -139,7 +139,7 @@ class _Rectified(torch.autograd.Function):
     def forward(
         ctx: Any, source: Tensor, upper: float | None, rule: Rectifying, in_place: bool
     ) -> Tensor:
-        ctx.rule = rule
+        ctx.batches, ctx.rule = True, rule
         # In the precision of the values, which are compared with it.
         bound = inf if upper is None else torch.tensor(upper, dtype=source.dtype).item()
         open_ = (source > 0) & (source < bound) if rule.masks else None
@@ -190,7 +190,7 @@ class _Positive(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, rule: Rectifying) -> Tensor:
-        ctx.rule = rule
+        ctx.batches, ctx.rule = True, rule
         return value.clone()  # a view could not be changed in place
 
     @staticmethod
@@ -204,6 +204,7 @@ class _Straight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
+        ctx.batches = True
         return value.clone()  # a view could not be changed in place
 
     @staticmethod

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlib.parts import tensors
 from camlib.passes.moves import Moves
+from camlib.passes.nested import activations
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Visit:
         name: dotted name.
         module: the module.
         shapes: of the first floating-point tensor that it returned, in each of its calls.
-        parts: how many floating-point tensors it returned.
+        parts: how many floating-point tensors it returned side by side with the first.
         moved: whether anything before its end may have moved places, see `Moves`.
     """
 
@@ -96,12 +96,14 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
             if threading.get_ident() != thread:
                 return
-            found = [value for _, value in tensors(output)]
+            found = activations(output)
             if not found:
                 return
+            path, first = found[0]
+            parts = sum(len(other) == len(path) for other, _ in found)
             shapes = visited.pop(name).shapes if name in visited else ()
-            shapes = (*shapes, tuple(found[0].shape))
-            visited[name] = Visit(name, module, shapes, len(found), moves.moved)
+            shapes = (*shapes, tuple(first.shape))
+            visited[name] = Visit(name, module, shapes, parts, moves.moved)
 
         return hook
 

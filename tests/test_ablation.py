@@ -18,7 +18,7 @@ from nets import (
 from snapshot import snapshot
 from torch import nn
 
-from camlib import AblationCAM, InputError, LayoutError, ReciproCAM, layouts
+from camlib import AblationCAM, CamlibWarning, InputError, LayoutError, ReciproCAM, layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
@@ -249,3 +249,106 @@ def test_closed_form_is_taken_only_where_it_holds():
     )
     seen = AblationCAM(net, "features").explain(images(), 1)
     assert seen.replayed is True
+
+
+class Frames(nn.Module):
+    """Convolutions for each frame, and a recurrent network over them.
+
+    Args:
+        order: which axis of frames and samples is the outer one of the folded batch.
+    """
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.cnn = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU())
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+        self.head = nn.Linear(6, 4)
+        self.order = order
+
+    def forward(self, clip):
+        count, frames = clip.shape[:2]
+        if self.order == "samples":
+            found = self.cnn(clip.flatten(0, 1)).mean((2, 3)).unflatten(0, (count, frames))
+        else:
+            found = self.cnn(clip.movedim(1, 0).flatten(0, 1)).mean((2, 3))
+            found = found.unflatten(0, (frames, count)).movedim(0, 1)
+        return self.head(self.rnn(found)[0][:, -1])
+
+
+LAYOUTS = {
+    "samples": lambda a: a.reshape(-1, 3, *a.shape[1:]).movedim(2, 1),
+    "frames": lambda a: a.reshape(3, -1, *a.shape[1:]).movedim(0, 2),
+}
+
+
+@pytest.mark.parametrize("order", LAYOUTS)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_frames_folded_into_the_batch(order, count):
+    layout, net = LAYOUTS[order], spread(Frames(order))
+    clip = torch.randn(count, 3, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    kept = []
+    handle = net.cnn.register_forward_hook(lambda _m, _i, output: kept.append(output))
+    with torch.no_grad():
+        score = net(clip)[:, 1]
+        handle.remove()
+        arranged = layout(kept[0])
+
+        def answer(seen):
+            back = arranged.where(seen, 0).movedim(1, 2)
+            raw = back.flatten(0, 1) if order == "samples" else back.movedim(1, 0).flatten(0, 1)
+            handle = net.cnn.register_forward_hook(lambda *_: raw)
+            found = net(clip)
+            handle.remove()
+            return found
+
+        others = ~torch.eye(5, dtype=torch.bool)[..., None, None, None]
+        weights = torch.stack([score - answer(each)[:, 1] for each in others], 1)
+        ablated = torch.einsum("nk,nk...->n...", weights, arranged)
+        cells = torch.arange(3 * 36).reshape(3, 6, 6)
+        alone = torch.stack([answer(cells == i).softmax(1)[:, 1] for i in range(3 * 36)], 1)
+    options = {"layout": layout, "relu": False, "batch_size": 7}
+    seen = AblationCAM(net, "cnn", **options).explain(clip, 1)
+    torch.testing.assert_close(seen.map, ablated)
+    assert seen.replayed
+    found = ReciproCAM(net, "cnn", **options).explain(clip, 1).map
+    torch.testing.assert_close(found, alone.reshape(-1, 3, 6, 6))
+
+
+def test_layout_for_one_number_of_samples_alone():
+    clip = torch.randn(2, 3, 3, 6, 6)
+    with pytest.raises(LayoutError, match=r"does not take an activation \(6, 5, 6, 6\) of 2 samp"):
+        AblationCAM(Frames("samples").eval(), "cnn", layout=lambda a: a.reshape(2, 5, 3, 6, 6))(
+            clip, 1
+        )
+
+
+class Normed(nn.Module):
+    """A norm with the statistics of the batch, also in evaluation."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        base = convolutional()
+        before, behind = (nn.BatchNorm2d(6, track_running_stats=False), nn.Identity())
+        if place == "behind":
+            before, behind = behind, before
+        self.features = nn.Sequential(*base.features, before)
+        self.tail = nn.Sequential(behind, *base.tail)
+
+    def forward(self, batch):
+        return self.tail(self.features(batch))
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_samples_that_are_mixed_behind_the_layer_are_told_of_once(kind, count):
+    method = kind(Normed("behind").eval(), "features.4")
+    for _ in range(2):
+        with pytest.warns(CamlibWarning, match="Normed answers a sample differently in an") as told:
+            method(images(count), 1)
+        assert len(told) == 1
+
+
+@BOTH
+def test_samples_that_run_alone_or_are_mixed_before_are_nothing_to_tell(kind):
+    kind(Normed("before").eval(), "features")(images(), 1)
+    kind(Normed("behind").eval(), "features.4", batch_size=1)(images(1), 1)

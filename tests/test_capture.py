@@ -1,5 +1,6 @@
 import threading
 from collections import namedtuple
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -7,11 +8,11 @@ from nets import Net, by_hand, convolutional, images, pooled
 from snapshot import snapshot
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from camlib import CamlibWarning, GradCAM, GraphError, LayerError
+from camlib import CamlibWarning, GradCAM, GraphError, HiResCAM, LayerError, Saliency
 from camlib.capture import capture
 from camlib.gradients import gradients
+from camlib.passes.means import spread_out
 from camlib.visits import visits
 
 
@@ -94,64 +95,39 @@ def test_gradients_are_those_of_a_loop_whatever_pools(pool, classes):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("pool", MEANS.values(), ids=MEANS)
+def test_a_mean_that_does_not_agree_with_the_ordinary_pass_is_not_taken(pool, monkeypatch):
+    mistaken = Mock(side_effect=lambda gradients, expected: spread_out(2 * gradients, expected))
+    monkeypatch.setattr("camlib.gradients.spread_out", mistaken)
+    found, expected = gradients_behind(pool, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert mistaken.called
+
+
 def weighed(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(7)).double().requires_grad_()
 
 
 W, B = weighed(5, 6), weighed(5)
-LINEAR = {
+HEADS = {
     "linear": lambda pooled: F.linear(pooled, W, B),
-    "no bias": lambda pooled: F.linear(pooled, W),
-    "frozen": lambda pooled: F.linear(pooled, W.detach(), B.detach()),
     "two linear": lambda pooled: F.linear(F.linear(pooled, W[:, :6].T @ W).tanh(), W, B),
-}
-NOT_LINEAR = {
-    "scaled product": lambda pooled: torch.addmm(B, pooled, W.t(), alpha=3),
     "weight from the input": lambda pooled: F.linear(pooled, W * pooled.mean()),
-    "bias from the input": lambda pooled: F.linear(pooled, W, B * pooled.mean()),
     "bias alone": lambda pooled: F.linear(pooled.detach(), W, pooled.mean(0)[:5]),
     "softmax": lambda pooled: F.linear(pooled, W, B).softmax(1),
-    "permuted": lambda pooled: F.linear(pooled[:, :5], W[:, :5]).t().reshape(2, 5),
 }
-
-
-def of_classes(head, index):
-    """Gradients of classes `index` ``(N, K)`` behind a mean, those of a loop, and the products."""
-    features = weighed(2, 6, 4, 5)
-    scores = head(features.mean((2, 3))).gather(1, index).reshape(len(index), -1)
-    expected = [
-        torch.autograd.grad(each.sum(), features, retain_graph=True)[0] for each in scores.t()
-    ]
-    with FlopCounterMode(display=False) as counted:
-        [[found]] = gradients(scores, [features], ["features"])
-    return found, torch.stack(expected), counted.get_total_flops()
 
 
 @pytest.mark.parametrize("index", [[[0, 3, 1], [4, 4, 2]], [[1], [0]]])
-@pytest.mark.parametrize(
-    "head", [*LINEAR.values(), *NOT_LINEAR.values()], ids=[*LINEAR, *NOT_LINEAR]
-)
-def test_gradients_of_picked_classes_are_those_of_a_loop_whatever_picks(head, index):
-    found, expected, _ = of_classes(head, torch.tensor(index))
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("name", ["linear", "no bias", "frozen"])
-def test_a_linear_layer_gives_its_rows_and_multiplies_nothing(name):
-    index = torch.tensor([[0, 3, 1], [4, 4, 2]])
-    found, _, products = of_classes(LINEAR[name], index)
-    assert products == 0
-    assert torch.equal(found[..., 0, 0], W.detach()[index].movedim(1, 0) / 20)
-    assert of_classes(NOT_LINEAR["softmax"], index)[2] > 0
-
-
-def test_gradients_that_can_be_differentiated_again_reach_the_linear_layer():
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_gradients_of_picked_classes_are_those_of_a_loop_whatever_follows_the_mean(head, index):
     features = weighed(2, 6, 4, 5)
-    scores = F.linear(features.mean((2, 3)), W, B).gather(1, torch.tensor([[0, 3], [4, 2]]))
-    [[found]] = gradients(scores, [features], ["features"], create_graph=True)
-    [gradient] = torch.autograd.grad(found.sum(), W)
-    # Each of the 6 x 20 positions of a class it was picked for adds 1/20.
-    assert torch.equal(gradient[:, 0].round(decimals=9), torch.tensor([1.0, 0, 1, 1, 1]).double())
+    scores = head(features.mean((2, 3))).gather(1, torch.tensor(index)).reshape(2, -1)
+    expected = [
+        torch.autograd.grad(each.sum(), features, retain_graph=True)[0] for each in scores.t()
+    ]
+    [[found]] = gradients(scores, [features], ["features"])
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("dims", [(2,), (-1,), (1, -1), (-2,)])
@@ -174,10 +150,21 @@ class Doubling(torch.autograd.Function):
         return 2 * gradient if bool(gradient.abs().sum() >= 0) else gradient
 
 
-def test_operator_without_batching_rule_takes_a_loop():
+class Raw(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return 2 * value
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient.data  # of a batched gradient this ends the process
+
+
+@pytest.mark.parametrize("function", [Doubling, Raw])
+def test_operator_without_batching_rule_takes_a_loop(function):
     class Odd(nn.Module):
         def forward(self, features):
-            return Doubling.apply(features)
+            return function.apply(features)
 
     net, batch = pooled(), images()
     odd = Net(net.features, nn.Sequential(Odd(), net.tail)).eval()
@@ -186,6 +173,62 @@ def test_operator_without_batching_rule_takes_a_loop():
     with capture(odd, ["features"]) as seen:
         [[found]] = seen.gradients(odd(batch))
     torch.testing.assert_close(found, 2 * expected)
+
+
+def doubled(gradient):
+    gradient.mul_(2)
+
+
+KEPT = []
+HOOKS = {
+    "scaled": lambda gradient: 3 * gradient,
+    "positive": lambda gradient: gradient.clamp(min=0),
+    "normed": lambda gradient: gradient / gradient.norm(),
+    "normed if large": lambda g: g / g.norm() if g.norm() > 1e-3 else g,
+    "in place": doubled,
+    "data": lambda gradient: gradient.data * 2,
+    "NumPy": lambda gradient: torch.from_numpy(2 * gradient.numpy()),
+    "masked": lambda gradient: gradient.clone().masked_fill_(gradient < 0, 0),
+    "kept": lambda gradient: KEPT.append(gradient.mean()),
+}
+"""What models and their users do with gradients on their way."""
+
+PLACES = {
+    "tensor before the tail": lambda net, hook: net.tail.register_forward_pre_hook(
+        lambda _module, args: args[0].register_hook(hook) and None
+    ),
+    "output of the layer": lambda net, hook: net.features.register_forward_hook(
+        lambda _module, _args, output: output.register_hook(hook) and None, prepend=True
+    ),
+    "scores": lambda net, hook: net.register_forward_hook(
+        lambda _module, _args, output: output.register_hook(hook) and None
+    ),
+    "node": lambda net, hook: net.register_forward_hook(
+        lambda _module, _args, output: (
+            output.grad_fn.register_prehook(lambda g: (hook(g[0]),)) and None
+        )
+    ),
+    "backward pass of a module": lambda net, hook: net.tail.register_full_backward_hook(
+        lambda _module, gradients, _outer: (hook(gradients[0]),)
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+@pytest.mark.parametrize("build", [pooled, convolutional])
+def test_hooks_on_tensors_see_one_class_and_several_alike(build, hook, place):
+    net, batch = build(), images()
+    place(net, lambda gradient: kept if (kept := hook(gradient)) is not None else gradient)
+    for method in (HiResCAM(net, "features"), GradCAM(net, "features"), Saliency(net)):
+        options = {} if isinstance(method, Saliency) else {"relu": False}
+        together = method.explain(batch, [[1, 2], [1, 2]], **options).map
+        for k in (0, 1):
+            alone = method.explain(batch, k + 1, **options).map
+            assert torch.equal(together[:, k], alone)
+            assert alone.any()
+    assert all(type(each) is torch.Tensor and each.isfinite() for each in KEPT)
+    KEPT.clear()
 
 
 def test_graph_starts_at_the_layer():

@@ -6,9 +6,19 @@ import pytest
 import torch
 from nets import Net, convolutional, images, pooled
 from reference import occlusion, rise
+from torch import nn
 from torch.nn import functional as F
 
-from camlib import RISE, InputError, Occlusion
+from camlib import (
+    RISE,
+    CamlibWarning,
+    GradCAM,
+    InputError,
+    IntegratedGradients,
+    Occlusion,
+    ScoreCAM,
+    Smooth,
+)
 
 BOTH = pytest.mark.parametrize("kind", [RISE, Occlusion])
 
@@ -90,7 +100,7 @@ def test_all_classes_from_one_pass(kind):
     base = convolutional()
     net = Counting(base.features, base.tail).eval()
     few(kind, net)(images(), [[0, 1, 2, 3]])
-    assert net.count == 2 + 2 * (20 if kind is RISE else 36)
+    assert net.count == 2 + 2 + 2 * (20 if kind is RISE else 36)
 
 
 @BOTH
@@ -141,3 +151,48 @@ def test_windows_that_do_not_fit_the_input():
         Occlusion(pooled(), window=3, stride=5)(images())
     with pytest.raises(InputError, match=r"window=\(3, 3, 3\) is for 3 axes, and the input has 2"):
         Occlusion(pooled(), window=(3, 3, 3))(images())
+
+
+class Normed(nn.Module):
+    """A norm with the statistics of the batch, also in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = convolutional()
+        self.features = nn.Sequential(*base.features, nn.BatchNorm2d(6, track_running_stats=False))
+        self.tail, self.runs = base.tail, []
+
+    def forward(self, batch):
+        self.runs.append(len(batch))
+        return self.tail(self.features(batch))
+
+
+MIXED = {
+    "Occlusion": lambda net: Occlusion(net, window=4),
+    "RISE": lambda net: RISE(net, masks=8),
+    "ScoreCAM": lambda net: ScoreCAM(net, "features"),
+    "IntegratedGradients": lambda net: IntegratedGradients(net, steps=8),
+    "Smooth": lambda net: Smooth(GradCAM(net, "features"), samples=4),
+}
+
+
+@pytest.mark.filterwarnings("ignore:integrated gradients with steps:camlib.CamlibWarning")
+@pytest.mark.parametrize("make", MIXED.values(), ids=MIXED)
+@pytest.mark.parametrize("count", [1, 2])
+def test_model_that_mixes_samples_is_told_of_once_a_call(make, count):
+    net = Normed().eval()
+    runs = []
+    for _ in range(2):
+        net.runs.clear()
+        with pytest.warns(CamlibWarning, match="Normed answers a sample differently in") as told:
+            make(net)(images(count), 1)
+        assert len([w for w in told if "differently" in str(w.message)]) == 1
+        runs.append(len(net.runs))
+    assert runs[1] == runs[0] - 1  # found out once
+
+
+def test_models_that_mix_nothing_or_run_alone_are_not_told_of():
+    for make in MIXED.values():
+        make(convolutional())(images(), 1)
+    found = Occlusion(Normed().eval(), window=4, batch_size=1)(images(1), 1)
+    assert found.any()

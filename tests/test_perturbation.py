@@ -30,8 +30,8 @@ def test_batches_are_bounded_and_constant_channels_skipped():
     net, batch = with_constant_channels(), images(3)
     alive = (net.features(batch).flatten(2).std(2) > 0).sum()
     ScoreCAM(net, "features", batch_size=4)(batch, target=[[0, 1, 2]])
-    clean, *masked = net.sizes
-    assert clean == 3
+    clean, tried, *masked = net.sizes
+    assert (clean, tried) == (3, 2)
     assert sum(masked) == alive == 12
     assert masked == [4, 4, 4]
 
@@ -61,8 +61,8 @@ def test_channels_of_the_same_mask_run_once():
 
     net = Counting(nn.Sequential(*base.features, Chosen()), nn.Sequential(Back(), *base.tail))
     found = ScoreCAM(net.eval(), "features", batch_size=4).explain(batch, 1, relu=False).map
-    assert net.sizes[0] == 3
-    assert sum(net.sizes[1:]) == 3 * 7
+    assert net.sizes[:2] == [3, 2]
+    assert sum(net.sizes[2:]) == 3 * 7
     activation = net.features(batch).detach()
     one = [net(batch * mask).softmax(1)[:, 1] for mask in normalised(activation, 8)]
     by_hand = sum(w[:, None, None] * a for w, a in zip(one, activation.unbind(1), strict=True))
@@ -82,7 +82,7 @@ def test_constant_channel_is_recognised_before_resizing():
     net = with_constant_channels().to(memory_format=torch.channels_last)
     batch = images(2, 30, 30).to(memory_format=torch.channels_last)
     ScoreCAM(net, "features", batch_size=1)(batch, target=1)
-    assert len(net.sizes) - 1 == (net.features(batch).flatten(2).std(2) > 1e-6).sum()
+    assert len(net.sizes) - 2 == (net.features(batch).flatten(2).std(2) > 1e-6).sum()
 
 
 def test_network_without_a_live_channel_gives_zeros():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from camlib.inputs import Inputs
 from camlib.layouts.kinds import Shape
-from camlib.parts import tensors
+from camlib.passes.nested import activations
 
 ALIKE = 0.02
 """Places whose positions vary by less all look at the same part of the input."""
@@ -130,10 +130,9 @@ def measure(
     found: dict[str, Measured] = {}
 
     def look(name: str, output: Any) -> None:
-        for _, tensor in tensors(output):
+        for _, tensor in activations(output)[:1]:
             if measured := _measured(tensor, shapes[name], len(given), clean):
                 found[name] = measured
-            return
 
     with torch.no_grad(), _looking(model, shapes, entry, look):
         samples = torch.full((len(changed),), sample, device=image.device)

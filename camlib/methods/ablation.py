@@ -17,6 +17,7 @@ from camlib.layouts import Layout
 from camlib.methods.activation import closest_classifier
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
+from camlib.samples import of_samples
 from camlib.targets import Category, Target
 from camlib.targets.classes import Asked, asked_as, check_asked
 
@@ -97,20 +98,16 @@ def changed_scores(
         target: what to ask instead of the target of the pass.
     """
     raw = run.seen.activations()[number]
-    axis = layout.samples_axis
-
-    def activation(samples: Tensor) -> Tensor:
-        return raw.index_select(axis, samples.to(raw.device))
 
     def scores(chunk: Tensor) -> Tensor:
         samples, numbers = chunk.unbind(1)
-        whole = activation(samples)
+        whole = of_samples(layout, raw, len(run.inputs), samples)
         changed = change(layout(whole), numbers.to(raw.device))
         found = run.again(number, samples, layout.put_back(changed, whole), target)
         return found.to(raw.device)
 
-    run.settle(number, activation)
-    like = run.inputs.image, raw.movedim(axis, 0)
+    run.settle(number, layout, several=chunks.size != 1)
+    like = run.inputs.image, layout(raw)
     pairs = pairs.to(run.inputs.image.device)
     found = [each for _, each in chunks.run(scores, pairs, *like)]
     return torch.cat(found) if found else run.scores.new_zeros(0, run.scores.shape[1])

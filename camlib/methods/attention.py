@@ -19,7 +19,6 @@ from camlib.attention import Attending, Attention
 from camlib.blocks import Blocks, blocks_of
 from camlib.errors import GraphError, InputError, ModelError
 from camlib.forward import GRAPHS, Pass
-from camlib.gradients import gradients
 from camlib.inputs import Inputs
 from camlib.layouts import Layout, adapted
 from camlib.maps import Fuse
@@ -91,12 +90,14 @@ class AttentionMethod(MapMethod):
                     raise
         raise AssertionError("the whole graph comes last")
 
-    def _gradients(self, scores: Tensor, calls: Sequence[Attention]) -> Iterator[list[Tensor]]:
+    def _gradients(
+        self, run: Pass, calls: Sequence[Attention], scores: Tensor | None = None
+    ) -> Iterator[list[Tensor]]:
         """The gradients of `scores` ``(N, K)`` at `calls`, each ``(k, N, heads, T, S)``."""
         matrices = [call.matrix for call in calls]
         names = ["attention"] * len(calls)
         options = {"create_graph": self.differentiable, "allow_unused": True}
-        for found in gradients(scores, matrices, names, **options):
+        for found in run.gradients(matrices, names, scores, **options):
             yield [call.per_head(each) for call, each in zip(calls, found, strict=True)]
 
     def _better(self, run: Pass, layer: str) -> str:
@@ -130,7 +131,7 @@ class AttentionRollout(AttentionMethod):
         last = found[blocks.last]
         read = torch.zeros(last.shape[2], device=last.matrix.device, dtype=torch.bool)
         with suppress(GraphError):  # a model may have none
-            for [gradient] in self._gradients(run.scores, [last]):
+            for [gradient] in self._gradients(run, [last]):
                 read |= _read(gradient)
         with torch.autocast(read.device.type, enabled=False):
             means = {i: found[i].per_head(found[i].matrix).mean(1) for i in blocks.all}
@@ -161,7 +162,7 @@ class GradientRollout(AttentionMethod):
     def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
         calls = [found[i] for i in blocks.all]
         chunks = []
-        for chunk in self._gradients(run.scores, calls):
+        for chunk in self._gradients(run, calls):
             with torch.autocast(chunk[0].device.type, enabled=False):
                 steps = {
                     i: (gradient * call.per_head(call.matrix)).relu().mean(2).flatten(0, 1)
@@ -221,7 +222,7 @@ class LeGrad(AttentionMethod):
         axis = blocks.layout.samples_axis
         outputs = run.seen.activations()
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
-        run.settle(-1, lambda chosen: outputs[-1].index_select(axis, chosen.to(outputs[-1].device)))
+        run.settle(-1, blocks.layout)
         maps = []
         for call, output in zip(blocks.calls, outputs, strict=True):
             with torch.enable_grad():
@@ -229,7 +230,7 @@ class LeGrad(AttentionMethod):
                 if self.tokens == "mean":
                     changed = output.mean(1 - axis, keepdim=True).expand_as(output).clone()
                 scores = run.again(-1, samples, changed)
-            chunks = [g.relu().mean((2, 3)) for [g] in self._gradients(scores, [found[call]])]
+            chunks = [g.relu().mean((2, 3)) for [g] in self._gradients(run, [found[call]], scores)]
             maps.append(blocks.arranged(torch.cat(chunks).movedim(0, 1)))
         return maps
 

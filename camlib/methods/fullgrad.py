@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 from camlib import maps
 from camlib.forward import Pass
-from camlib.gradients import gradients
 from camlib.inputs import Inputs
 from camlib.methods.base import Explained
 from camlib.methods.explanation import Explanation
@@ -106,7 +105,7 @@ class FullGrad(PixelMethod):
         names = ["the input", *["a bias"] * len(met.found)]
 
         def chunks() -> Iterator[list[Tensor]]:
-            for found in gradients(run.scores, places, names, allow_unused=True):
+            for found in run.gradients(places, names, allow_unused=True):
                 yield [maps.precise(g) * value for g, value in zip(found, values, strict=True)]
 
         return run, met.found, chunks()

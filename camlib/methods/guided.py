@@ -110,7 +110,7 @@ class GuidedGradCAM(Method):
         with without_recomputation():
             with rule.lifted():
                 run, signed = self.cam._explained(model, given, target, rule)
-            return run, signed, maps.precise(image_gradients(run.scores, image))
+            return run, signed, maps.precise(image_gradients(run, image))
 
     def __repr__(self) -> str:
         return repr(self.cam).replace(type(self.cam).__name__, type(self).__name__, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.capture import Graph
-from camlib.errors import CamlibError, GraphError, LayerError, LayoutError
+from camlib.errors import GraphError, LayerError, LayoutError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layers import default_layer, first_pass, reading_of
@@ -199,7 +199,9 @@ class LayerMethod(MapMethod):
         """Another layer; sought once."""
         if layer not in self._advice:
             self._advice[layer] = "another layer may know more"
-            with suppress(CamlibError):
+            # The map is there already. What it takes to name a better layer, such as a backward
+            # pass, may be what the model cannot do, and must not cost the map.
+            with suppress(Exception):
                 name = default_layer(run.model, run.inputs, run.target)
                 if name != layer:
                     self._advice[layer] = f"layer {name!r} may know more"

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camlib import memory
 from camlib.errors import InputError
 from camlib.maps import precise, resize
 from camlib.visual.pictures import Picture, check_unit, is_signal, is_volume, unpack_stored
@@ -75,7 +74,7 @@ def overlay(
     white = 255 if stored else 1
     colors = color_table(colormap, pixels.device) * (alpha * white)
     deep = len(pixels) // count
-    blended = memory.empty(pixels.shape, pixels)
+    blended = pixels.new_empty(pixels.shape)
     # Parts that stay in the processor's cache: memory takes longer than arithmetic.
     step = max(1, _CACHED // math.prod(size)) if pixels.device.type == "cpu" else count
     planes = colors.new_empty(3, min(step, count) * deep, *size[-2:])

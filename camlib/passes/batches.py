@@ -1,0 +1,102 @@
+"""How a model takes changed images, many at once: found out in one small pass, and remembered.
+
+On a CPU, convolutions of many images are faster with channels last, and the same to rounding. A
+model that makes views of what they return may not take them so. And a model may mix samples, as
+norms with the statistics of the batch do: then what is changed in one is seen in the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from camlib.errors import warn
+from camlib.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a model takes changed images.
+
+    Attributes:
+        format: of memory, in which they come.
+        mixes: whether the answer to a sample depends on the others.
+    """
+
+    format: torch.memory_format = torch.preserve_format
+    mixes: bool = False
+
+    def warn_if_mixed(self, model: nn.Module) -> None:
+        """A warning if `model` mixes samples."""
+        if self.mixes:
+            warn(
+                f"{type(model).__name__} answers a sample differently in another batch (statistics "
+                "of the batch, or random numbers), so a map from batches of changed inputs shows "
+                "that too; explain one image a call, with batch_size=1, to keep them apart"
+            )
+
+
+def batching(
+    model: nn.Module,
+    given: Inputs,
+    clean: Tensor,
+    ask: Callable[[Tensor, Tensor], Tensor],
+    *,
+    several: bool,
+    question: type,
+) -> Batching:
+    """How `model` takes changed images; remembered for it as long as it lives.
+
+    Args:
+        model: without wrappers.
+        given: the arguments of the clean pass.
+        clean: its scores ``(N, K)``.
+        ask: the scores ``(M, K)`` of images ``(M, C, *size)`` of samples ``(M,)``.
+        several: whether more than one runs at once.
+        question: what kind of target is asked.
+    """
+    image = given.image
+    known = _known.setdefault(model, {})
+    key = (image.shape[1:], image.dtype, image.device, len(given) > 1, several, question)
+    if key not in known:
+        # One sample alone, or behind another that is no copy of it.
+        pair = torch.cat([(image[:1] + 1).cos(), image[:1]]) if several else image[:1]
+        samples = torch.zeros(len(pair), dtype=torch.long, device=image.device)
+        known[key] = Batching()
+        for format in _formats(image) if several or len(given) > 1 else ():
+            try:
+                with torch.no_grad():
+                    found = ask(samples, pair.clone(memory_format=format))[-1]
+                known[key] = Batching(format, not agree(found, clean[0], clean, 1 / 3))
+                break
+            except Exception as error:  # a pass to come tells of it
+                if not any(word in str(error) for word in _OF_FORMAT):
+                    break
+    return known[key]
+
+
+def agree(found: Tensor, expected: Tensor, clean: Tensor, power: float) -> bool:
+    """Whether `found` is `expected` up to rounding to a `power`, in the range of `clean` scores."""
+    expected = expected.to(found)
+    error = (found - expected).abs().where(found != expected, 0).max()
+    rounding = float(torch.finfo(clean.dtype).eps) ** power
+    scale = clean.abs().where(clean.isfinite(), 0).max()
+    return bool(error <= rounding * scale.to(error))
+
+
+def _formats(image: Tensor) -> tuple[torch.memory_format, ...]:
+    # The kernels of a CPU have it for images, and not in float64.
+    if image.ndim != 4 or image.device.type != "cpu" or image.dtype == torch.float64:
+        return (torch.preserve_format,)
+    return torch.channels_last, torch.preserve_format
+
+
+_OF_FORMAT = "view", "contiguous", "stride", "memory format"
+"""What errors speak of where a model does not take images with channels last."""
+
+_known: WeakKeyDictionary[nn.Module, dict[Any, Batching]] = WeakKeyDictionary()
