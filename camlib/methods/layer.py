@@ -19,9 +19,10 @@ from camlib.layers import default_layer, layout_of
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
-from camlib.modules import Layers, names, unwrap
+from camlib.modules import Layers, check_ran, names, unwrap
 from camlib.replay import Needs, Tail
 from camlib.targets import Target
+from camlib.visits import visits
 
 
 class LayerMethod(MapMethod):
@@ -119,7 +120,13 @@ class LayerMethod(MapMethod):
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable or rule else graphs:
             tails = [self._tail(model, name, given) for name in layers if self.replays]
-            run = Pass.of(model, given, target, layers, graph, rule, record=record, tails=tails)
+            try:
+                run = Pass.of(model, given, target, layers, graph, rule, record=record, tails=tails)
+            except LayerError:
+                with visits(model) as ran:
+                    given.owned().run(model)
+                check_ran(model, ran)
+                raise
             if run.seen.interrupted and graph == "tail":
                 continue
             try:
