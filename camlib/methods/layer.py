@@ -185,7 +185,7 @@ class LayerMethod(MapMethod):
     def _arranged(self, run: Pass, name: str, tensor: Tensor) -> Tensor:
         """`tensor`, which came from layer `name`, as ``(N, C, *grid)``."""
         arranged = self._layout(run, name, tensor.shape)(tensor)
-        if arranged.ndim != run.inputs.image.ndim or len(arranged) != len(run.inputs):
+        if arranged.ndim != len(run.inputs.size) + 2 or len(arranged) != len(run.inputs):
             raise LayoutError(
                 f"layer {name!r}: the layout made {tuple(arranged.shape)} of "
                 f"{tuple(tensor.shape)}; expected (N, C, *grid) with N={len(run.inputs)} and "
