@@ -12,6 +12,7 @@ from camlib.errors import (
     LayerError,
     LayoutError,
     ModelError,
+    OptionError,
     TargetError,
 )
 from camlib.methods import (
@@ -127,6 +128,7 @@ __all__ = [
     "Method",
     "ModelError",
     "Occlusion",
+    "OptionError",
     "PixelMethod",
     "RandomCAM",
     "ReciproCAM",

@@ -6,6 +6,7 @@
     ├── LayoutError     (ValueError)    an activation whose axes cannot be told apart
     ├── TargetError     (ValueError)    a target that does not fit the model's output
     ├── ModelError      (TypeError)     a model that is not of the form a method needs
+    ├── OptionError     (TypeError)     an option that a method does not have
     └── GraphError      (RuntimeError)  no gradient flows where one is needed
     CamlibWarning       (UserWarning)   a result that is probably not what was meant
 
@@ -40,6 +41,10 @@ class TargetError(CamlibError, ValueError):
 
 class ModelError(CamlibError, TypeError):
     """A model that is not of the form a method needs."""
+
+
+class OptionError(CamlibError, TypeError):
+    """An option that a method does not have."""
 
 
 class GraphError(CamlibError, RuntimeError):

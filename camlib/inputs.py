@@ -1,7 +1,8 @@
 """What a model is called with, and the image in it.
 
-A model takes a tensor, several (a tuple), named ones (a mapping) or a list of images (detection).
-One of them is the image: the first floating-point tensor with a grid, or the list.
+A model takes a tensor, several (a tuple), named ones (a mapping) or a list of images (detection);
+tensors may stand in containers inside these. The image is the one tensor with a grid. Where there
+are several, `camlib.images` measures which of them is looked at.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlib.arguments import arguments_of, described, hint_for, position_of
 from camlib.errors import InputError
 from camlib.passes.nested import mapped, tensors_in
+from camlib.paths import Path, Pictures, Where, at, matching, put, walk
+from camlib.readings import axes_of, axis_in, layout_named
 
 
 @dataclass(frozen=True)
@@ -24,61 +28,103 @@ class Inputs:
     Attributes:
         args: positional.
         kwargs: by name.
-        key: of the image: a position or a name.
-        image: ``(N, C, *size)``, or a clip ``(N, T, C, H, W)``; a list of images is one batch.
+        path: of the image.
+        image: as the model takes it; a list of images ``(C, H, W)`` is one batch.
+        axis: where the image has its channels; ``None`` for one without. Samples come first, all
+            other axes are the grid.
+        told: whether `axis` is known. If not, it is the most common reading of the shape.
+        rivals: the paths of all tensors that could be the image, where there are several.
+        chosen: whether the user said which of them is.
         shared: whether what is beside the image is the same for every sample.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    key: int | str
+    path: Path
     image: Tensor
+    axis: int | None = 1
+    told: bool = False
+    rivals: tuple[Path, ...] = ()
+    chosen: bool = False
     shared: bool = False
 
     @classmethod
-    def of(cls, given: Any) -> Inputs:
+    def of(
+        cls,
+        given: Any,
+        model: nn.Module | None = None,
+        *,
+        image: Where | None = None,
+        image_layout: str | None = None,
+    ) -> Inputs:
         """`given` as arguments: a tensor, a tuple of positional or a mapping of keyword arguments.
 
-        Any of them may be a list of images ``(C, H, W)``, as detection networks take it.
+        A list is one argument: of images ``(C, H, W)``, as detection networks take it, or of
+        batches.
+
+        Args:
+            given: what the user passed.
+            model: without wrappers. The signature of its ``forward`` tells whether a mapping holds
+                keyword arguments or is the one argument.
+            image: which tensor is the image; needed where several could be.
+            image_layout: the axes of the image, such as ``"NHWC"``.
 
         Raises:
-            InputError: there is no image in `given`, or it is empty, or a list of several sizes.
+            InputError: there is no image in `given`, or it is empty, or a list of several sizes, or
+                `image` or `image_layout` does not fit.
         """
         if isinstance(given, Inputs):
             return given
-        kwargs = dict(given) if isinstance(given, Mapping) else {}
-        args = () if kwargs else given if isinstance(given, tuple) else (given,)
-        for key, value in [*enumerate(args), *kwargs.items()]:
-            if isinstance(value, list) and value and all(_is_image(each, 3) for each in value):
-                shapes = [tuple(each.shape) for each in value]
-                if len(set(shapes)) > 1:
-                    raise InputError(
-                        f"the images of the list have shapes {', '.join(map(str, shapes))}; pass "
-                        "those of one size together, the others in calls of their own"
-                    )
-                value = torch.stack(value)
-            if _is_image(value):
-                if not value.numel():
-                    raise InputError(f"the images are empty: shape {tuple(value.shape)}")
-                return cls(args, kwargs, key, value)
-        raise InputError(
-            "expected images as a floating-point tensor (N, C, H, W), (N, C, L) or "
-            "(N, C, D, H, W), a list of images (C, H, W), or a tuple or mapping with one in it, "
-            "got " + _described(given)
-        )
+        args, kwargs = mapped(_plain, arguments_of(given, model))
+        tensors = dict(walk(_by_key(args, kwargs)))
+        axes = None if image_layout is None else len(image_layout)
+        found = {path: value for path, value in tensors.items() if _is_image(value, axes)}
+        if image is not None:
+            path = matching(image, tensors, position_of(image, model))
+            if not _is_image(tensors[path], axes, least=2):
+                raise InputError(
+                    f"image={image!r} is {described(tensors[path])}; expected a floating-point "
+                    "tensor with samples first" + hint_for(tensors[path], image_layout)
+                )
+        elif found:
+            path = next(iter(found))
+        else:
+            raise InputError(
+                "expected images as a floating-point tensor (N, C, H, W), (N, C, L) or "
+                "(N, C, D, H, W), a list of images (C, H, W), or a tuple or mapping with one in "
+                f"it, got {described(given)}" + hint_for(given, image_layout)
+            )
+        rivals = tuple(dict.fromkeys([*found, path]))
+        told = image_layout is not None
+        picture = _stacked(tensors[path])
+        if not picture.numel():
+            raise InputError(f"the images are empty: shape {tuple(picture.shape)}")
+        axis = axes_of(picture.shape)[0]
+        if image_layout is not None:
+            axis = axis_in(image_layout, picture.shape)
+        rivals = rivals if len(rivals) > 1 else ()
+        return cls(args, kwargs, path, picture, axis, told, rivals, image is not None)
+
+    def imaged(self, path: Path) -> Inputs:
+        """The same arguments with the tensor at `path` as the image."""
+        image = _stacked(at(self._named, path))
+        axis = self.axis if self.told else axes_of(image.shape)[0]
+        return replace(self, path=path, image=image, axis=axis)
 
     @property
-    def axis(self) -> int:
-        """Where the image has its channels: behind the frames in a clip ``(N, T, C, H, W)``."""
-        shape = self.image.shape
-        return 2 if len(shape) == 5 and shape[1] > 4 and shape[2] in (1, 3) else 1
+    def layout(self) -> str:
+        """The name of the reading, such as ``"NCHW"``."""
+        return layout_named(self.image.ndim, self.axis)
 
     @property
     def size(self) -> tuple[int, ...]:
         """The image's size without samples and channels."""
-        shape = list(self.image.shape)
-        del shape[self.axis], shape[0]
-        return tuple(shape)
+        return tuple(n for axis, n in enumerate(self.image.shape) if axis not in (0, self.axis))
+
+    @property
+    def arranged(self) -> Tensor:
+        """The image as ``(N, C, *size)``."""
+        return self.image.unsqueeze(1) if self.axis is None else self.image.movedim(self.axis, 1)
 
     @property
     def form(self) -> Hashable:
@@ -95,16 +141,39 @@ class Inputs:
     @property
     def several(self) -> bool:
         """Whether there are tensors beside the image."""
-        named = [*enumerate(self.args), *self.kwargs.items()]
-        return bool(tensors_in([value for key, value in named if key != self.key]))
+        own = len(self) if isinstance(self._given, list) else 1
+        return len(tensors_in((self.args, self.kwargs))) > own
 
     @property
     def _given(self) -> Any:
-        return self.args[self.key] if isinstance(self.key, int) else self.kwargs[self.key]
+        return at(self._named, self.path)
+
+    @property
+    def _named(self) -> dict[int | str, Any]:
+        return _by_key(self.args, self.kwargs)
 
     def __len__(self) -> int:
         """The number of samples."""
         return self.image.shape[0]
+
+    def readings(self) -> list[Inputs]:
+        """The ways to read the image's axes, the most common one first; one where they are told."""
+        if self.told:
+            return [self]
+        return [replace(self, axis=axis) for axis in axes_of(self.image.shape)]
+
+    def check_read(self) -> None:
+        """Check that the image's axes can be read in one way.
+
+        Raises:
+            InputError: there are several.
+        """
+        names = [repr(each.layout) for each in self.readings()]
+        if len(names) > 1:
+            raise InputError(
+                f"an image of shape {tuple(self.image.shape)} can be read as {' or '.join(names)}; "
+                f"say which: image_layout={names[0]}"
+            )
 
     def owned(self) -> Inputs:
         """The same arguments, their tensors copied, also those in tuples, lists and mappings.
@@ -115,7 +184,7 @@ class Inputs:
         return self._each(Tensor.clone)
 
     def of_samples(self, samples: Tensor, image: Tensor) -> Inputs:
-        """The arguments for `samples` ``(M,)``, by number, with `image` ``(M, C, *size)``.
+        """The arguments for `samples` ``(M,)``, by number, with `image` of ``M`` samples.
 
         What is beside the image is copied; the image itself goes to the model.
         """
@@ -129,26 +198,54 @@ class Inputs:
     def with_image(self, image: Tensor) -> Inputs:
         """The arguments with another image."""
         value = list(image) if isinstance(self._given, list) else image
-        if isinstance(self.key, int):
-            args = (*self.args[: self.key], value, *self.args[self.key + 1 :])
-            return replace(self, args=args, image=image)
-        return replace(self, kwargs={**self.kwargs, self.key: value}, image=image)
+        if isinstance(self.path[0], int):
+            return replace(self, args=put(self.args, self.path, value), image=image)
+        return replace(self, kwargs=put(self.kwargs, self.path, value), image=image)
 
-    def at_places(self, maps: Tensor) -> Tensor:
-        """`maps` ``(N, 1, *size)``, shaped to be multiplied with the image."""
-        return maps.movedim(1, self.axis)
+    def at_places(self, values: Tensor) -> Tensor:
+        """`values` ``(N, 1, *size)`` or ``(N, C, *size)``, with the axes of the image."""
+        return values.squeeze(1) if self.axis is None else values.movedim(1, self.axis)
 
     def run(self, model: nn.Module) -> Any:
         """What `model` returns for these arguments."""
         try:
             return model(*self.args, **self.kwargs)
         except Exception as error:
-            if self.image.ndim == 3:
-                error.add_note(
-                    f"the image has shape {tuple(self.image.shape)}, read as (N, C, L); "
-                    "a single picture needs a batch axis: image[None]"
-                )
+            self.annotate(error)
             raise
+
+    def annotate(self, error: Exception) -> None:
+        """Add to `error` how the inputs were read, where another way may be meant."""
+        read = "(" + ", ".join(self.layout) + ")"
+        shape = tuple(self.image.shape)
+        others = [repr(each.layout) for each in self.readings()[1:]]
+        single = self.image.ndim == 3 or (
+            self.image.ndim == 4 and self.image.shape[1] not in (1, 3)
+        )
+        advice = []
+        if isinstance(self._given, list):
+            advice.append(
+                f"the list of {len(self)} tensors of shape {shape[1:]} is read as a batch of "
+                "images, as detectors take it; batches in one list need an axis for samples each"
+            )
+        elif not self.told and (others or single):
+            ways = [f"image_layout={' or '.join(others)} reads it otherwise"] * bool(others)
+            ways += ["a single picture needs a batch axis: image[None]"] * single
+            advice.append(f"the image has shape {shape}, read as {read}; {'; '.join(ways)}")
+        if isinstance(error, TypeError) and self.kwargs:
+            names = ", ".join(f"{name}=" for name in self.kwargs)
+            advice.append(
+                f"the mapping is passed as keyword arguments, {names}; where the model takes one "
+                "mapping as its argument, pass (mapping,)"
+            )
+        if len(self.args) == 1 and isinstance(self.args[0], Mapping):
+            advice.append(
+                "the mapping is passed as the one positional argument; where its entries are "
+                "arguments by name, use names that the model's forward has"
+            )
+        for note in advice:
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         changed = replace(
@@ -160,10 +257,37 @@ class Inputs:
         return changed if isinstance(given, list) else replace(changed, image=given)
 
 
-def _is_image(value: Any, axes: int | None = None) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return False
-    return value.ndim >= 3 if axes is None else value.ndim == axes
+def _by_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:
+    named: dict[int | str, Any] = dict(enumerate(args))
+    return named | kwargs
+
+
+def _is_image(value: Pictures, axes: int | None, least: int = 3) -> bool:
+    """Whether `value` is floating point, with so many `axes`, or by default `least` or more."""
+    if isinstance(value, list):
+        return axes in (None, 4)
+    fits = value.ndim >= least if axes is None else value.ndim == axes
+    return fits and value.is_floating_point()
+
+
+def _stacked(value: Pictures) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    shapes = [tuple(each.shape) for each in value]
+    if len(set(shapes)) > 1:
+        raise InputError(
+            f"the images of the list have shapes {', '.join(map(str, shapes))}; pass those of one "
+            "size together, the others in calls of their own"
+        )
+    return torch.stack(value)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """`tensor` without a subclass that only knows what it shows, as those of torchvision do."""
+    kind = type(tensor)
+    if kind in (Tensor, nn.Parameter) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return tensor
+    return tensor.as_subclass(Tensor)
 
 
 def detached(output: Any) -> Any:
@@ -171,10 +295,3 @@ def detached(output: Any) -> Any:
     return mapped(Tensor.detach, output)
 
 
-def _described(given: Any) -> str:
-    if isinstance(given, Tensor):
-        return f"a {str(given.dtype).removeprefix('torch.')} tensor of shape {tuple(given.shape)}"
-    if isinstance(given, tuple | Mapping):
-        values = given.values() if isinstance(given, Mapping) else given
-        return f"{type(given).__name__} of {', '.join(map(_described, values)) or 'nothing'}"
-    return type(given).__name__

@@ -184,6 +184,23 @@ def _example(shape: Sequence[int], given: Inputs) -> str:
     return "Tokens(prefix=1, grid=(14, 14)), or a function from the activation to (N, C, *grid)"
 
 
+def as_read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> Inputs:
+    """`given` with the axis of its channels at which the most of `layers` can be read.
+
+    Args:
+        model: ready for a pass.
+        given: the arguments of its call, the axes of whose image are in doubt.
+        layers: by name; empty for all.
+    """
+
+    def readable(reading: Inputs) -> int:
+        order, _ = visited(model, reading)
+        found = _readings(model, reading, order)
+        return sum(isinstance(found.get(name), Reading) for name in layers or found)
+
+    return max(given.readings(), key=readable)
+
+
 _readings_of: WeakKeyDictionary[nn.Module, dict[Any, dict[str, Reading | LayoutError]]]
 _readings_of = WeakKeyDictionary()
 """What was found out about the layers of each model, by the shapes of its inputs."""
@@ -216,10 +233,11 @@ def _read(
 ) -> Iterator[tuple[str, Reading | LayoutError]]:
     """The readings of `_readings`."""
     entry = order.entry if order.entry is not None and order.entry.moved else None
+    doubtful = given.several or given.axis != 1
     measured: list[dict[str, Measured]] = []
     shapes: dict[str, Sequence[int]] = {"": entry.shape} if entry else {}
     for visit in order:
-        if (visit.moved or given.several) and len(visit.shape) > 2:
+        if (visit.moved or doubtful) and len(visit.shape) > 2:
             calls = {f"{visit.name}@{i}": s for i, s in enumerate(visit.shapes[:-1])}
             shapes |= {**calls, visit.name: visit.shape}
     failed = ""
@@ -233,15 +251,20 @@ def _read(
     found = Readings(len(given.size))
     if measured and "" in measured[0]:
         found.entry(measured[0][""])
+    elif order.entry is not None and not order.entry.moved:
+        found.entry(None)
     for visit in order:
         for call, shape in enumerate(visit.shapes):
             name = visit.name if call == visit.calls - 1 else f"{visit.name}@{call}"
             try:
-                if not visit.moved and not given.several:
+                if not visit.moved and not doubtful:
                     yield name, found.certain(shape)
                 elif all(name in each for each in measured) and measured:
                     seen = [each[name] for each in measured]
-                    yield name, found.measured(shape, seen, visit.module)
+                    if not visit.moved and given.axis == 1:
+                        yield name, found.unmoved(shape, seen)
+                    else:
+                        yield name, found.measured(shape, seen, visit.module)
                 else:
                     yield (
                         name,

@@ -16,17 +16,20 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def explaining(model: nn.Module, device: torch.device) -> Iterator[None]:
+def explaining(model: nn.Module, device: torch.device, *, eval: bool = True) -> Iterator[None]:
     """`model` ready to be explained; in the end it, and the state of PyTorch, are as found.
 
     Evaluation mode, compiled parts run as written, random numbers put back, and no copies of
     weights left in the cache of autocast: those made without a graph would cut the gradients of a
     training step in the same autocast block (torch 2.6 does so, 2.15 no longer).
+
+    Without `eval`, modules keep the modes they have, and random numbers are not put back.
     """
     with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
+        if eval:
+            stack.enter_context(evaluating(model))
         stack.enter_context(uncompiled())
-        for kind in {"cpu", device.type} & _RANDOM.keys():
+        for kind in {"cpu", device.type} & _RANDOM.keys() if eval else ():
             stack.enter_context(_random[kind].held(device))
         if torch.is_autocast_enabled(device.type):
             stack.callback(torch.clear_autocast_cache)

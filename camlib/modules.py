@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 import torch
@@ -25,7 +25,11 @@ def unwrap(model: nn.Module) -> nn.Module:
         ModelError: `model` is not a module.
     """
     if not isinstance(model, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module as the model, got {type(model).__name__}")
+        held = _held_by(model)
+        raise ModelError(
+            f"expected a torch.nn.Module as the model, got {type(model).__name__}"
+            + f"; pass the module that it holds: model.{held}" * bool(held)
+        )
     while True:
         if isinstance(model, DataParallel | DistributedDataParallel):
             model = model.module
@@ -35,13 +39,35 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def check_ran(model: nn.Module, ran: Collection[object]) -> None:
+    """Check that modules of `model` ran in a pass: those noted in `ran`.
+
+    Raises:
+        ModelError: none did, as where `model` runs a copy of them, or something it made of them.
+    """
+    if ran or not list(model.children()):
+        return
+    whole = set(model.parameters())
+    holding = [name for name, m in model.named_children() if whole == set(m.parameters())]
+    raise ModelError(
+        f"{type(model).__name__} ran none of the modules that it holds: it runs a copy of them, or "
+        "a program made from them, which cannot be read; pass "
+        + (f"the module that it holds: model.{holding[0]}" if holding else "the original network")
+    )
+
+
+def is_weight(name: str) -> bool:
+    """Whether the module `name` makes a weight, as those of `torch.nn.utils.parametrize` do."""
+    return "parametrizations" in name.split(".")
+
+
 def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     """Dotted name and module of `layer` in `model`, both without wrappers.
 
     A call that is meant stays in the name.
 
     Raises:
-        LayerError: there is no such layer in `model`, or it is scripted.
+        LayerError: there is no such layer in `model`, or it is scripted, or makes a weight.
     """
     model = unwrap(model)
     if isinstance(layer, str) and (there := _at(model, layer)) is not None:
@@ -90,6 +116,12 @@ def _at(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def _with_hooks(name: str, module: nn.Module) -> nn.Module:
+    if is_weight(name):
+        owner = name.partition("parametrizations")[0].rstrip(".")
+        raise LayerError(
+            f"layer {name!r} makes a weight and sees nothing of the image; choose the layer that "
+            f"uses it, {owner!r}"
+        )
     if isinstance(module, torch.jit.ScriptModule):
         raise LayerError(
             f"layer {name!r} is scripted ({module.original_name}) and cannot be read, as it runs "
@@ -122,6 +154,14 @@ def call_of(name: str) -> int | None:
     """Which call the layer `name` stands for, counted from 0; ``None`` for the last."""
     _, at, call = name.rpartition("@")
     return int(call) if at and call.isdecimal() else None
+
+
+def _held_by(holder: object) -> str | None:
+    """The attribute of `holder`, which is no module, that is one: ``model`` if there is."""
+    known = getattr(holder, "__dict__", {})
+    names = ["model", *(name for name in known if not name.startswith("_"))]
+    held = (name for name in names if isinstance(getattr(holder, name, None), nn.Module))
+    return next(held, None)
 
 
 def _eager(name: str) -> str:

@@ -84,7 +84,7 @@ def test_attention_to_texts_is_left_out(texts_first):
     assert found.names == ("seeing.features.2", "seeing.features.3")
     vectors = net.reading(texts).detach()
     for kind in KINDS:
-        seen = kind(net)((images(), texts), 1)
+        seen = kind(net, image="pixels")((images(), texts), 1)
         alone = kind(net.seeing)(images(), lambda scores: (scores @ vectors.mT)[:, 1])
         torch.testing.assert_close(seen, alone)
 

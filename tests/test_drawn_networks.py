@@ -111,9 +111,7 @@ class Network(nn.Module):
         self.numbers = torch.cat([*parts, others[2]])
         chosen = int(torch.randint(len(self.kept), (), generator=generator))
         shown = torch.arange(count) if drawn.axes.startswith("grid") else self.kept
-        self.cell = int(
-            torch.randint(count, (), generator=generator) if every else self.kept[chosen]
-        )
+        self.cell = int(shown[chosen])
 
     def forward(self, images: Tensor) -> Tensor:
         seen = self.patches(entered(images, self.drawn.entry))

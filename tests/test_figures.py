@@ -155,12 +155,12 @@ def test_several_classes_and_layers_have_columns_of_their_own(images, heatmaps):
     assert captions == [f"class {k}\nscore {k}" for k in range(6)]
     signed = several - 0.5
     for known in ({"map": heatmaps}, {"map": signed}, {"map": signed, "layers": ("a", "b", "c")}):
-        attribution = explanation(heatmap=signed, **known)
+        attribution = explanation(heatmap=signed, attribution=True, **known)
         assert np.array_equal(
             panels(figure(images, {"guided": attribution}))[1],
             to_image(signed[0]).permute(1, 2, 0),
         )
-    one = explanation(heatmap=signed[:, :1], map=signed[:, :1])
+    one = explanation(heatmap=signed[:, :1], map=signed[:, :1], attribution=True)
     assert np.array_equal(
         panels(figure(images, {"deconvnet": one}))[3], to_image(signed[1, :1]).permute(1, 2, 0)
     )

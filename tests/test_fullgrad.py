@@ -71,7 +71,7 @@ def test_layers_of_frames_have_no_place_in_the_map_but_in_the_sum():
     base = pooled()
     net = ByFrame(base.features, base.tail).eval()
     clip = images(2 * 6).reshape(2, 6, 3, 8, 8)
-    method = FullGrad(net)
+    method = FullGrad(net, image_layout="NTCHW")
     assert method(clip, 1).shape == (2, 6, 8, 8)
     terms = method.terms(clip, 1)
     total = sum(term.sum() for term in terms)

@@ -35,13 +35,14 @@ def assert_composed(net, batch, target, layer, cam, **options):
     """That both halves are those of two calls of their own, to rounding in float64."""
     seen = GuidedGradCAM(net, layer, cam=cam, **options).explain(batch, target)
     factor = cam(net, layer, relu=True, normalize=True, **options).explain(batch, target)
-    guided = GuidedBackprop(net)(batch, target)
+    predicted = GuidedBackprop(net).explain(batch, target)
+    guided = predicted.heatmap
     expected = guided * factor.heatmap.unsqueeze(factor.heatmap.ndim - 2)
     torch.testing.assert_close(seen.heatmap, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(seen.map, factor.map, rtol=1e-12, atol=1e-12)
     assert expected.abs().sum() > 0
     assert seen.layers == factor.layers
-    assert torch.equal(seen.target, factor.target)
+    assert torch.equal(seen.target, predicted.target)
 
 
 @TARGETS

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import UserDict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from nets import Net, convolutional, features, fitting, images, pooled, spread
@@ -80,7 +83,8 @@ def test_clip_with_frames_first():
     found = ScoreCAM(other, "features", baseline="blur")(turned, 1)
     torch.testing.assert_close(found, ScoreCAM(net, "features", baseline="blur")(clip, 1))
     torch.testing.assert_close(Saliency(other)(turned, 1), Saliency(net)(clip, 1).movedim(1, 2))
-    torch.testing.assert_close(FullGrad(other)(turned, 1), FullGrad(net)(clip, 1))
+    found = FullGrad(other, image_layout="NTCHW")(turned, 1)
+    torch.testing.assert_close(found, FullGrad(net)(clip, 1))
     found = IntegratedGradients(other, batch_size=7)(turned, [[1, 2]])
     expected = IntegratedGradients(net)(clip, [[1, 2]]).movedim(2, 3)
     torch.testing.assert_close(found, expected)
@@ -221,3 +225,185 @@ def test_what_is_beside_the_image_may_be_changed_in_place(kind):
     assert expected.map.any()
     torch.testing.assert_close(found.map, expected.map, rtol=1e-9, atol=1e-12)
     assert found.replayed == expected.replayed
+
+
+class Fast(nn.Module):
+    """Two clips of different lengths in one list, as SlowFast takes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.fast = pooled(1, axes=3), pooled(2, axes=3)
+
+    def forward(self, clips):
+        assert type(clips) is list
+        return self.slow(clips[0]) + self.fast(clips[1])
+
+
+def test_list_of_batches_is_one_argument():
+    slow, fast = images(2, 4, 8, 8, seed=1), images(2, 8, 8, 8, seed=2)
+    net = Fast().eval()
+    for given in ([slow, fast], ([slow, fast],), {"clips": [slow, fast]}):
+        found = GradCAM(net, "fast.features")(given, 1)
+        torch.testing.assert_close(found, GradCAM(net.fast, "features")(fast, 1))
+        for image in (0, (0, 0) if not isinstance(given, dict) else ("clips", 0)):
+            found = GradCAM(net, "slow.features", image=image)(given, 1)
+            torch.testing.assert_close(found, GradCAM(net.slow, "features")(slow, 1))
+        found = Saliency(net, image=1)(given, 1)
+        torch.testing.assert_close(found, Saliency(net.fast)(fast, 1))
+
+
+@dataclasses.dataclass
+class Held:
+    picture: torch.Tensor
+    name: str = ""
+
+
+class Batched(Net):
+    """Takes one mapping, or what else holds the picture."""
+
+    def forward(self, batch):
+        picture = batch.picture if isinstance(batch, Held) else batch["picture"]
+        return super().forward(picture[0] if isinstance(picture, tuple) else picture)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"picture": images(), "id": ["a", "b"]},
+        ({"picture": images(), "id": ["a", "b"]},),
+        {"batch": {"picture": images()}},
+        ({"picture": (images(), "b")},),
+        UserDict({"picture": images()}),
+        (Held(images(), "a"),),
+        Held(images()),
+    ],
+    ids=["mapping", "in a tuple", "by name", "deep", "UserDict", "dataclass", "bare dataclass"],
+)
+@pytest.mark.parametrize("kind", [GradCAM, ScoreCAM, Saliency, Occlusion, AblationCAM])
+def test_image_in_one_container(kind, given):
+    base = pooled()
+    net = Batched(base.features, base.tail).eval()
+    layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}
+    found = kind(net, **layer)(given, [[0, 1, 2, 3]])
+    torch.testing.assert_close(found, kind(base, **layer)(images(), [[0, 1, 2, 3]]))
+
+
+def test_mapping_that_was_meant_otherwise_says_how_to_pass_it():
+    base = pooled()
+    net = Batched(base.features, base.tail).eval()
+    with pytest.raises(KeyError) as caught:
+        GradCAM(net)({"image": images()})
+    assert "the mapping is passed as the one positional argument" in caught.value.__notes__[-1]
+
+    class Two(Net):
+        def forward(self, one, other=None):
+            return super().forward(one["picture"])
+
+    net = Two(base.features, base.tail).eval()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'extra'") as caught:
+        GradCAM(net)({"other": 3, "extra": images()})
+    assert "passed as keyword arguments, other=, extra=" in caught.value.__notes__[-1]
+    assert GradCAM(net, "features")(({"picture": images()},), 1).shape == (2, 8, 8)
+
+    class Open(Net):
+        def forward(self, **named):
+            return super().forward(named["picture"])
+
+    net = Open(base.features, base.tail).eval()
+    assert GradCAM(net, "features")({"picture": images()}, 1).shape == (2, 8, 8)
+
+
+def test_list_of_pictures_that_was_meant_as_one_argument_says_so():
+    class Pair(Net):
+        def forward(self, pair):
+            return super().forward(pair[0]) + super().forward(pair[1])
+
+    base = pooled()
+    net = Pair(base.features, base.tail).eval()
+    with pytest.raises(ValueError, match="expected 4D input") as caught:
+        GradCAM(net)([images()[0], images()[1]])
+    assert "read as a batch of images, as detectors take it" in caught.value.__notes__[-1]
+
+
+class Branded(torch.Tensor):
+    """A tensor with a name, as torchvision and MONAI have them."""
+
+
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+def test_subclass_of_tensor_is_a_plain_one(kind):
+    net = fitting(kind)
+    branded = images().as_subclass(Branded)
+    for given in (branded, (branded,), list(branded)):
+        model = Listed(net.features, net.tail).eval() if isinstance(given, list) else net
+        layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}
+        seen = kind(model, **layer).explain(given, 1)
+        for tensor in (seen.heatmap, seen.map, seen.score, seen.output):
+            assert type(tensor) is torch.Tensor
+        torch.testing.assert_close(seen.heatmap, kind(net, **layer)(images(), 1))
+
+
+def test_parameter_as_the_image_gets_its_gradient():
+    pixels = nn.Parameter(images())
+    net = pooled()
+    GradCAM(net, "features", differentiable=True)(pixels, 1, normalize=False).sum().backward()
+    assert pixels.grad.any()
+
+
+class Photo:
+    """A picture of Pillow, as far as its module tells."""
+
+    __module__ = "PIL.Image"
+
+
+BYTES = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+NO_IMAGES = {
+    "uint8": (BYTES, "divide by 255, or use the transform the model was trained with"),
+    "uint8 CHW": (BYTES[0], "divide by 255"),
+    "uint8 in a list": ([BYTES[0], BYTES[1]], r"got list of a uint8 tensor .*; divide by 255"),
+    "uint8 by name": ({"batch": BYTES}, "divide by 255"),
+    "integers": (BYTES.long(), r"got a int64 tensor .*; convert it with \.float\(\)"),
+    "complex": (images() + 0j, r"pass real numbers: the magnitude, or torch\.view_as_real"),
+    "PIL": (Photo(), r"got Photo; use the transform .* trained with: transform\(picture\)\[None\]"),
+    "list of PIL": ([Photo(), Photo()], r"got list of Photo; use the transform"),
+    "NumPy": (
+        np.zeros((8, 8, 3)),
+        r"got ndarray of shape \(8, 8, 3\); .* torch\.from_numpy\(array",
+    ),
+    "list of NumPy": ([np.zeros((8, 8, 3))], r"got list of ndarray .*; convert it: torch.from"),
+    "grey": (torch.zeros(8, 8), r"image_layout='NL' .* in grey: image\[None, None\]"),
+    "text": ("cat.png", r"got str$"),
+    "nothing": (None, r"got NoneType$"),
+    "empty": ((), r"got tuple of nothing$"),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+@pytest.mark.parametrize("kind", [GradCAM, Saliency, Occlusion, GuidedGradCAM])
+def test_what_is_no_image_says_what_to_do(kind, name):
+    given, message = NO_IMAGES[name]
+    with pytest.raises(InputError, match=message):
+        kind(pooled())(given)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_model_that_fails_without_a_batch_axis_says_so(axes):
+    net = fitting(GradCAM, axes=axes)
+    picture = images(1, *[10, 12, 14][:axes])[0]
+    if axes == 1:
+        with pytest.raises(InputError, match=r"image_layout='NL' for a batch"):
+            GradCAM(net, "features")(picture, 1)
+        return
+    with pytest.raises(ValueError, match=r"expected [45]D input") as caught:
+        GradCAM(net, "features")(picture, 1)
+    assert "a single picture needs a batch axis: image[None]" in caught.value.__notes__[-1]
+
+
+def test_model_that_fails_otherwise_speaks_for_itself():
+    class Failing(Net):
+        def forward(self, batch):
+            raise ArithmeticError("the model's own")
+
+    net = Failing(*pooled().children()).eval()
+    with pytest.raises(ArithmeticError, match="the model's own") as caught:
+        GradCAM(net)(images())
+    assert not getattr(caught.value, "__notes__", [])

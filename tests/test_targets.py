@@ -82,10 +82,10 @@ def test_what_is_no_target(target, message):
     ("function", "message"),
     [
         (
-            lambda out: out.argmax(1),
-            "expected the target to return a floating-point tensor, got torch.int64",
+            lambda out: out[:, 0] + 0j,
+            "expected the target to return a tensor of real numbers, got torch.complex64",
         ),
-        (lambda out: 3.0, "expected the target to return a floating-point tensor, got float"),
+        (lambda out: 3.0, "expected the target to return a tensor of real numbers, got float"),
         (lambda out: out.sum(), r"or \(2, K\), a score for each sample, got \(\)"),
         (lambda out: out[:1, 0], r"got \(1,\)"),
         (lambda out: out[None], r"got \(1, 2, 4\)"),

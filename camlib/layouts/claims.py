@@ -116,7 +116,19 @@ class Claim:
             sure = self.look.telling or few
         else:
             sure = few and not self.usual
+        if not row and self.usual and not few:
+            # Along an axis at which places look everywhere, any order agrees by chance.
+            known = [c for c, tells in zip(self.correlations, self._tells, strict=True) if tells]
+            return bool(known) and min(known) >= AGREES and min(self.correlations) > -AGREES
         return self.agreement >= (SURE if sure else AGREES)
+
+    @property
+    def _tells(self) -> list[bool]:
+        """Whether the places differ along each axis of the input by more than each sees of it."""
+        varied = self.positions[:, self.loud].var(1)
+        spread = self.spread[:, self.loud].square().mean(1)
+        tells: list[bool] = ((varied > ALIKE**2) & (varied > spread)).tolist()
+        return tells
 
     @property
     def silent(self) -> int:
@@ -144,8 +156,8 @@ class Claim:
     def clear(self) -> bool:
         """Whether each place looks at little more than its cell, just where it is claimed."""
         spread = self.spread[:, self.loud].median(1).values.tolist()
-        local = all(s * n <= 1 for s, n in zip(spread, self.grid, strict=True) if n > 1)
-        return local and self.agreement >= _CLEAR
+        local = all(s * n <= 0.75 for s, n in zip(spread, self.grid, strict=True) if n > 1)
+        return local and self.look.telling and self.agreement >= _CLEAR
 
     def rivals(self, other: Claim) -> bool:
         """Whether `other` puts places that both show at another distance from each other."""
@@ -258,8 +270,8 @@ def _of_tokens(
     best: list[Claim] = []
     stages = _stages(look, len(window), grids)
     for stage in stages if look.telling else itertools.islice(stages, 2):
-        for numbers, grid in stage:
-            best += _laid(look, measured, numbers.reshape(grid))
+        for runs, grid in stage:
+            best += _laid(look, measured, runs, grid)
         if best and max(claim.agreement for claim in best) >= SURE:
             break
     else:
@@ -275,24 +287,20 @@ def _of_tokens(
 def _stages(
     look: Looks, axes: int, grids: Collection[Grid]
 ) -> Iterator[Iterator[tuple[Tensor, Grid]]]:
-    """Which tokens may be patches, on which grid: the likeliest first."""
+    """Which tokens may be patches, ``(S, patches)``, on which grid: the likeliest first."""
     every = torch.arange(len(look.loud))
     loud = every[look.loud.cpu()]
     count = len(every)
 
-    def runs(known: Collection[Grid]) -> Iterator[tuple[Tensor, Grid]]:
-        for grid in known:
-            for start in range(count - math.prod(grid) + 1):
-                yield every[start : start + math.prod(grid)], grid
-
-    def gaps(known: Collection[Grid]) -> Iterator[tuple[Tensor, Grid]]:
-        for grid in known:
-            others = count - math.prod(grid)
-            for start in range(1, math.prod(grid)) if 0 < others <= _OTHERS else ():
-                yield torch.cat([every[:start], every[start + others :]]), grid
+    def gaps(grid: Grid) -> Tensor:
+        """All but as many tokens as are too many, from each place on."""
+        size, others = math.prod(grid), count - math.prod(grid)
+        starts = torch.arange(1, size)[:, None]
+        return every[:size] + others * (every[:size] >= starts)
 
     if axes == 1:
-        yield iter([_steps(look)])
+        steps = _steps(look)
+        yield iter([(steps[None], (len(steps),))])
         return
     known = [
         turned
@@ -301,14 +309,14 @@ def _stages(
         for turned in dict.fromkeys(itertools.permutations(grid))
     ]
     others = range(1, min(_OTHERS, count // 8) + 1)
-    yield runs(known)
-    yield ((loud, grid) for grid in _factors(len(loud), axes) if min(grid) > 1)
     fewer = [grid for number in others for grid in _factors(count - number, axes)]
-    yield runs([grid for grid in fewer if min(grid) > 1])
-    yield gaps(known)
+    yield ((every.unfold(0, math.prod(grid), 1), grid) for grid in known)
+    yield ((loud[None], grid) for grid in _factors(len(loud), axes) if min(grid) > 1)
+    yield ((every.unfold(0, math.prod(grid), 1), grid) for grid in fewer if min(grid) > 1)
+    yield ((gaps(g), g) for g in known if 0 < count - math.prod(g) <= _OTHERS)
 
 
-def _steps(look: Looks) -> tuple[Tensor, Grid]:
+def _steps(look: Looks) -> Tensor:
     """The tokens of a series: all but those at its ends that look somewhere else."""
     line = look.positions[0]
     numbers = torch.arange(len(line)).to(line)
@@ -321,7 +329,7 @@ def _steps(look: Looks) -> tuple[Tensor, Grid]:
         if keep.sum() < 2:
             break
     first, last = (int(keep.nonzero()[end, 0]) if keep.any() else 0 for end in (0, -1))
-    return torch.arange(first, last + 1), (last + 1 - first,)
+    return torch.arange(first, last + 1)
 
 
 def _coverage(claim: Claim) -> tuple[int, int, bool]:
@@ -329,20 +337,42 @@ def _coverage(claim: Claim) -> tuple[int, int, bool]:
     return int(claim.loud.sum()), -claim.silent, claim.usual
 
 
-def _laid(look: Looks, measured: Measured, numbers: Tensor) -> Iterator[Claim]:
-    """Claims of tokens with these `numbers` on the grid, in each order of its axes."""
-    for order in itertools.permutations(range(numbers.ndim)):
-        laid = numbers.permute(order)
+def _laid(look: Looks, measured: Measured, runs: Tensor, grid: Grid) -> Iterator[Claim]:
+    """For each order of the axes, the claim of that of `runs` ``(S, patches)`` which agrees best."""
+    correlations = _of_runs(look, runs, grid)
+    for order in itertools.permutations(range(len(grid))):
+        chosen = torch.stack([correlations[a, order[a]] for a in range(len(grid))]).abs()
+        numbers = runs[int(chosen.amin(0).argmax())]
+        laid = numbers.reshape(grid).permute(order)
         claim = Claim.of(_tokens(laid, measured, look), look)
-        if claim is None or claim.silent > 1 + numbers.numel() // 32:
-            return
-        backwards = [axis for axis, c in enumerate(claim.correlations) if c < 0]
-        if backwards and look.telling and min(map(abs, claim.correlations)) >= SURE:
-            claim = Claim.of(_tokens(laid.flip(backwards), measured, look), look)
-        if claim is not None:
-            yield claim
+        if claim is not None and claim.silent <= 1 + numbers.numel() // 32:
+            backwards = [axis for axis, c in enumerate(claim.correlations) if c < 0]
+            if backwards and look.telling and min(map(abs, claim.correlations)) >= SURE:
+                claim = Claim.of(_tokens(laid.flip(backwards), measured, look), look)
+            if claim is not None:
+                yield claim
         if not look.telling:
             return
+
+
+def _of_runs(look: Looks, runs: Tensor, grid: Grid) -> Tensor:
+    """The correlations of each axis of the input with each of the grid, ``(A, A, S)``.
+
+    Over the places that change; 1 for an axis of the grid with one place.
+    """
+    runs = runs.to(look.positions.device)
+    loud = look.loud[runs].to(look.positions)
+    count = loud.sum(1).clamp(min=1)
+    measured = look.positions[:, runs]
+    measured = (measured - ((measured * loud).sum(2) / count)[..., None]) * loud
+    found = []
+    for claimed in torch.unravel_index(torch.arange(math.prod(grid)).to(runs), grid):
+        line = claimed.to(loud).expand_as(loud)
+        line = (line - ((line * loud).sum(1) / count)[:, None]) * loud
+        size = line.norm(dim=1) * measured.norm(dim=2)
+        found.append((line * measured).sum(2) / size.clamp(min=1e-12))
+    single = torch.tensor([n == 1 for n in grid], device=runs.device)
+    return torch.stack(found, 1).masked_fill(single[:, None], 1.0)
 
 
 def _tokens(numbers: Tensor, measured: Measured, look: Looks) -> Layout:

@@ -56,6 +56,7 @@ class Readings:
     _known: dict[object, list[Reading]] = field(default_factory=lambda: defaultdict(list))
     _grids: dict[Grid, None] = field(default_factory=dict)
     _before: tuple[Claim, Window] | None = None
+    _entered: bool = False
 
     def certain(self, shape: Shape) -> Reading:
         """The reading of a layer before which nothing moved places.
@@ -74,6 +75,16 @@ class Readings:
         self._before = None
         return reading
 
+    def unmoved(self, shape: Shape, seen: Sequence[Measured]) -> Reading:
+        """The reading of a layer before which nothing moved places, if it looks at the image.
+
+        Raises:
+            LayoutError: it does not, or has no grid.
+        """
+        if any(_still(each) for each in seen):
+            raise LayoutError(_STILL)
+        return self.certain(shape)
+
     def measured(self, shape: Shape, seen: Sequence[Measured], module: nn.Module | None) -> Reading:
         """The reading of a layer from what was measured of it.
 
@@ -88,13 +99,11 @@ class Readings:
         first = seen[0]
         known = self._known[_key(first.samples, shape)]
         telling = any(look.telling for look in first.looks)
-        found = self._again(known, first)
+        found = again = self._again(known, first)
         if not found:
             window = self._before[1] if self._before else self._whole
             found = claims(first, self._grids, window, tokens=telling or not known)
-        if found and (
-            found[0].agrees(self._grids) or found[0].layout in (each.layout for each in known)
-        ):
+        if again or (found and found[0].agrees(self._grids)):
             best = found[0]
             if telling and not best.look.telling and len(shape) == 3:
                 raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
@@ -102,8 +111,7 @@ class Readings:
             if rivals and rivals[0].agreement > best.agreement - CLEARLY:
                 raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
             for other in seen[1:]:
-                again = self._again([Reading(best.layout, ())], other)
-                if not again:
+                if not self._again([Reading(best.layout, ())], other):
                     raise LayoutError(
                         f"{best.layout!r} fits the first sample and not all of them; explain "
                         "samples whose patches lie at different places one by one"
@@ -115,7 +123,7 @@ class Readings:
             self._before = best, window
             return reading
         if _still(first):
-            raise LayoutError("it does not depend on the image")
+            raise LayoutError(_STILL)
         if telling and not _rounding(first):
             raise LayoutError(
                 f"no reading of {tuple(shape)} agrees with where its places look "
@@ -130,8 +138,15 @@ class Readings:
                     raise LayoutError(f"{reading.layout!r} fits only a grid that is rolled over")
         return self._without_positions(shape, known, module, bool(found))
 
-    def entry(self, seen: Measured) -> None:
-        """Take note of what the first layer is given: the input, cut, padded, resized or turned."""
+    def entry(self, seen: Measured | None) -> None:
+        """Take note of what the first layer is given: the input, cut, padded, resized or turned.
+
+        Args:
+            seen: what was measured of it; ``None`` if nothing moved places before it.
+        """
+        self._entered = True
+        if seen is None:
+            return
         found = claims(seen, (), self._whole)
         if found and found[0].agreement >= AGREES and found[0].look.channels == 1:
             borders = zip(found[0].borders(), found[0].grid, strict=True)
@@ -169,7 +184,8 @@ class Readings:
         It is that of the layer before, unless the positions of both are clear and tell otherwise.
         """
         before, window = self._before or (None, self._whole)
-        if not claim.clear or not (before is None or before.clear):
+        same_axes = len(claim.look.axes) == len(claim.grid)
+        if not claim.clear or not (before is None or before.clear) or (same_axes and self._entered):
             return window
         found = []
         ends_before = before.borders() if before else window
@@ -192,6 +208,9 @@ class Readings:
         if reading.layout not in (each.layout for each in known):
             known.append(reading)
             self._grids[reading.layout.grid_of(shape)] = None
+
+
+_STILL = "it does not depend on the image"
 
 
 def _key(samples: int, shape: Shape) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from camlib.forward import Pass
 from camlib.inputs import Inputs
 from camlib.methods.base import Averageable, MapMethod
 from camlib.methods.ensemble import Ensemble
-from camlib.methods.views import View, check_scales, check_unplaced, rescaled
+from camlib.methods.views import View, check_scales, check_unplaced, mirrored, rescaled
 from camlib.targets import Target
 
 
@@ -62,7 +62,7 @@ class Augmented(Ensemble):
             image = rescaled(run.inputs, scale)
             yield samples, image, lambda values: values / count
             if self.flips:
-                yield samples, image.flip(-1), lambda values: values.flip(-1) / count
+                yield samples, mirrored(run.inputs, image), lambda values: values.flip(-1) / count
 
     def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
         run = super()._clean(model, given, target)

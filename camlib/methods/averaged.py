@@ -33,6 +33,7 @@ class IntegratedGradients(PixelMethod):
         baseline: a number, or a tensor that broadcasts to the images.
         steps: points of the rule.
         batch_size: how many images the model sees at once; bounds the memory.
+        options: see `PixelMethod`.
 
     Raises:
         InputError: `steps` or `batch_size` is below 1; in a call, `baseline` does not fit.
@@ -47,8 +48,9 @@ class IntegratedGradients(PixelMethod):
         baseline: Tensor | float = 0.0,
         steps: int = 50,
         batch_size: int = 32,
+        **options: Any,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, **options)
         check_counts(steps=steps, batch_size=batch_size)
         self.baseline = baseline
         self.steps = steps
@@ -88,6 +90,7 @@ class ExpectedGradients(PixelMethod):
         samples: how many draws, the same for all images.
         seed: of the draws.
         batch_size: how many images the model sees at once; bounds the memory.
+        options: see `PixelMethod`.
 
     Raises:
         InputError: `samples` or `batch_size` is below 1; in a call, `baselines` do not fit.
@@ -103,8 +106,9 @@ class ExpectedGradients(PixelMethod):
         samples: int = 50,
         seed: int = 0,
         batch_size: int = 32,
+        **options: Any,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, **options)
         check_counts(samples=samples, batch_size=batch_size)
         self.baselines = baselines
         self.samples = samples

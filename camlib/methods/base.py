@@ -17,26 +17,25 @@ from camlib.errors import InputError, warn
 from camlib.forward import Pass
 from camlib.inputs import Inputs, detached
 from camlib.maps import Fuse, Normalize, Window
+from camlib.methods.calling import ELSEWHERE, Calling, check_options
 from camlib.methods.explanation import Explanation
-from camlib.modes import explaining
-from camlib.modules import unwrap
 from camlib.targets import Target
 
 
-class Method(ABC):
+class Method(Calling, ABC):
     """A way to explain what `model` answers. The model is never changed."""
 
     cost: ClassVar[str]
     """Forward and backward passes of a call."""
 
-    model: nn.Module
-
-    def __call__(self, inputs: Any, target: Any = None, **options: Any) -> Tensor:
+    def __call__(self, inputs: Any = None, target: Any = None, **options: Any) -> Tensor:
         """Where the model looked: the `heatmap` of `explain`.
 
         Args:
             inputs: images ``(N, C, H, W)``, series ``(N, C, L)`` or volumes ``(N, C, D, H, W)``; a
-                tuple of positional or a mapping of keyword arguments with one in it.
+                tuple of positional or a mapping of keyword arguments with one in it; a list of
+                images ``(C, H, W)``, or of batches, as the one argument; ``(mapping,)`` for a
+                mapping as the one argument.
             target: what to explain: ``None`` for the predicted class, a class, one class a sample,
                 ``(N, K)`` classes, a `camlib.targets.Target`, or a function of the model's output
                 that returns ``(N,)`` or ``(N, K)``.
@@ -49,7 +48,14 @@ class Method(ABC):
 
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
+            OptionError: there is no such option.
         """
+        if options:
+            parameters = inspect.signature(self.explain).parameters
+            unknown = [name for name in options if name not in parameters]
+            if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                unknown = [name for name in unknown if name in ELSEWHERE]
+            check_options(type(self), unknown, parameters)
         return self.explain(inputs, target, **options).heatmap
 
     @abstractmethod
@@ -123,10 +129,12 @@ class MapMethod(Averageable):
         normalize: ``True`` for [0, 1], ``"max"`` to divide by the largest value only,
             ``"centered"`` for [0, 1] with 0.5 for "no evidence", ``False`` for units of the score;
             by default ``True``, or ``"centered"`` where such a target's sign is kept.
+        options: `image`, `image_layout` and `eval`, see `Calling`.
 
     Raises:
         InputError: an option has no such value.
         ModelError: `model` is not a module.
+        OptionError: there is no such option.
     """
 
     rectify: ClassVar[bool] = True
@@ -143,10 +151,10 @@ class MapMethod(Averageable):
         relu: bool | None = None,
         resize: bool = True,
         normalize: Normalize | None = None,
+        **options: Any,
     ) -> None:
-        unwrap(model)
+        super().__init__(model, **options)
         maps.check(fuse=self.fuse, normalize=normalize)
-        self.model = model
         self.differentiable = differentiable
         self.relu = relu
         self.resize = resize
@@ -192,13 +200,10 @@ class MapMethod(Averageable):
         resize: bool | None = None,
         normalize: Normalize | None = None,
     ) -> Explanation:
-        given = Inputs.of(inputs)
-        model = unwrap(self.model)
         maps.check(fuse=self.fuse, normalize=normalize)
-        with explaining(model, given.image.device):
-            with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-                run, signed = explained(model, given, target)
-                return self._explanation(run, signed, relu, resize, normalize)
+        with self._prepared(inputs) as (model, given), torch.set_grad_enabled(self.differentiable):
+            run, signed = explained(model, given, target)
+            return self._explanation(run, signed, relu, resize, normalize)
 
     def _explanation(
         self,
@@ -241,6 +246,7 @@ class MapMethod(Averageable):
             layers=run.seen.names,
             method=type(self).__name__,
             size=given.size,
+            axis=given.axis,
             replayed=run.replayed,
         )
 

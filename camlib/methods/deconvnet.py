@@ -18,8 +18,7 @@ from camlib.layers import reading_of
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod
-from camlib.modes import explaining
-from camlib.modules import Layer, find, unwrap
+from camlib.modules import Layer, find
 from camlib.rules import Rectifying, without_recomputation
 from camlib.visits import visits
 
@@ -42,6 +41,7 @@ class Deconvnet(PixelMethod):
         layer: where the signal starts: a module or its dotted name; ``None`` for the score of a
             class at the output.
         generalize: other activation functions pass back ``max(R_out, 0)`` as well.
+        options: see `PixelMethod`.
 
     Raises:
         LayerError: the layer is not in `model`.
@@ -50,10 +50,16 @@ class Deconvnet(PixelMethod):
     cost = "1 forward, 1 backward"
 
     def __init__(
-        self, model: nn.Module, layer: Layer | None = None, *, generalize: bool = False
+        self,
+        model: nn.Module,
+        layer: Layer | None = None,
+        *,
+        generalize: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, **options)
         self.layer = None if layer is None else find(model, layer)[0]
+        self.layers = () if self.layer is None else (self.layer,)
         self.generalize = generalize
 
     def explain(
@@ -91,10 +97,8 @@ class Deconvnet(PixelMethod):
                 f"Deconvnet from layer {self.layer!r} needs one of unit= and channel=, and no "
                 "target; for a class, build it without a layer"
             )
-        given = Inputs.of(inputs)
-        model = unwrap(self.model)
         rule = self._rule()
-        with explaining(model, given.image.device), torch.inference_mode(False):
+        with self._prepared(inputs) as (model, given):
             image = given.image.detach().clone().requires_grad_()
             looking = visits(model, len(given.size))
             with rule, looking as order, capture(model, [self.layer], graph="whole") as seen:
@@ -120,6 +124,8 @@ class Deconvnet(PixelMethod):
             layers=(self.layer,),
             method="Deconvnet",
             size=given.size,
+            axis=given.axis,
+            attribution=True,
         )
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:

@@ -47,13 +47,18 @@ class Explanation(Drawn):
         map: the method's map at the layer's own grid ``(N, h, w)``, in units of the score, after
             the ReLU its paper has. For several layers, the fused map at the finest of their grids.
         maps: the map of each layer at its own grid, in the order of `layers`.
-        score: the scores explained, ``(N,)``.
-        target: the classes explained, ``(N,)``; ``None`` where the target is no class.
+        score: the scores explained, ``(N,)``; NaN where a method that asks for no class was
+            given no target.
+        target: the classes explained, ``(N,)``; ``None`` where the target is no class, or there
+            is none.
         output: what the model returned, detached.
         layers: dotted names of the layers.
         method: name of the method.
         size: the size of what was explained: ``(L,)`` of signals, ``(H, W)`` of images,
             ``(D, H, W)`` of volumes and clips.
+        axis: where the input has its channels, as an attribution of it has; ``None`` for an input
+            without.
+        attribution: whether `heatmap` is one of the input's values, with the axes of the input.
         replayed: for methods that change activations, whether only what follows the layers ran
             again: ``False`` where a model defeats that and ran in full, with the same result;
             ``None`` where nothing had to run again.
@@ -68,6 +73,8 @@ class Explanation(Drawn):
     layers: tuple[str, ...]
     method: str
     size: tuple[int, ...]
+    axis: int | None = 1
+    attribution: bool = False
     replayed: bool | None = None
 
     def overlay(self, images: Any, **options: Any) -> Any:
@@ -75,12 +82,23 @@ class Explanation(Drawn):
 
         Args:
             images: what was explained: a batch ``(N, C, H, W)`` or ``(N, C, D, H, W)`` in [0, 1]
-                or uint8, or one image of any kind that `camlib.overlay` takes.
+                or uint8, with its axes as the model takes them, or one image of any kind that
+                `camlib.overlay` takes. The result has its channels after the samples.
             options: of `camlib.overlay`.
         """
         from camlib.visual import overlay
 
-        return overlay(images, self.heatmap, **options)
+        return overlay(self.channels_first(images), self.heatmap, **options)
+
+    def channels_first(self, values: Any) -> Any:
+        """`values`, a batch with the axes of the input, with channels after the samples.
+
+        Anything else is returned as it is.
+        """
+        axes = 1 + len(self.size) + (self.axis is not None)
+        if not isinstance(values, Tensor) or values.ndim != axes or self.axis == 1:
+            return values
+        return values.unsqueeze(1) if self.axis is None else values.movedim(self.axis, 1)
 
     def figure(self, images: Any = None, **options: Any) -> Figure:
         """The heatmaps beside `images` if given, as `camlib.visual.figure` draws them."""

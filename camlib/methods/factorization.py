@@ -11,13 +11,13 @@ from camlib import maps, targets
 from camlib.chunks import Chunks
 from camlib.errors import InputError, LayerError, warn
 from camlib.forward import Pass
-from camlib.inputs import Inputs, detached
+from camlib.inputs import detached
 from camlib.layers import default_layer, reading_of
 from camlib.layouts import Layout, adapted
 from camlib.methods.ablation import changed_scores
 from camlib.methods.base import NOT_FINITE
+from camlib.methods.calling import Calling
 from camlib.methods.concepts import Concepts
-from camlib.modes import explaining
 from camlib.modules import Layers, names, unwrap
 from camlib.replay import Needs, Tail
 
@@ -25,7 +25,7 @@ _SIGNED = 0.1
 """The share of a layer's size in negative values from which on cutting them is worth a warning."""
 
 
-class DeepFeatureFactorization:
+class DeepFeatureFactorization(Calling):
     """Deep feature factorization: a few patterns of channels that make up a layer, and where.
 
     Collins, Achanta and Süsstrunk, ECCV 2018, arXiv:1806.10206. The activations of all images,
@@ -49,6 +49,7 @@ class DeepFeatureFactorization:
         iterations: the most updates to make.
         tolerance: ten updates that lower the error by less than this share of it are the last.
         batch_size: how many changed activations run at once; by default what fits into memory.
+        options: `image`, `image_layout` and `eval`, see `camlib.methods.calling.Calling`.
 
     Raises:
         InputError: a count is below 1.
@@ -71,14 +72,16 @@ class DeepFeatureFactorization:
         iterations: int = 200,
         tolerance: float = 1e-4,
         batch_size: int | None = None,
+        **options: Any,
     ) -> None:
+        super().__init__(model, **options)
         for name, count in {"concepts": concepts, "iterations": iterations}.items():
             if count < 1:
                 raise InputError(f"{name}={count} leaves nothing to do; use 1 or more")
         chosen = names(unwrap(model), layer)
         if len(chosen) > 1:
             raise LayerError(f"expected one layer to factor, got {chosen}; call it for each")
-        self.model = model
+        self.layers = chosen
         self.layer = chosen[0] if chosen else None
         self.concepts = concepts
         self.layout = None if layout is None else adapted(layout)
@@ -98,9 +101,7 @@ class DeepFeatureFactorization:
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
-        given = Inputs.of(inputs)
-        model = unwrap(self.model)
-        with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
+        with self._prepared(inputs) as (model, given), torch.no_grad():
             name = self.layer or default_layer(model, given, target)
             tail = Tail(model, name, Needs())
             asked = targets.logits if target is None else target

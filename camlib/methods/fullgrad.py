@@ -17,8 +17,6 @@ from camlib.inputs import Inputs
 from camlib.methods.base import Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
-from camlib.modes import explaining
-from camlib.modules import unwrap
 from camlib.targets import Target
 
 
@@ -44,7 +42,8 @@ class FullGrad(PixelMethod):
         seen = super()._shown(explained, inputs, target, **options)
         with torch.inference_mode(False):
             apart = seen.map.reshape(-1, 1, *seen.size)
-            return replace(seen, heatmap=maps.normalize(apart).reshape(seen.map.shape))
+            heat = maps.normalize(apart).reshape(seen.map.shape)
+            return replace(seen, heatmap=heat, attribution=False)
 
     def terms(self, inputs: Any, target: Any = None) -> list[Tensor]:
         """What the score is the sum of, all of it signed.
@@ -58,8 +57,7 @@ class FullGrad(PixelMethod):
             order in which they are used, ``(N, ...)`` as the layer's output; ``(N, K, ...)`` for
             several classes a sample.
         """
-        given, model = Inputs.of(inputs), unwrap(self.model)
-        with explaining(model, given.image.device), torch.inference_mode(False):
+        with self._prepared(inputs) as (model, given):
             run, _, chunks = self._decomposed(model, given, target)
             found = [torch.cat(parts).movedim(0, 1) for parts in zip(*chunks, strict=True)]
         return found if run.shape else [term.squeeze(1) for term in found]
@@ -96,6 +94,7 @@ class FullGrad(PixelMethod):
         self, model: nn.Module, given: Inputs, target: Any
     ) -> tuple[Pass, list[_Bias], Iterator[list[Tensor]]]:
         """The clean pass, the biases met in it, and the terms, each ``(k, N, ...)``, in chunks."""
+        given.check_read()
         met = _Biases()
         with torch.enable_grad():
             image = given.image.detach().clone().requires_grad_()
@@ -191,7 +190,7 @@ def _drawn(given: Inputs, biases: list[_Bias], terms: list[Tensor]) -> list[Tens
         *(
             term
             for term, bias in zip(others, biases, strict=True)
-            if bias.drawn and term.shape[1] == len(given) and term.ndim == first.ndim
+            if bias.drawn and term.shape[1] == len(given) and term.ndim == len(given.size) + 3
         ),
     ]
 
@@ -199,14 +198,15 @@ def _drawn(given: Inputs, biases: list[_Bias], terms: list[Tensor]) -> list[Tens
 def _picture(given: Inputs, terms: list[Tensor]) -> Tensor:
     """The map ``(k, N, *size)`` of `terms` ``(k, N, ...)``, the input's first."""
     first, *others = terms
-    picture = _psi(first, given.axis, given.size)
+    first = first.unsqueeze(2) if given.axis is None else first.movedim(1 + given.axis, 2)
+    picture = _psi(first, given.size)
     for term in others:
-        picture = picture + _psi(term, 1, given.size)
+        picture = picture + _psi(term, given.size)
     return picture
 
 
-def _psi(term: Tensor, axis: int, size: tuple[int, ...]) -> Tensor:
-    """What the map shows of `term` ``(k, N, ...)``, its channels at `axis` of a sample's batch."""
+def _psi(term: Tensor, size: tuple[int, ...]) -> Tensor:
+    """What the map shows of `term` ``(k, N, C, ...)``."""
     apart = term.abs().flatten(0, 1)[:, None]
-    found = maps.normalize(apart).sum(axis + 1)
+    found = maps.normalize(apart).sum(2)
     return maps.resize(found, size).reshape(*term.shape[:2], *size)

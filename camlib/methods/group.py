@@ -76,9 +76,7 @@ class GroupCAM(LayerMethod):
         target = asked_as(run.target, self.score)
         samples = torch.arange(len(image), device=image.device)
         side = min(run.inputs.size)
-        blurred = maps.blur(
-            image.movedim(run.inputs.axis, 1), side * 50 / 224, max(round(side * 25 / 224), 1)
-        )
+        blurred = maps.blur(run.inputs.arranged, side * 50 / 224, max(round(side * 25 / 224), 1))
         background = run.inputs.at_places(blurred)
         before = scores_at(run, samples, background, target).to(image.device)
         activations = self._activations(run)

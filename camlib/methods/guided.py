@@ -16,8 +16,7 @@ from camlib.methods.base import NOT_FINITE, Method
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.layer import LayerMethod
-from camlib.modes import explaining
-from camlib.modules import Layers, unwrap
+from camlib.modules import Layers
 from camlib.rules import Rectifying, without_recomputation
 
 
@@ -69,7 +68,9 @@ class GuidedGradCAM(Method):
         if self.cam.fuse is None:
             raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")
         self.generalize = generalize
-        self.model = model
+        super().__init__(
+            model, image=self.cam.image, image_layout=self.cam.image_layout, eval=self.cam.eval
+        )
         self._masks = False
 
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
@@ -86,10 +87,8 @@ class GuidedGradCAM(Method):
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
-        given = Inputs.of(inputs)
-        model = unwrap(self.model)
         rule = Rectifying("guided", generalize=self.generalize, masks=self._masks)
-        with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
+        with self.cam._prepared(inputs) as (model, given), torch.no_grad():
             run, signed, pixels = rule.tried(lambda: self._halves(model, given, target, rule))
             self._masks = rule.masks
             seen = self.cam._explanation(run, signed)
@@ -97,8 +96,11 @@ class GuidedGradCAM(Method):
                 raise InputError(NOT_FINITE.format("the attribution"))
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
         pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
-        factor = seen.heatmap.unsqueeze(seen.score.ndim - 1 + given.axis)
-        return replace(seen, heatmap=pixels * factor.to(pixels.dtype), method=type(self).__name__)
+        factor = seen.heatmap.to(pixels.dtype)
+        if given.axis is not None:
+            factor = factor.unsqueeze(seen.score.ndim - 1 + given.axis)
+        name = type(self).__name__
+        return replace(seen, heatmap=pixels * factor, method=name, attribution=True)
 
     def _halves(
         self, model: nn.Module, given: Inputs, target: Any, rule: Rectifying

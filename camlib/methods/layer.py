@@ -20,9 +20,10 @@ from camlib.layouts import ChannelsFirst, Layout, adapted
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
-from camlib.modules import Layers, names, unwrap
+from camlib.modules import Layers, check_ran, names, unwrap
 from camlib.replay import Needs, Tail
 from camlib.targets import Target
+from camlib.visits import visits
 
 
 class LayerMethod(MapMethod):
@@ -43,6 +44,8 @@ class LayerMethod(MapMethod):
         LayerError: a layer is not in `model`.
         ModelError: `model` is not a module, or scripted.
     """
+
+    reads = True
 
     graph: ClassVar[Graph] = "tail"
     """What autograd records on the clean pass."""
@@ -124,7 +127,13 @@ class LayerMethod(MapMethod):
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
         for graph in ("whole",) if self.differentiable or rule else graphs:
             tails = [self._tail(model, name, given) for name in layers if self.replays]
-            run = Pass.of(model, given, target, layers, graph, rule, record=record, tails=tails)
+            try:
+                run = Pass.of(model, given, target, layers, graph, rule, record=record, tails=tails)
+            except LayerError:
+                with visits(model) as ran:
+                    given.owned().run(model)
+                check_ran(model, ran)
+                raise
             if run.seen.interrupted and graph == "tail":
                 continue
             try:
@@ -187,7 +196,7 @@ class LayerMethod(MapMethod):
         reading = self._reading(run, name, tensor.shape)
         run.seen.windows[name] = reading.window
         arranged = reading.layout(tensor)
-        if arranged.ndim != run.inputs.image.ndim or len(arranged) != len(run.inputs):
+        if arranged.ndim != len(run.inputs.size) + 2 or len(arranged) != len(run.inputs):
             raise LayoutError(
                 f"layer {name!r}: the layout made {tuple(arranged.shape)} of "
                 f"{tuple(tensor.shape)}; expected (N, C, *grid) with N={len(run.inputs)} and "

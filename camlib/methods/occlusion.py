@@ -31,7 +31,7 @@ class Hiding(MapMethod):
         options: see `MapMethod`.
 
     Raises:
-        InputError: an option has no such value.
+        InputError: an option has no such value; in a call, where the channels are cannot be told.
     """
 
     rectify = False
@@ -51,6 +51,7 @@ class Hiding(MapMethod):
         self.chunks = Chunks(batch_size, progress)
 
     def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        given.check_read()
         run = Pass.of(model, given, target, (), "whole" if self.differentiable else "none")
         return run, [self._map(run)]
 

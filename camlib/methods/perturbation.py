@@ -109,7 +109,7 @@ class ScoreCAM(LayerMethod):
             if self.baseline == "zero":
                 blank = torch.zeros_like(image)
             else:
-                blank = run.inputs.at_places(maps.blur(image.movedim(run.inputs.axis, 1)))
+                blank = run.inputs.at_places(maps.blur(run.inputs.arranged))
             samples = torch.arange(len(image), device=image.device)
             weights = weights - scores_at(run, samples, blank, target)[:, None]
         if self.channel_softmax:

@@ -15,16 +15,14 @@ from camlib.forward import Pass, input_gradients
 from camlib.inputs import Inputs, detached
 from camlib.methods.base import NOT_FINITE, Averageable, Explained
 from camlib.methods.explanation import Explanation
-from camlib.modes import explaining
 from camlib.modules import unwrap
 from camlib.rules import Rectifying
 from camlib.targets import Target
 
-_REDUCTIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
-    None: lambda gradient: gradient,
-    "max": lambda gradient: gradient.abs().amax(2),
-    "sum": lambda gradient: gradient.abs().sum(2),
-    "l2": lambda gradient: gradient.norm(dim=2),
+_REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "max": lambda gradient, axis: gradient.abs().amax(axis),
+    "sum": lambda gradient, axis: gradient.abs().sum(axis),
+    "l2": lambda gradient, axis: gradient.norm(dim=axis),
 }
 
 
@@ -33,14 +31,16 @@ class PixelMethod(Averageable):
 
     Args:
         model: any network; wrapped, compiled, frozen or training.
+        options: `image`, `image_layout` and `eval`, see `Calling`.
 
     Raises:
+        InputError: an option has no such value.
         ModelError: `model` is not a module.
+        OptionError: there is no such option.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        unwrap(model)
-        self.model = model
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)
 
     def explain(self, inputs: Any, target: Any = None) -> Explanation:
         """Everything one call knows.
@@ -51,8 +51,8 @@ class PixelMethod(Averageable):
 
         Returns:
             The attribution and what else there is. The attribution, its `heatmap`, is
-            ``(N, C, H, W)`` float32 on the input's device, signed, not normalised;
-            ``(N, K, C, H, W)`` for several classes a sample.
+            ``(N, C, H, W)`` float32 on the input's device, with its axes where the input has
+            them, signed, not normalised; ``(N, K, C, H, W)`` for several classes a sample.
 
         Raises:
             CamlibError: the inputs or the target do not fit the model; see the message.
@@ -65,13 +65,7 @@ class PixelMethod(Averageable):
                 f"{type(self).__name__} returns attributions as they are and takes no "
                 f"{', '.join(f'{name}=' for name in options)}; leave it out"
             )
-        given = Inputs.of(inputs)
-        model = unwrap(self.model)
-        with (
-            explaining(model, given.image.device),
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):
+        with self._prepared(inputs) as (model, given), torch.no_grad():
             run, [attribution] = explained(model, given, target)
             shape = len(given), *run.shape
             attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
@@ -87,6 +81,8 @@ class PixelMethod(Averageable):
             layers=(),
             method=type(self).__name__,
             size=given.size,
+            axis=given.axis,
+            attribution=attribution.shape[len(shape) :] == given.image.shape[1:],
         )
 
     def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
@@ -99,7 +95,7 @@ class PixelMethod(Averageable):
 
     @abstractmethod
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        """The clean pass and the attribution ``(N, K, C, *size)``."""
+        """The clean pass and the attribution ``(N, K, ...)`` with the image's axes."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
@@ -116,31 +112,45 @@ class Saliency(PixelMethod):
         model: see `PixelMethod`.
         reduce: ``None`` for the signed gradient ``(N, C, H, W)``; ``"max"``, ``"sum"`` or ``"l2"``
             of its absolute values over channels for a map ``(N, H, W)``.
+        options: see `PixelMethod`.
 
     Raises:
-        InputError: `reduce` is none of these.
+        InputError: `reduce` is none of these; in a call, where the channels are cannot be told.
     """
 
     cost = "1 forward, 1 backward"
 
     def __init__(
-        self, model: nn.Module, *, reduce: Literal["max", "sum", "l2"] | None = None
+        self,
+        model: nn.Module,
+        *,
+        reduce: Literal["max", "sum", "l2"] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model)
-        if reduce not in _REDUCTIONS:
+        super().__init__(model, **options)
+        if reduce is not None and reduce not in _REDUCTIONS:
             raise InputError(f"reduce={reduce!r} is not known; use 'max', 'sum', 'l2' or None")
         self.reduce = reduce
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
         run, gradient = input_gradients(model, given, target)
-        return run, _REDUCTIONS[self.reduce](gradient)
+        return run, self._reduced(run, gradient)
 
     def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
         again, gradient = input_gradients(run.model, inputs, target)
         return again, [gradient]
 
     def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
-        return [_REDUCTIONS[self.reduce](gradient) for gradient in values]
+        return [self._reduced(run, gradient) for gradient in values]
+
+    def _reduced(self, run: Pass, gradient: Tensor) -> Tensor:
+        """`gradient` ``(N, K, ...)`` with the image's axes, or the map ``(N, K, *size)`` of it."""
+        if self.reduce is None:
+            return gradient
+        run.inputs.check_read()
+        if run.inputs.axis is None:
+            return gradient.abs()
+        return _REDUCTIONS[self.reduce](gradient, 1 + run.inputs.axis)
 
 
 class InputXGradient(PixelMethod):
@@ -174,12 +184,13 @@ class GuidedBackprop(PixelMethod):
         model: see `PixelMethod`.
         generalize: other activation functions ``f`` follow ``R_in = f'(a) max(R_out, 0)``; an
             extension of the paper, for networks of SiLU, GELU and the like.
+        options: see `PixelMethod`.
     """
 
     cost = "1 forward, 1 backward"
 
-    def __init__(self, model: nn.Module, *, generalize: bool = False) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, *, generalize: bool = False, **options: Any) -> None:
+        super().__init__(model, **options)
         self.generalize = generalize
         self._masks = False
 

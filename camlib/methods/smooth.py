@@ -66,14 +66,33 @@ class SmoothGrad(Smooth):
 
     Args:
         model: see `Saliency`.
-        options: see `Smooth`.
+        samples: see `Smooth`.
+        sigma: see `Smooth`.
+        seed: see `Smooth`.
+        batch_size: see `Smooth`.
+        options: of `Saliency`.
     """
 
     cost = "1 forward, 1 forward and backward for each of 25 samples"
     named = True
 
-    def __init__(self, model: nn.Module, **options: Any) -> None:
-        super().__init__(Saliency(model), **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        samples: int = 25,
+        sigma: float = 0.15,
+        seed: int = 0,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            Saliency(model, **options),
+            samples=samples,
+            sigma=sigma,
+            seed=seed,
+            batch_size=batch_size,
+        )
 
 
 class SmoothFullGrad(Smooth):
@@ -86,11 +105,30 @@ class SmoothFullGrad(Smooth):
 
     Args:
         model: see `FullGrad`.
-        options: see `Smooth`.
+        samples: see `Smooth`.
+        sigma: see `Smooth`.
+        seed: see `Smooth`.
+        batch_size: see `Smooth`.
+        options: of `FullGrad`.
     """
 
     cost = "1 forward, 1 forward and backward for each of 25 samples"
     named = True
 
-    def __init__(self, model: nn.Module, **options: Any) -> None:
-        super().__init__(FullGrad(model), **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        samples: int = 25,
+        sigma: float = 0.15,
+        seed: int = 0,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            FullGrad(model, **options),
+            samples=samples,
+            sigma=sigma,
+            seed=seed,
+            batch_size=batch_size,
+        )

@@ -56,7 +56,8 @@ def noisy(run: Pass, samples: int, sigma: float, seed: int, batch_size: int) -> 
     low, high = torch.aminmax(image.flatten(1), dim=1)
     spread = sigma * (high - low)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(samples, *image.shape[1:], generator=generator).to(image)
+    noise = torch.randn(samples, *run.inputs.arranged.shape[1:], generator=generator)
+    noise = run.inputs.at_places(noise).to(image)  # the same whatever the order of the axes
     for draws, which in drawn(run, samples, batch_size):
         changed = image[which] + beside(spread[which], image) * noise[draws]
         yield which, changed, lambda values: values / samples
@@ -104,8 +105,12 @@ def on_the_way(
 def rescaled(inputs: Inputs, scale: float) -> Tensor:
     """The images with their last two axes `scale` times as long, interpolated linearly."""
     size = (*inputs.size[:-2], *(max(1, round(n * scale)) for n in inputs.size[-2:]))
-    image = maps.resize(inputs.image.movedim(inputs.axis, 1), size)
-    return image.movedim(1, inputs.axis)
+    return inputs.at_places(maps.resize(inputs.arranged, size))
+
+
+def mirrored(inputs: Inputs, image: Tensor) -> Tensor:
+    """`image`, with the axes of `inputs`, flipped along the last axis of its grid."""
+    return image.flip(image.ndim - 2 if inputs.axis == image.ndim - 1 else image.ndim - 1)
 
 
 def check_unplaced(target: Target, method: str) -> None:

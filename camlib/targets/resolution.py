@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from camlib.errors import TargetError
@@ -68,9 +69,13 @@ class Custom(Target):
             TargetError: it is no score for each sample.
         """
         scores = self.function(output)
-        if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        if not isinstance(scores, Tensor) or scores.is_complex():
             given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-            raise TargetError(f"expected the target to return a floating-point tensor, got {given}")
+            raise TargetError(
+                f"expected the target to return a tensor of real numbers, got {given}"
+            )
+        if not scores.is_floating_point():  # counts, say: scores without a gradient
+            scores = scores.to(torch.get_default_dtype())
         if scores.ndim not in (1, 2) or scores.shape[0] != self.count or not scores.numel():
             raise TargetError(
                 f"expected the target to return ({self.count},) or ({self.count}, K), a score for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,6 @@ def _explained(
         raise InputError(
             f"maps[{title!r}] explains {len(heatmap)} image(s); expected {count}, as in images"
         )
-    layered = value.maps[0].ndim == value.score.ndim + axes and raw.ndim == heatmap.ndim
     if value.score.ndim == 1:
         heatmap, raw = heatmap[:, None], raw[:, None]
     further = heatmap.ndim > axes + 2
@@ -119,7 +119,8 @@ def _explained(
             for i in range(count)
         ]
         maps, cells = heatmap[:, k], raw[:, k]
-        if further and not layered:
+        if value.attribution:
+            maps = value.channels_first(maps)
             name = ", ".join(value.layers)
             found.append(Column(f"{title}\n{name}", maps, maps, captions, signed=True))
             continue
@@ -134,7 +135,7 @@ def _explained(
 def _caption(index: int | None, score: float, labels: Labels | None) -> str:
     """The name of the class, if there is one, and the score."""
     if index is None:
-        return f"score {score:.3g}"
+        return "" if math.isnan(score) else f"score {score:.3g}"
     return f"{label_of(index, labels)}\nscore {score:.3g}"
 
 

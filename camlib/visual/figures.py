@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from camlib.errors import InputError
+from camlib.methods.explanation import Explanation
 from camlib.visual.attribution import Mode
 from camlib.visual.columns import Labels, columns, painted
 from camlib.visual.page import PANEL, Row, draw
@@ -79,6 +80,10 @@ def figure(
     if not views or not set(views) <= set(get_args(View)):
         known = ", ".join(map(repr, get_args(View)))
         raise InputError(f"views={views!r} is not known; expected a sequence of {known}")
+    for value in maps.values():
+        if isinstance(value, Explanation):
+            images = value.channels_first(images)
+            break
     kind = kind_of(images, maps, kind)
     samples = None if images is None else read(images, kind)
     count = count_of(next(iter(maps.values())), kind) if samples is None else len(samples)

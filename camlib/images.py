@@ -1,0 +1,120 @@
+"""Which of several tensors is the image: the one that a layer, or the answer, depends on.
+
+It is measured: noise is put on one tensor after the other, and what changes with it is its own. A
+pass for each and one more, where there are several; the model draws the same random numbers in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from camlib.arguments import described
+from camlib.capture import capture
+from camlib.errors import InputError
+from camlib.inputs import Inputs
+from camlib.passes.nested import tensors_in
+from camlib.maps import precise
+from camlib.paths import Path, shown
+
+_CHANGE = 1e-4
+"""The change of a tensor, as a share of its largest value, that is no rounding."""
+
+
+def image_of(model: nn.Module, given: Inputs, layers: Sequence[str] = ()) -> Inputs:
+    """`given` with the image that all `layers` depend on, or the answer where there are none.
+
+    Raises:
+        InputError: they depend on several images or on none and the user did not choose, or on
+            others than the one that was chosen.
+        LayerError: a layer did not run.
+    """
+    if not given.rivals or (given.chosen and not layers):
+        return given
+    found = _looked_at(model, given, layers)
+    if given.chosen:
+        for name, paths in found.items():
+            if paths and given.path not in paths:
+                raise InputError(
+                    f"{_called(name)} does not depend on image={shown(given.path)}; it depends on "
+                    f"{_listed(given, paths)}"
+                )
+        return given
+    for name, paths in found.items():
+        if not paths:
+            raise InputError(
+                f"{_called(name)} depends on none of the inputs that may be the image: "
+                f"{_listed(given, given.rivals)}; choose another layer, or pass image= if it is "
+                "another input"
+            )
+        if len(paths) > 1:
+            example = max(paths, key=lambda path: given.imaged(path).image.ndim)
+            raise InputError(
+                f"{_called(name)} depends on {len(paths)} inputs that may be the image: "
+                f"{_listed(given, paths)}; say which one to explain, such as image={shown(example)}"
+            )
+    if len({path for [path] in found.values()}) > 1:
+        each = "; ".join(f"{_called(name)} on {shown(path)}" for name, [path] in found.items())
+        raise InputError(
+            f"the layers depend on different inputs: {each}; explain them in calls of their own"
+        )
+    [path, *_] = next(iter(found.values()))
+    return given.imaged(path)
+
+
+def _called(layer: str) -> str:
+    return f"layer {layer!r}" if layer else "the answer"
+
+
+def _listed(given: Inputs, paths: Iterable[Path]) -> str:
+    return ", ".join(f"{shown(path)} ({described(given.imaged(path).image)})" for path in paths)
+
+
+@torch.no_grad()
+def _looked_at(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[str, list[Path]]:
+    """The paths of the rivals on which each of `layers` depends, or under ``""`` the answer."""
+    clean = _read(model, given, layers)
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, list[Path]] = {name: [] for name in clean}
+    for path in given.rivals:
+        one = given.imaged(path)
+        if not one.image.numel():
+            continue
+        low, high = torch.aminmax(precise(one.image))
+        noise = torch.randn(one.image.shape, generator=generator).to(one.image.device)
+        spread = (high - low).where(high > low, 1)
+        changed = _read(model, one.with_image((one.image + spread * noise).to(one.image)), layers)
+        for name, paths in found.items():
+            pairs = zip(clean[name], changed[name], strict=False)
+            if len(clean[name]) != len(changed[name]) or any(_differs(*pair) for pair in pairs):
+                paths.append(path)
+    return found
+
+
+def _read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[str, list[Tensor]]:
+    """What each of `layers` returns, or the model where there are none."""
+    device = given.image.device
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices),
+        capture(model, layers, graph="none") as seen,
+    ):
+        output = given.owned().run(model)
+    if not layers:
+        return {"": tensors_in(output)}
+    return {name: [each] for name, each in zip(layers, seen.activations(), strict=True)}
+
+
+def _differs(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return True
+    one, other = (each.dequantize() if each.is_quantized else each for each in (one, other))
+    one, other = (
+        precise(each) if each.is_floating_point() else each.double() for each in (one, other)
+    )
+    if not one.numel():
+        return False
+    return not bool((one - other).abs().max() <= _CHANGE * one.abs().max())

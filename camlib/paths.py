@@ -1,0 +1,108 @@
+"""Tensors in nested arguments, by their paths: found, and replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from camlib.arguments import described
+from camlib.errors import InputError
+
+Path = tuple[int | str, ...]
+"""Where a value is among the arguments: a position or a name, then keys into containers."""
+
+Where = int | str | Path
+"""A position, a name, or a path of these, as users pass it."""
+
+Pictures = Tensor | list[Tensor]
+"""A tensor, or a list of images ``(C, H, W)``, which is one batch."""
+
+
+def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Pictures]]:
+    """The tensors in tuples, lists, mappings and dataclasses, with their paths.
+
+    A list of images is one of them.
+    """
+    if isinstance(value, Tensor) or _holds_images(value):
+        yield path, value
+    elif isinstance(value, MutableMapping):
+        for key, part in value.items():
+            yield from walk(part, (*path, key))
+    elif isinstance(value, tuple | list):
+        for key, part in enumerate(value):
+            yield from walk(part, (*path, key))
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from walk(getattr(value, field.name), (*path, field.name))
+
+
+def at(value: Any, path: Sequence[int | str]) -> Any:
+    """What is at `path` in nested `value`."""
+    for step in path:
+        keyed = isinstance(value, MutableMapping | tuple | list)
+        value = value[step] if keyed else getattr(value, str(step))
+    return value
+
+
+def put(value: Any, path: Sequence[int | str], new: Any) -> Any:
+    """Nested `value` with `new` at `path`; containers on the way are copied."""
+    if not path:
+        return new
+    step, *rest = path
+    new = put(at(value, [step]), rest, new)
+    if isinstance(value, tuple | list):
+        parts = [new if place == step else part for place, part in enumerate(value)]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    twin = copy.copy(value)
+    if isinstance(value, MutableMapping):
+        twin[step] = new
+    else:
+        object.__setattr__(twin, str(step), new)  # also where it is frozen
+    return twin
+
+
+def matching(where: Where, tensors: Mapping[Path, Pictures], by_position: Path) -> Path:
+    """The path among those of `tensors` that `where` means.
+
+    It may be the end of a path, if it is that of one alone.
+
+    Args:
+        where: as the user passed it.
+        tensors: of the arguments.
+        by_position: the same with the position of a parameter in place of its name.
+
+    Raises:
+        InputError: there is no such path, or more than one.
+    """
+    asked = tuple(where) if isinstance(where, tuple | list) else (where,)
+    for wanted in (asked, by_position):
+        if wanted in tensors:
+            return wanted
+    ends = [path for path in tensors if asked and path[-len(asked) :] == asked]
+    if len(ends) == 1:
+        return ends[0]
+    listed = ", ".join(f"{shown(path)} ({described(value)})" for path, value in tensors.items())
+    raise InputError(
+        f"image={where!r} is {'more than one' if ends else 'none'} of the inputs; pass one of "
+        f"{listed}"
+    )
+
+
+def shown(path: Path) -> str:
+    """`path` as the user passes it."""
+    return repr(path[0] if len(path) == 1 else path)
+
+
+def _holds_images(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(each, Tensor) and each.is_floating_point() and each.ndim == 3
+            for each in value
+        )
+    )
