@@ -296,7 +296,7 @@ def _check_alias(
     """Nothing, if the answer is what it is without the copy that went on after `layer`."""
     with torch.no_grad():
         plain = target(answer(model, inputs.owned(), graphed=graphed))
-    if not torch.allclose(plain, scores.detach(), rtol=1e-3, atol=1e-5):
+    if not torch.allclose(plain, scores.detach(), rtol=1e-3, atol=1e-5, equal_nan=True):
         raise LayerError(
             f"layer {layer!r} returns its input itself, which the model changes in place later and "
             "uses elsewhere too, so it cannot be read; choose the layer before it"

@@ -115,6 +115,19 @@ def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:
     return _choose(model, given, target, *_readable(model, given, *visited(model, given)))
 
 
+def last_layer(model: nn.Module, given: Inputs) -> str:
+    """The last layer of `model` that has a grid, for methods that need no gradient.
+
+    Raises:
+        LayerError: there is none.
+    """
+    found, preferred = _readable(model, given, *visited(model, given))
+    names = [c.name for c in found if c.name in preferred] or [c.name for c in found]
+    if not names:
+        raise LayerError(_NONE.format(type(model).__name__, given.size))
+    return names[-1]
+
+
 def first_pass(model: nn.Module, given: Inputs, target: Any = None) -> tuple[str, Pass | None]:
     """The default layer, and the pass in which it was found if that captured it.
 
@@ -305,10 +318,10 @@ def _choose(
             partly = partly or next((name for name in reached if shares[name].any()), "")
         if partly:
             return partly
-    raise LayerError(
-        f"{type(model).__name__} has no layer with a grid and a gradient for inputs of size "
-        f"{given.size}; pass layer="
-    )
+    raise LayerError(_NONE.format(type(model).__name__, given.size))
+
+
+_NONE = "{} has no layer with a grid and a gradient for inputs of size {}; pass layer="
 
 
 def _last_modules(model: nn.Module, least: int = 12) -> tuple[str, ...]:

@@ -8,13 +8,20 @@ from torch import nn
 from camlib import (
     FEM,
     KPCACAM,
+    Augmented,
     CenterGaussian,
     EigenCAM,
     EigenGradCAM,
+    GradCAM,
+    GuidedGradCAM,
     InputError,
     LaFAM,
+    LayerError,
     RandomCAM,
     SegEigenCAM,
+    Smooth,
+    TargetError,
+    figure,
 )
 
 AGNOSTIC = [CenterGaussian, EigenCAM, FEM, KPCACAM, LaFAM, RandomCAM]
@@ -106,3 +113,92 @@ def test_dead_channels_and_places_leave_the_gradient_finite(kind, shape):
         return (method.weights(activation, activation.cos()) * activation).sum(1)
 
     assert torch.autograd.gradcheck(found, activation.requires_grad_(), atol=1e-5)
+
+
+OUTPUTS = {
+    "detector": lambda out: (out.sigmoid(), [out[:, :, None, None], out[:, :2, None, None]]),
+    "list": lambda out: [out, out + 1],
+    "two scores": lambda out: {"one": out, "other": -out},
+    "integers": lambda out: out.argmax(1),
+    "boxes": lambda out: [{"boxes": torch.rand(3, 4)} for _ in out],
+    "nothing": lambda out: None,
+}
+
+
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+@pytest.mark.parametrize("form", OUTPUTS)
+@pytest.mark.parametrize("kind", AGNOSTIC)
+def test_output_may_be_anything(kind, form):
+    class Other(Net):
+        def forward(self, batch):
+            return OUTPUTS[form](super().forward(batch))
+
+    net, batch = pooled(), images()
+    other = Other(net.features, net.tail).eval()
+    expected = kind(net, "features").explain(batch)
+    seen = kind(other, "features").explain(batch)
+    torch.testing.assert_close(seen.heatmap, expected.heatmap)
+    assert seen.target is None
+    assert seen.score.shape == (2,)
+    assert seen.score.isnan().all()
+    for wrap in (lambda method: Smooth(method, samples=2), Augmented):
+        found = wrap(kind(other, "features")).explain(batch)
+        torch.testing.assert_close(found.map, wrap(kind(net, "features")).explain(batch).map)
+
+
+@pytest.mark.parametrize("kind", AGNOSTIC)
+def test_target_is_asked_where_it_is_given(kind):
+    net, batch = pooled(), images()
+    plain = kind(net, "features")(batch)
+    seen = kind(net, "features").explain(batch, [[1, 2]])
+    torch.testing.assert_close(seen.score, net(batch)[:, [1, 2]].detach())
+    for k in range(2):
+        assert torch.equal(seen.heatmap[:, k], plain)
+    with pytest.raises(TargetError, match="class 99 is out of range"):
+        kind(net)(batch, 99)
+
+
+def test_score_that_was_not_asked_for_is_not_drawn():
+    seen = LaFAM(pooled(), "features").explain(images())
+    texts = [text.get_text() for text in figure(images().sigmoid(), {"LaFAM": seen}).texts]
+    assert not any("score" in text for text in texts)
+
+
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+def test_guided_half_asks_for_the_predicted_class():
+    net, batch = pooled(80), images()
+    seen = GuidedGradCAM(net, "features", cam=EigenCAM).explain(batch)
+    assert torch.equal(seen.target, net(batch).argmax(1))
+    torch.testing.assert_close(seen.score, net(batch).amax(1).detach())
+
+
+def test_layer_that_is_changed_in_place_later_is_read():
+    class InPlace(nn.Module):
+        def forward(self, batch):
+            return batch
+
+    class Adding(Net):
+        def forward(self, batch):
+            found = self.features(batch)
+            kept = found
+            found += 1
+            return self.tail(found + kept)
+
+    net = pooled()
+    body = nn.Sequential(*net.features, InPlace())
+    other = Adding(body, net.tail).eval()
+    expected = LaFAM(net, "features").explain(images())
+    torch.testing.assert_close(LaFAM(other, "features.5").explain(images()).map, expected.map)
+
+
+def test_without_a_layer_and_without_scores_there_is_advice():
+    class Boxes(Net):
+        def forward(self, batch):
+            return (super().forward(batch)[:, None, :, None], [batch, batch])
+
+    base = pooled()
+    net = Boxes(base.features, base.tail).eval()
+    with pytest.raises(LayerError, match=r"EigenCAM needs no gradient, but .*; pass layer="):
+        EigenCAM(net)(images())
+    with pytest.raises(TargetError, match="cannot tell the class scores"):
+        GradCAM(net)(images())

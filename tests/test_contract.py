@@ -25,6 +25,7 @@ from camlib import (
     AblationCAM,
     Augmented,
     CamlibError,
+    ClassAgnostic,
     FullGrad,
     GradCAM,
     GroupCAM,
@@ -109,6 +110,11 @@ def test_explanation_knows_everything_of_the_pass(kind, net):
     seen = kind(net).explain(batch)
     output = net(batch).detach()
     torch.testing.assert_close(seen.output, output)  # attention is worked out another way
+    if issubclass(kind, ClassAgnostic):
+        assert seen.target is None
+        assert seen.score.shape == (2,)
+        assert seen.score.isnan().all()
+        seen = kind(net).explain(batch, output.argmax(1))
     assert torch.equal(seen.target, output.argmax(1))
     torch.testing.assert_close(seen.score, output.amax(1))
     assert torch.equal(seen.heatmap, kind(net)(batch))

@@ -197,7 +197,7 @@ def test_methods_without_a_layer_do_not_guess(method, shape, message):
         method(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)).eval())(torch.rand(shape), 1)
 
 
-@pytest.mark.parametrize("layout", ["NHW", "NHWC", "NTHWC"])
+@pytest.mark.parametrize("layout", ["NHW", "NHWC"])
 @pytest.mark.parametrize("layer", ["features", None])
 def test_layers_tell_the_layout_of_an_image_in_doubt(layout, layer):
     net, other, plain, picture = turned(GradCAM, layout)
@@ -207,7 +207,7 @@ def test_layers_tell_the_layout_of_an_image_in_doubt(layout, layer):
 
 def test_layer_that_does_not_fit_the_layout_given_says_how_to_change_it():
     _, other, _, picture = turned(GradCAM, "NHW")
-    with pytest.raises(LayoutError, match="layer 'features': an activation"):
+    with pytest.raises(LayoutError, match="layer .features.: no reading of"):
         GradCAM(other, "features", image_layout="NCL")(picture, 1)
 
 

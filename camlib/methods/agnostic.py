@@ -22,11 +22,13 @@ from camlib.modules import Layers
 class ClassAgnostic(LayerMethod):
     """A map of the activation alone.
 
-    Every form of target is accepted; several classes of a sample get the same map each. A subclass
-    gives the pattern and nothing else.
+    Without a target, the model's output may be anything, and the score is NaN. Every form of target
+    is accepted; several classes of a sample get the same map each. A subclass gives the pattern and
+    nothing else.
     """
 
     cost = "1 forward"
+    asks = False
     graph = "none"
     rectify = False
 

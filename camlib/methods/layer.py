@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.capture import Graph
-from camlib.errors import GraphError, LayerError, LayoutError
+from camlib.errors import GraphError, LayerError, LayoutError, TargetError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
-from camlib.layers import default_layer, first_pass, reading_of
+from camlib.layers import default_layer, first_pass, last_layer, reading_of
 from camlib.layouts import ChannelsFirst, Layout, adapted
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
@@ -53,6 +53,9 @@ class LayerMethod(MapMethod):
     replays: ClassVar[bool] = False
     """Whether what follows the layer runs again, on changed activations."""
 
+    asks: ClassVar[bool] = True
+    """Whether it needs a score. If not, none is asked for where the user gives no target."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -87,6 +90,9 @@ class LayerMethod(MapMethod):
 
         With `rule`, the pass is in its context, and gradients at the image can follow.
         """
+        wanted = target
+        if target is None and not self.asks and rule is None:
+            target = Unasked(len(given), given.image.device)
         if not self._chosen:
             return self._from(self.layers, model, given, target, rule)
         found = None
@@ -97,7 +103,7 @@ class LayerMethod(MapMethod):
                     return found
         # What was found for other inputs may say nothing here: another level of a pyramid does.
         try:
-            name, run = first_pass(model, given, target)
+            name, run = self._default(model, given, wanted)
         except (GraphError, LayerError):
             if found is None:
                 raise
@@ -107,6 +113,18 @@ class LayerMethod(MapMethod):
             with suppress(GraphError):
                 return run, self._maps(run)
         return self._from(self.layers, model, given, target, rule)
+
+    def _default(
+        self, model: nn.Module, given: Inputs, target: Any
+    ) -> tuple[str, Pass | None]:
+        """The layer that is taken where none was given, and a pass that captured it, if any did."""
+        try:
+            return first_pass(model, given, target)
+        except (GraphError, TargetError) as error:
+            asked = self.asks or target is not None
+            if self.graph != "none" or (isinstance(error, TargetError) and asked):
+                raise
+            return last_layer(model, given), None
 
     def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
         return self._from(run.seen.names, run.model, inputs, target)
@@ -211,7 +229,8 @@ class LayerMethod(MapMethod):
             # The map is there already. What it takes to name a better layer, such as a backward
             # pass, may be what the model cannot do, and must not cost the map.
             with suppress(Exception):
-                name = default_layer(run.model, run.inputs, run.target)
+                asked = None if isinstance(run.target, Unasked) else run.target
+                name = default_layer(run.model, run.inputs, asked)
                 if name != layer:
                     self._advice[layer] = f"layer {name!r} may know more"
         return self._advice[layer]
@@ -219,6 +238,27 @@ class LayerMethod(MapMethod):
     def __repr__(self) -> str:
         layer = ", ".join(map(repr, self.layers)) or "None, chosen in the first call"
         return f"{type(self).__name__}({type(unwrap(self.model)).__name__}, layer={layer})"
+
+
+class Unasked(Target):
+    """No question: a score of NaN for each of `count` samples.
+
+    Args:
+        count: the number of samples.
+        device: of the scores.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.count = count
+        self.device = device
+
+    def __call__(self, output: Any) -> Tensor:
+        """NaN, ``(N,)``."""
+        return torch.full((self.count,), torch.nan, device=self.device)
+
+    def __getitem__(self, samples: Tensor) -> Unasked:
+        """The same for as many samples."""
+        return self.replaced(count=len(samples))
 
 
 class GradientWeighted(LayerMethod):
