@@ -221,7 +221,7 @@ class LeGrad(AttentionMethod):
         axis = samples_axis(blocks.layout)
         outputs = run.seen.activations()
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
-        run.settle(-1, blocks.layout)
+        run.settle(-1, blocks.layout, several=False)
         maps = []
         for call, output in zip(blocks.calls, outputs, strict=True):
             with torch.enable_grad():
