@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from camlib.errors import GraphError, LayerError, warn
 from camlib.gradients import gradients, reached
 from camlib.maps import Window
+from camlib.modes import differentiable_rnns
 from camlib.modules import Layer, call_of, find
 from camlib.passes.nested import activations, first, replaced
 
@@ -194,6 +195,8 @@ def capture(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(graph == "whole"))
+        if graph != "none":
+            stack.enter_context(differentiable_rnns(model))
         for name, module in dict(found).items():
             stack.callback(module.register_forward_hook(hook_for(name)).remove)
         yield seen

@@ -67,7 +67,7 @@ class Channelwise:
             chunks: see the attributes.
         """
         layer = _Layer(run, number, layout, Chunks(chunks.size))
-        run.settle(number, layout, several=chunks.size != 1)
+        run.settle(number, layout, several=chunks.size != 1 or len(run.inputs) > 1)
         wide = (each.shape[1] for each in run.model.parameters() if each.ndim == 2)
         if not run.tails[number].needs.replayable or all(w % layer.channels for w in wide):
             return None

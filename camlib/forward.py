@@ -189,13 +189,13 @@ class Pass:
         found = (self.target if target is None else target)[samples](output)
         return precise(found).reshape(len(samples), -1)
 
-    def settle(self, layer: int, layout: Layout, *, several: bool = True) -> None:
+    def settle(self, layer: int, layout: Layout, *, several: bool) -> None:
         """Find out once what running again what follows `layer` takes; a warning if it mixes them.
 
         Args:
             layer: number of the layer.
             layout: of its output.
-            several: whether more than one sample runs at once.
+            several: whether samples run beside others than in the clean pass.
         """
         tail, name = self.tails[layer], self.seen.names[layer]
         if tail.needs.kept is None:
@@ -210,7 +210,7 @@ class Pass:
                 return agree(found, expected, clean.to(raw.dtype), power)
 
             tail.settle(self.inputs, self.seen.calls[name], samples, activation, right)
-        if layer not in self._settled and (several or len(self.inputs) > 1):
+        if several and layer not in self._settled:
             self._settled.add(layer)
             Batching(mixes=not tail.needs.apart).warn_if_mixed(self.model)
 

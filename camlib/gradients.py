@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -104,9 +104,10 @@ def reached(
     if not scores.requires_grad:
         raise GraphError(_UNREACHED.format(names[0]))
     cotangent = 1 / torch.arange(1, scores.shape[1] + 1).to(scores).expand_as(scores)
-    return torch.autograd.grad(
-        scores, tensors, cotangent, retain_graph=retain_graph, allow_unused=True
-    )
+    with _overwriting():
+        return torch.autograd.grad(
+            scores, tensors, cotangent, retain_graph=retain_graph, allow_unused=True
+        )
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class _Backward:
     ) -> Sequence[Tensor | None]:
         """The gradients ``(k, ...)`` at `ends`, of `cotangents` ``(k, N, K)`` at the scores."""
         several = len(cotangents) > 1
-        with torch.set_grad_enabled(self.create_graph or torch.is_grad_enabled()):
+        with _overwriting(), torch.set_grad_enabled(self.create_graph or torch.is_grad_enabled()):
             if several and not self.alone:
                 with suppress(Exception):  # an operator without a batching rule
                     return self._pass(ends, cotangents, keep=True, batched=True)
@@ -155,6 +156,22 @@ class _Backward:
             allow_unused=True,
             is_grads_batched=batched,
         )
+
+
+@contextmanager
+def _overwriting() -> Iterator[None]:
+    """A backward pass in the block; an error that helps, if the model overwrote what it needs."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise GraphError(
+            "the model changes in place what its own backward pass needs, so that no gradient can "
+            "be taken, by plain autograd neither (detectors that decode boxes behind a sigmoid, "
+            "y[..., :2] = ..., do so): add .clone() in the model before it writes, or use "
+            f"ScoreCAM, which takes no gradient; PyTorch says: {error}"
+        ) from error
 
 
 def _behind_means(

@@ -10,25 +10,31 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from camlib.passes.state import restoring
 
 
 @contextmanager
 def explaining(model: nn.Module, device: torch.device, *, eval: bool = True) -> Iterator[None]:
     """`model` ready to be explained; in the end it, and the state of PyTorch, are as found.
 
-    Evaluation mode, compiled parts run as written, random numbers put back, and no copies of
-    weights left in the cache of autocast: those made without a graph would cut the gradients of a
-    training step in the same autocast block (torch 2.6 does so, 2.15 no longer).
+    Evaluation mode, compiled and checkpointed parts run as written, buffers, kept tensors and
+    random numbers put back, and no copies of weights left in the cache of autocast: those made
+    without a graph would cut the gradients of a training step in the same autocast block (torch 2.6
+    does so, 2.15 no longer).
 
     Without `eval`, modules keep the modes they have, and random numbers are not put back.
     """
     with ExitStack() as stack:
         if eval:
             stack.enter_context(evaluating(model))
+        stack.enter_context(restoring(model))
         stack.enter_context(uncompiled())
+        stack.enter_context(uncheckpointed())
         for kind in {"cpu", device.type} & _RANDOM.keys() if eval else ():
             stack.enter_context(_random[kind].held(device))
         if torch.is_autocast_enabled(device.type):
@@ -75,6 +81,36 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def uncheckpointed() -> Iterator[None]:
+    """In this thread, reentrant checkpoints run what they hold as it is.
+
+    Their backward pass knows ``backward()`` alone, which fills the ``.grad`` of every weight.
+    """
+    if "torch.utils.checkpoint" not in sys.modules:  # nobody uses it
+        yield
+        return
+    with _checkpoints.held():
+        _local.direct = getattr(_local, "direct", 0) + 1
+        try:
+            yield
+        finally:
+            _local.direct -= 1
+
+
+@contextmanager
+def differentiable_rnns(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers of `model` run so that a backward pass can follow in evaluation mode.
+
+    That of cuDNN refuses: it keeps what it takes in training mode alone.
+    """
+    if not any(map(_by_cudnn, model.modules())):
+        yield
+        return
+    with _cudnn.held():
+        yield
+
+
 class _Shared:
     """A change to PyTorch that threads share: the first to come makes it, the last undoes it."""
 
@@ -108,6 +144,35 @@ def _eager() -> Callable[[], object]:
     return stack.close
 
 
+def _direct() -> Callable[[], object]:
+    from torch.utils.checkpoint import CheckpointFunction
+
+    ordinary = CheckpointFunction.apply
+
+    def apply(run: Callable[..., object], keep_random: bool, *args: object) -> object:
+        if getattr(_local, "direct", 0):
+            return run(*args)
+        return ordinary(run, keep_random, *args)
+
+    CheckpointFunction.apply = staticmethod(apply)
+
+    def undo() -> None:
+        del CheckpointFunction.apply  # back to that of every function
+
+    return undo
+
+
+def _without_cudnn() -> Callable[[], object]:
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    return partial(setattr, torch.backends.cudnn, "enabled", before)
+
+
+def _by_cudnn(module: nn.Module) -> bool:
+    """Whether `module` is a recurrent layer on a GPU."""
+    return isinstance(module, nn.RNNBase) and any(p.is_cuda for p in module.parameters(False))
+
+
 def _kept(kind: str) -> Callable[[torch.device], Callable[[], object]]:
     """Saves the random numbers of a kind of device; what it returns puts them back."""
     get, put = _RANDOM[kind]
@@ -128,4 +193,7 @@ _RANDOM: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
 _lock = threading.Lock()
 _switched: dict[int, int] = {}
 _stance = _Shared(_eager)
+_checkpoints = _Shared(_direct)
+_cudnn = _Shared(_without_cudnn)
+_local = threading.local()
 _random = {kind: _Shared(_kept(kind)) for kind in _RANDOM}

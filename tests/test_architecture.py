@@ -16,6 +16,7 @@ PACKAGE = Path(camlib.__file__).parent
 ORDER = [
     "errors",
     "passes.nested",
+    "passes.state",
     "modules",
     "chunks",
     "maps",

@@ -309,6 +309,31 @@ def test_target_without_a_gradient_is_said_so_at_once():
     assert len(runs) < 30
 
 
+class Decoding(Net):
+    """Decodes its answer in place, behind a sigmoid that needs it for its backward pass."""
+
+    mended = False
+
+    def forward(self, batch: Tensor) -> Tensor:
+        answer = super().forward(batch).sigmoid()
+        answer = answer.clone() if self.mended else answer
+        answer[:, 0] *= 2
+        return answer
+
+
+@pytest.mark.parametrize("target", [1, [[1, 2], [1, 2]], None])
+@pytest.mark.parametrize("kind", [GradCAM, HiResCAM, Saliency, GuidedBackprop, GuidedGradCAM])
+def test_model_that_overwrites_what_its_backward_pass_needs(kind, target):
+    base, batch = convolutional(), images()
+    net = Decoding(base.features, base.tail).eval()
+    with pytest.raises(GraphError, match=r"changes in place what .* add \.clone\(\) .* ScoreCAM"):
+        kind(net)(batch, target)
+    found = ScoreCAM(net, "features")(batch, target)
+    net.mended = True  # as the error says
+    torch.testing.assert_close(found, ScoreCAM(net, "features")(batch, target))
+    assert kind(net)(batch, target).any()
+
+
 def test_target_without_a_score():
     with pytest.raises(TargetError, match=r"or \(2, K\), a score for each sample, got \(2, 0\)"):
         GradCAM(pooled())(images(), lambda out: out[:, :0])

@@ -72,7 +72,7 @@ def passed(net, batch, layer, needs=None):
     with torch.no_grad():
         tail = Tail(net, layer, needs)
         run = Pass.of(net, Inputs.of(batch), [2, 1][: len(batch)], (layer,), "none", tails=[tail])
-        run.settle(0, ChannelsFirst())
+        run.settle(0, ChannelsFirst(), several=True)
     return run
 
 
@@ -332,7 +332,7 @@ def test_several_layers_in_one_pass():
         for number, (name, activation) in enumerate(
             zip(names, run.seen.activations(), strict=True)
         ):
-            run.settle(number, ChannelsFirst())
+            run.settle(number, ChannelsFirst(), several=True)
             assert tails[number].needs.replayable
             changed = activation.flip(0)
             with replacing(net, name, 0, changed.clone()):

@@ -106,7 +106,7 @@ def changed_scores(
         found = run.again(number, samples, layout.put_back(changed, whole), target)
         return found.to(raw.device)
 
-    run.settle(number, layout, several=chunks.size != 1)
+    run.settle(number, layout, several=chunks.size != 1 or len(run.inputs) > 1)
     like = run.inputs.image, layout(raw)
     pairs = pairs.to(run.inputs.image.device)
     found = [each for _, each in chunks.run(scores, pairs, *like)]

@@ -222,7 +222,7 @@ class LeGrad(AttentionMethod):
         axis = blocks.layout.samples_axis
         outputs = run.seen.activations()
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
-        run.settle(-1, blocks.layout)
+        run.settle(-1, blocks.layout, several=False)
         maps = []
         for call, output in zip(blocks.calls, outputs, strict=True):
             with torch.enable_grad():
