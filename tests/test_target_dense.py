@@ -38,7 +38,7 @@ def mask():
 
 def test_mean_over_a_mask_for_each_sample(mask):
     for form in (mask, mask.int(), mask.double(), mask.numpy(), mask.tolist(), list(mask)):
-        found = Segment([1, -1], form).settled(DENSE, 2, (6, 10))
+        found = Segment([1, 3], form).settled(DENSE, 2, (6, 10))
         assert found.classes.tolist() == [1, 3]
         expected = [mean_over(mask[0], 0, 1), mean_over(mask[1], 1, 3)]
         assert found(DENSE).tolist() == pytest.approx(expected)

@@ -18,7 +18,8 @@ class Regression(Target):
     It is signed: a map keeps what lowers the value, unless told otherwise.
 
     Args:
-        index: which of the values ``(N, R)``: one for all samples, one a sample, or ``(N, K)``.
+        index: which of the values ``(N, R)``: one for all samples, one a sample, or ``(N, K)``;
+            negative ones count from the end.
     """
 
     signed = True
@@ -32,7 +33,7 @@ class Regression(Target):
         values = logits(output)
         check_samples(values, count)
         index = indices(self.index, count, values.device, name="index", noun="value")
-        return self.replaced(index=within(index, values.shape[1], "value"))
+        return self.replaced(index=within(index, values.shape[1], "value", from_end=True))
 
     def __call__(self, output: Any) -> Tensor:
         """The values, shaped like `index`."""

@@ -29,7 +29,7 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
     Args:
         target: ``None`` (the predicted class), a class for all samples, one class a sample (a list
             or a 1-D tensor or array), several a sample ``(N, K)`` or ``(1, K)``, a `Target`, or a
-            function of the output. Negative classes count from the end. Classes of a dense output
+            function of the output. Classes of a dense output
             mean `Segment`, those of a detector `Detection`; ``None`` means `Similarity` where there
             are embeddings alone.
         output: what the model returned.

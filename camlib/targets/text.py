@@ -35,7 +35,7 @@ class Token(Target):
         check_samples(scores, count)
         _, length, vocabulary = scores.shape
         place = indices(self.position, count, scores.device, name="position", noun="position")
-        place = within(place, length, "position")
+        place = within(place, length, "position", from_end=True)
         if self.classes is None:
             return self.replaced(position=place, classes=picked(scores.detach().argmax(2), place))
         index = indices(self.classes, count, scores.device, name="index", noun="token")
