@@ -22,7 +22,7 @@ from camlib.maps import precise
 from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.targets import Target
-from camlib.targets.outputs import named
+from camlib.targets.parts import named
 from camlib.visits import Visit, visits
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")

@@ -12,7 +12,7 @@ from camlib.errors import InputError, TargetError
 from camlib.maps import precise
 from camlib.targets.base import Target
 from camlib.targets.forms import Classes, classes_in
-from camlib.targets.outputs import check_samples, logits
+from camlib.targets.outputs import logits
 
 
 class ClassTarget(Target):
@@ -30,15 +30,14 @@ class ClassTarget(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
         """The target of class indices."""
-        scores = logits(output)
-        check_samples(scores, count)
+        scores = logits(output, count)
         if self.classes is None:
             return self.replaced(classes=scores.detach().argmax(1))
         return self.replaced(classes=classes_in(scores, self.classes))
 
     def __call__(self, output: Any) -> Tensor:
         """The scores of the classes, shaped like `classes`."""
-        return picked(self.scores(logits(output)), self.classes)
+        return picked(self.scores(logits(output, len(self.classes))), self.classes)
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
@@ -128,8 +127,7 @@ class TopK(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Category:
         """The classes that are best on the clean output."""
-        scores = logits(output)
-        check_samples(scores, count)
+        scores = logits(output, count)
         if self.k > scores.shape[1]:
             raise TargetError(
                 f"k={self.k} asks for more than there are: the model has {scores.shape[1]} classes"

@@ -62,7 +62,7 @@ class Segment(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The means, shaped like `classes`."""
-        scores = class_scores(output)
+        scores = class_scores(output, len(self.classes))
         several = self.classes.reshape(len(self.classes), -1).to(scores.device)
         places = several.reshape(*several.shape, *[1] * (scores.ndim - 2))
         found = precise(scores.gather(1, places.expand(-1, -1, *scores.shape[2:]))).flatten(2)

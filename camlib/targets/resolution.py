@@ -14,7 +14,7 @@ from camlib.targets.dense import Segment
 from camlib.targets.detection import Detection
 from camlib.targets.embedding import Similarity
 from camlib.targets.forms import Classes
-from camlib.targets.outputs import embedding_in, is_dense, scores_in
+from camlib.targets.outputs import is_dense, only_embeds
 from camlib.targets.proposals import detects
 
 Score = Callable[[Any], Tensor]
@@ -49,7 +49,7 @@ def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
     """What `classes` mean for an output of this kind."""
     if detects(output):
         return Detection(label=classes)
-    if classes is None and scores_in(output) is None and embedding_in(output) is not None:
+    if classes is None and only_embeds(output):
         return Similarity()
     return Segment(classes) if is_dense(output, size) else Category(classes)
 

@@ -13,7 +13,7 @@ from camlib.maps import precise
 from camlib.targets.base import Target
 from camlib.targets.classes import picked
 from camlib.targets.forms import Classes, classes_in, integers, within
-from camlib.targets.outputs import check_samples, logits
+from camlib.targets.outputs import logits
 
 
 class Contrast(Target):
@@ -52,8 +52,7 @@ class Contrast(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Contrast:
         """The classes, the others ``(N, K, D)`` of each, and their weights."""
-        scores = precise(logits(output).detach())
-        check_samples(scores, count)
+        scores = precise(logits(output, count).detach())
         available = scores.shape[1]
         if available < 2:
             raise TargetError("the model has a single output: there is no other class to contrast")
@@ -79,7 +78,7 @@ class Contrast(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The differences, shaped like `classes`."""
-        scores = precise(logits(output))
+        scores = precise(logits(output, len(self.classes)))
         others, weights = self.others.to(scores.device), self.weights.to(scores.device)
         shared = (weights * scores.gather(1, others.flatten(1)).reshape(others.shape)).sum(2)
         return picked(scores, self.classes) - self.strength * shared.reshape(self.classes.shape)
@@ -107,8 +106,7 @@ class MultiLabel(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> MultiLabel:
         """The target of membership, bool ``(N, labels)``."""
-        scores = logits(output).detach()
-        check_samples(scores, count)
+        scores = logits(output, count).detach()
         if self.labels is None:
             members = precise(scores).sigmoid() > self.threshold
             reason = f"the model gives no label more than threshold={self.threshold} in sample {{}}"
@@ -122,7 +120,7 @@ class MultiLabel(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The sums ``(N,)``."""
-        scores = precise(logits(output))
+        scores = precise(logits(output, len(self.labels)))
         return scores.where(self.labels.to(scores.device), 0).sum(1)
 
 
