@@ -22,6 +22,7 @@ from camlib.maps import precise
 from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.targets import Target
+from camlib.targets.binary import undecided
 from camlib.targets.parts import named
 from camlib.visits import Visit, visits
 
@@ -103,8 +104,11 @@ class Pass:
             seen.activations()
             # A model that leaves a no_grad block of its own leaves the hook's grad mode with it.
             seen.interrupted |= graph != "none" and not torch.is_grad_enabled()
+        with torch.inference_mode(False):
+            with torch.enable_grad():
+                shown = _with_graph(model, inputs, output) if undecided(target, output) else output
+                chosen = targets.resolve(target, shown, len(inputs), inputs.size)
             with torch.set_grad_enabled(graph != "none"):
-                chosen = targets.resolve(target, output, len(inputs), inputs.size)
                 scores = chosen(output)
         # Where texts are the classes, each image is compared with all of them.
         inputs = replace(inputs, shared="logits_per_image" in named(output))
@@ -213,6 +217,15 @@ def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None =
             del run.formats[0]
     found = (run.target if target is None else target)[samples](output)
     return precise(found).reshape(len(samples), -1)
+
+
+def _with_graph(model: nn.Module, inputs: Inputs, output: Any) -> Any:
+    """The `output` once more, with the graph that leads to it if the model lets it have one."""
+    image = inputs.image.detach().clone().requires_grad_()
+    try:
+        return inputs.with_image(image).owned().run(model)
+    except RuntimeError:
+        return output
 
 
 def _check_alias(

@@ -199,7 +199,11 @@ def test_queries_read_with_a_sigmoid_have_no_such_class():
             r"nothing that the model detects overlaps box \[0.0, 0.0, 9.0, 9.0\] in sample 1; pass",
         ),
         (Detection(), listed(FIRST), "the model returned detections of 1 images for 2"),
-        (Detection(), torch.zeros(2, 4), r"expects a list of mappings .* float32 \(2, 4\)"),
+        (
+            Detection(),
+            torch.zeros(2, 4),
+            r"expects a list of mappings .* float32 \(2, 4\)",
+        ),
         (
             Detection(),
             [{**part, "scores": part["labels"]} for part in LISTED],

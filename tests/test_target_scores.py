@@ -44,8 +44,8 @@ def test_scores_of_a_class_follow_their_formulas():
 def test_probabilities_of_a_single_output_are_those_of_its_sigmoid():
     single = torch.tensor([[0.3], [-2.0]])
     expected = [1 / (1 + math.exp(-0.3)), 1 / (1 + math.exp(2.0))]
-    assert settled(targets.Probability(), single)(single).tolist() == pytest.approx(expected)
-    logs = settled(targets.LogProbability(), single)(single).tolist()
+    assert settled(targets.Probability(1), single)(single).tolist() == pytest.approx(expected)
+    logs = settled(targets.LogProbability(1), single)(single).tolist()
     assert logs == pytest.approx([math.log(p) for p in expected])
 
 
@@ -250,7 +250,7 @@ def test_options_that_do_not_exist(build, message):
         (targets.MultiLabel({-1}), SCORES, "label -1 is negative: labels count from 0"),
         (targets.Token(0, -100), TEXT, "token -100 is negative: tokens count from 0"),
         (targets.Token(-5), TEXT, "position -5 is out of range"),
-        (targets.Contrast(), SCORES[:, :1], "single output: there is no other class to contrast"),
+        (targets.TopK(3), SCORES[:, :1], "k=3 asks for more than there are: the model has 2"),
         (targets.MultiLabel({5}), SCORES, "label 5 is out of range: the model has 5 labels"),
         (targets.MultiLabel(3), SCORES, "labels=3 is neither a set of labels for all, nor a list"),
         (targets.MultiLabel([[1], [2]]), SCORES, "nor a list of 3 sets, one a sample"),
