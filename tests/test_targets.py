@@ -3,7 +3,7 @@ import pytest
 import torch
 from nets import convolutional, images, pooled
 
-from camlib import GradCAM, ScoreCAM, TargetError, targets
+from camlib import GradCAM, TargetError, targets
 
 
 def test_predicted_class():
@@ -101,12 +101,6 @@ def test_what_is_no_target(target, message):
 def test_what_a_function_must_return(function, message):
     with pytest.raises(TargetError, match=message):
         GradCAM(pooled())(images(), target=function)
-
-
-def test_function_that_counts_on_the_place_of_a_sample_is_refused_on_masked_images():
-    rows, classes = torch.arange(2), torch.tensor([0, 1])
-    with pytest.raises(TargetError, match="do not rely on the position of a sample in the batch"):
-        ScoreCAM(pooled())(images(), target=lambda out: out[rows, classes])
 
 
 def test_function_of_several_scores():

@@ -39,7 +39,7 @@ class Method(ABC):
                 tuple of positional or a mapping of keyword arguments with one in it.
             target: what to explain: ``None`` for the predicted class, a class, one class a sample,
                 ``(N, K)`` classes, a `camlib.targets.Target`, or a function of the model's output
-                that returns ``(N,)`` or ``(N, K)``.
+                that returns ``(N,)`` or ``(N, K)``, for each sample whatever else is in the batch.
             options: of `explain`.
 
         Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from camlib.errors import TargetError
@@ -29,9 +30,8 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
     Args:
         target: ``None`` (the predicted class), a class for all samples, one class a sample (a list
             or a 1-D tensor or array), several a sample ``(N, K)`` or ``(1, K)``, a `Target`, or a
-            function of the output. Classes of a dense output
-            mean `Segment`, those of a detector `Detection`; ``None`` means `Similarity` where there
-            are embeddings alone.
+            function of the output. Classes of a dense output mean `Segment`, those of a detector
+            `Detection`; ``None`` means `Similarity` where there are embeddings alone.
         output: what the model returned.
         count: the number of samples.
         size: of the input, without samples and channels.
@@ -42,7 +42,12 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
     if not isinstance(target, Target):
         target = Custom(target, count) if callable(target) else _meant(target, output, size)
     asked: Target = target
-    return asked if asked.resolved else asked.settled(output, count, size).replaced(resolved=True)
+    if asked.resolved:
+        return asked
+    found = asked.settled(output, count, size).replaced(resolved=True)
+    if isinstance(found, Custom) or not type(found).__module__.startswith(f"{__package__}."):
+        found.clean = output, count
+    return found
 
 
 def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
@@ -57,9 +62,11 @@ def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
 class Custom(Target):
     """A user's function of the output, for `count` samples."""
 
+    per_sample = ("samples",)
+
     def __init__(self, function: Score, count: int) -> None:
         self.function = function
-        self.count = count
+        self.samples = torch.arange(count)
 
     def __call__(self, output: Any) -> Tensor:
         """What the function returns.
@@ -67,18 +74,14 @@ class Custom(Target):
         Raises:
             TargetError: it is no score for each sample.
         """
-        scores = self.function(output)
+        scores, count = self.function(output), len(self.samples)
         if not isinstance(scores, Tensor) or not scores.is_floating_point():
             given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
             raise TargetError(f"expected the target to return a floating-point tensor, got {given}")
-        if scores.ndim not in (1, 2) or scores.shape[0] != self.count or not scores.numel():
+        if scores.ndim not in (1, 2) or scores.shape[0] != count or not scores.numel():
             raise TargetError(
-                f"expected the target to return ({self.count},) or ({self.count}, K), a score for "
-                f"each sample, got {tuple(scores.shape)}; sum over the other axes, and do not rely "
-                "on the position of a sample in the batch"
+                f"expected the target to return ({count},) or ({count}, K), a score for each "
+                f"sample, got {tuple(scores.shape)}; sum over the other axes, and do not rely on "
+                "the position of a sample in the batch"
             )
         return scores
-
-    def __getitem__(self, samples: Tensor) -> Custom:
-        """The same function, for as many samples."""
-        return self.replaced(count=len(samples))
