@@ -27,7 +27,8 @@ from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.samples import on_trial
 from camlib.targets import Target
-from camlib.targets.outputs import named
+from camlib.targets.binary import undecided
+from camlib.targets.parts import named
 from camlib.visits import Visits, visits
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
@@ -122,9 +123,12 @@ class Pass:
         if graphed and graph == "none":
             seen.detach()
             output = detached(output)
-        with torch.inference_mode(False), torch.set_grad_enabled(graph != "none"):
-            chosen = targets.resolve(target, output, len(inputs), inputs.size)
-            scores = chosen(output)
+        with torch.inference_mode(False):
+            with torch.enable_grad():
+                shown = _with_graph(model, inputs, output) if undecided(target, output) else output
+                chosen = targets.resolve(target, shown, len(inputs), inputs.size)
+            with torch.set_grad_enabled(graph != "none"):
+                scores = chosen(output)
         # Hooks of tensors, nodes and modules' backward passes are numbered in one row.
         seen.hooked = RemovableHandle.next_id != handles
         # Where texts are the classes, each image is compared with all of them.
@@ -282,6 +286,15 @@ def _overwritten(names: Sequence[str]) -> LayerError:
         f"the output of layer {', '.join(map(repr, names))} was overwritten in place through "
         "another name after it ran; choose the layer before or after it"
     )
+
+
+def _with_graph(model: nn.Module, inputs: Inputs, output: Any) -> Any:
+    """The `output` once more, with the graph that leads to it if the model lets it have one."""
+    image = inputs.image.detach().clone().requires_grad_()
+    try:
+        return inputs.with_image(image).owned().run(model)
+    except RuntimeError:
+        return output
 
 
 def _check_alias(

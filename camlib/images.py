@@ -15,8 +15,8 @@ from camlib.arguments import described
 from camlib.capture import capture
 from camlib.errors import InputError
 from camlib.inputs import Inputs
-from camlib.passes.nested import tensors_in
 from camlib.maps import precise
+from camlib.passes.nested import tensors_in
 from camlib.paths import Path, shown
 
 _CHANGE = 1e-4

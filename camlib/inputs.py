@@ -293,5 +293,3 @@ def _plain(tensor: Tensor) -> Tensor:
 def detached(output: Any) -> Any:
     """`output` with every tensor in it detached, also those in what holds others."""
     return mapped(Tensor.detach, output)
-
-

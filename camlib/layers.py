@@ -30,6 +30,7 @@ from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
 from camlib.passes.nested import tensors_in
 from camlib.targets.proposals import detects
+from camlib.targets.saturation import saturated
 from camlib.visits import Visit, Visits, visits
 
 __all__ = ["Candidate", "Layer", "Layers", "candidates", "find", "names", "unwrap"]
@@ -148,6 +149,15 @@ def first_pass(model: nn.Module, given: Inputs, target: Any = None) -> tuple[str
                 break
             if candidate.name in shares and shares[candidate.name].all():
                 return candidate.name, replace(run, seen=run.seen.only(candidate.name))
+        if (
+            preferred
+            and not any(share.any() for share in shares.values())
+            and saturated(run.output, run.target)
+        ):
+            # No layer has a gradient then; the map of one says so, at no further pass.
+            last = [name for name in run.seen.names if name in preferred][-1:]
+            if last:
+                return last[0], replace(run, seen=run.seen.only(last[0]))
     return _choose(model, given, target, found, preferred), None
 
 

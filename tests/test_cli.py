@@ -1,6 +1,7 @@
 """The `camlib` command: what it writes, what it says, and how it refuses."""
 
 import io
+import math
 import re
 import subprocess
 import sys
@@ -297,6 +298,32 @@ def test_overlay_shows_what_the_network_saw(folder, weights):
     expected = as_array(overlay(picture.clamp(0, 1), seen.heatmap[0])).astype(int)
     assert abs(read("scene-camlib.png") - expected).max() <= 1
     assert f"class 2: {seen.output.softmax(1)[0, 2]:.1%}, score {seen.score.item():.4g}," in said
+
+
+@pytest.mark.parametrize("bias", [-2.0, 2.0])
+def test_network_of_one_output_tells_two_classes(folder, bias):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = models.resnet18(num_classes=1).eval()
+    model.fc.bias.data.fill_(bias)
+    torch.save(model.state_dict(), "one.pt")
+    preset = models.ResNet18_Weights.DEFAULT.transforms()
+    with Image.open("scene.png") as image:
+        inputs = preset(image.convert("RGB"))[None]
+    logit = model(inputs).item()
+    asked = ("--target", "0", "--target", "class 1", "--method", "cam", "--raw")
+    said = done("explain", "scene.png", "--model", "resnet18", "--weights", "one.pt", *asked)
+    chance = 1 / (1 + math.exp(-logit))
+    best, belief = ("class 1", chance) if logit > 0 else ("class 0", 1 - chance)
+    assert f"scene.png: {best}, {belief:.1%}\n" in said
+    assert f"class 0, class 0: {1 - chance:.1%}, score {-logit:.4g}," in said
+    assert f"class 1, class 1: {chance:.1%}, score {logit:.4g}," in said
+    expected = CAM(model, "layer4").explain(inputs, [[0, 1]]).map[0]
+    torch.testing.assert_close(torch.from_numpy(np.load("scene-camlib.npy")), expected)
+    torch.testing.assert_close(expected[0], -expected[1])
+    done("explain", "scene.png", "--model", "resnet18", "--weights", "one.pt", *asked[4:])
+    found = torch.from_numpy(np.load("scene-camlib.npy"))
+    torch.testing.assert_close(found, expected[int(logit > 0)])
 
 
 def test_published_class_names(folder, tmp_path):

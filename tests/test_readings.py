@@ -207,7 +207,7 @@ def test_layers_tell_the_layout_of_an_image_in_doubt(layout, layer):
 
 def test_layer_that_does_not_fit_the_layout_given_says_how_to_change_it():
     _, other, _, picture = turned(GradCAM, "NHW")
-    with pytest.raises(LayoutError, match="layer .features.: no reading of"):
+    with pytest.raises(LayoutError, match="layer 'features': no reading of"):
         GradCAM(other, "features", image_layout="NCL")(picture, 1)
 
 

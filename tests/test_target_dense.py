@@ -38,7 +38,7 @@ def mask():
 
 def test_mean_over_a_mask_for_each_sample(mask):
     for form in (mask, mask.int(), mask.double(), mask.numpy(), mask.tolist(), list(mask)):
-        found = Segment([1, -1], form).settled(DENSE, 2, (6, 10))
+        found = Segment([1, 3], form).settled(DENSE, 2, (6, 10))
         assert found.classes.tolist() == [1, 3]
         expected = [mean_over(mask[0], 0, 1), mean_over(mask[1], 1, 3)]
         assert found(DENSE).tolist() == pytest.approx(expected)
@@ -99,12 +99,26 @@ def test_class_at_most_places_of_a_mask():
     assert Segment().settled(output, 1, (6, 6)).classes.tolist() == [2]
 
 
-def test_single_output_is_predicted_above_zero():
+def test_single_output_has_two_classes_told_apart_at_zero():
     output = torch.tensor([[[[1.0, -2.0], [3.0, 0.0]]]])
     found = Segment().settled(output, 1, (4, 4))
-    assert found.classes.tolist() == [0]
+    assert found.classes.tolist() == [1]
     assert found.mask.tolist() == [[[True, False], [True, False]]]
     assert found(output).tolist() == [2]
+    rest = Segment(0).settled(output, 1, (4, 4))
+    assert rest.mask.tolist() == [[[False, True], [False, True]]]
+    assert rest(output).tolist() == [1]
+    nothing = Segment().settled(-output.abs() - 1, 1, (4, 4))
+    assert nothing.classes.tolist() == [0]
+    assert nothing(-output.abs() - 1).tolist() == [2.5]
+
+
+def test_single_output_of_probabilities_is_told_apart_at_one_half():
+    logits = torch.tensor([[[[1.0, -2.0], [3.0, -0.5]]]], requires_grad=True)
+    found = Segment().settled(logits.sigmoid(), 1, (4, 4))
+    assert found.mask.tolist() == [[[True, False], [True, False]]]
+    with pytest.raises(TargetError, match="which of them it is cannot be told; pass target=1"):
+        Segment(1).settled(logits.sigmoid().detach(), 1, (4, 4))
 
 
 def test_values_outside_the_mask_do_not_matter(mask):
@@ -156,8 +170,8 @@ def test_class_that_is_predicted_nowhere_is_named_with_its_sample():
         resolve(1, output, 2, (4, 4))
     with pytest.raises(TargetError, match=r"predicts class 3 nowhere in sample 0; pass mask="):
         resolve([[1, 3], [2, 0]], output, 2, (4, 4))
-    with pytest.raises(TargetError, match=r"predicts class 0 nowhere in sample 0; pass mask="):
-        resolve(None, torch.zeros(1, 1, 2, 2), 1, (4, 4))
+    with pytest.raises(TargetError, match=r"predicts class 1 nowhere in sample 0; pass mask="):
+        resolve(1, torch.zeros(1, 1, 2, 2), 1, (4, 4))
 
 
 def test_output_that_lost_its_samples():

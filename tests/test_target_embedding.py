@@ -75,8 +75,12 @@ def test_own_direction_is_a_constant_and_the_gradient():
         (np.array([1.0, np.nan, 0, 0]), OWN, "an embedding is zero, empty or not finite"),
         (torch.ones(1, 0, 4), OWN, "an embedding is zero, empty or not finite"),
         ("dog", OWN, "embedding='dog' is no array of numbers"),
-        (None, {"a": OWN, "b": OWN}, r"cannot tell the embedding in the model's output \(\['a', "),
-        (None, OWN.long(), r"cannot tell the embedding in the model's output \(Tensor\); pass a"),
+        (
+            None,
+            {"a": OWN, "b": OWN},
+            r"output \(out\['a'\] .*=lambda out: out\['a'\] @ embedding",
+        ),
+        (None, OWN.long(), r"cannot tell the embedding in .* \(int64 \(2, 4\)\); let it return"),
         (None, torch.ones(3, 4), r"scores of shape \(3, 4\) for 2 samples"),
     ],
 )

@@ -44,8 +44,8 @@ def test_scores_of_a_class_follow_their_formulas():
 def test_probabilities_of_a_single_output_are_those_of_its_sigmoid():
     single = torch.tensor([[0.3], [-2.0]])
     expected = [1 / (1 + math.exp(-0.3)), 1 / (1 + math.exp(2.0))]
-    assert settled(targets.Probability(), single)(single).tolist() == pytest.approx(expected)
-    logs = settled(targets.LogProbability(), single)(single).tolist()
+    assert settled(targets.Probability(1), single)(single).tolist() == pytest.approx(expected)
+    logs = settled(targets.LogProbability(1), single)(single).tolist()
     assert logs == pytest.approx([math.log(p) for p in expected])
 
 
@@ -100,7 +100,7 @@ def test_contrast_weighs_the_nearest_classes_by_their_probability():
 
 
 def test_contrast_with_given_classes():
-    target = settled(targets.Contrast([[1, 2]], others=[[0, -1, 3]]))
+    target = settled(targets.Contrast([[1, 2]], others=[[0, 4, 3]]))
     assert target.classes.tolist() == [[1, 2]] * 3
     for row, clean in enumerate(SCORES.tolist()):
         expected = [contrast_by_hand(clean, clean, c, [0, 4, 3], 1.0) for c in (1, 2)]
@@ -129,7 +129,7 @@ def test_contrast_takes_all_others_where_there_are_few():
     ("labels", "sets"),
     [
         ({1, 3}, [[1, 3]] * 3),
-        ([1, -2, 1], [[1, 3]] * 3),
+        ([1, 3, 1], [[1, 3]] * 3),
         (torch.tensor([1, 3]), [[1, 3]] * 3),
         (np.array([[0, 1], [1, 2], [3, 4]]), [[0, 1], [1, 2], [3, 4]]),
         ([{0}, [1, 2, 4], torch.tensor([3, 1])], [[0], [1, 2, 4], [1, 3]]),
@@ -191,7 +191,7 @@ TEXT = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1))
     ("position", "index", "places"),
     [
         (1, 2, [(1, 2), (1, 2)]),
-        (-1, [0, -1], [(3, 0), (3, 5)]),
+        (-1, [0, 5], [(3, 0), (3, 5)]),
         ([0, 2], 3, [(0, 3), (2, 3)]),
         ([[0, 2]], 3, [[(0, 3), (2, 3)]] * 2),
         (1, [[4, 5]], [[(1, 4), (1, 5)]] * 2),
@@ -245,7 +245,12 @@ def test_options_that_do_not_exist(build, message):
             SCORES,
             "class 1 of sample 1 is contrasted with itself; leave it out of others=",
         ),
-        (targets.Contrast(), SCORES[:, :1], "single output: there is no other class to contrast"),
+        (targets.Category(-1), SCORES, "class -1 is negative: classes count from 0, and counting"),
+        (targets.Contrast(1, others=[[-2]]), SCORES, "class -2 is negative"),
+        (targets.MultiLabel({-1}), SCORES, "label -1 is negative: labels count from 0"),
+        (targets.Token(0, -100), TEXT, "token -100 is negative: tokens count from 0"),
+        (targets.Token(-5), TEXT, "position -5 is out of range"),
+        (targets.TopK(3), SCORES[:, :1], "k=3 asks for more than there are: the model has 2"),
         (targets.MultiLabel({5}), SCORES, "label 5 is out of range: the model has 5 labels"),
         (targets.MultiLabel(3), SCORES, "labels=3 is neither a set of labels for all, nor a list"),
         (targets.MultiLabel([[1], [2]]), SCORES, "nor a list of 3 sets, one a sample"),
@@ -260,7 +265,11 @@ def test_options_that_do_not_exist(build, message):
             "no label more than threshold=0.5 in sample 1; pass labels=",
         ),
         (targets.Regression(5), SCORES, "value 5 is out of range: the model has 5 values, 0 to 4"),
-        (targets.Regression(0.5), SCORES, r"index=0.5 is neither a value index, nor .* K\)$"),
+        (
+            targets.Regression(0.5),
+            SCORES,
+            r"index=0.5 is neither a value index, .*; indices are int",
+        ),
         (targets.Token(4), TEXT, "position 4 is out of range: the model has 4 positions, 0 to 3"),
         (targets.Token(0, 6), TEXT, "token 6 is out of range: the model has 6 tokens, 0 to 5"),
         (targets.Token("first"), TEXT, "position='first' is neither a position index"),

@@ -14,6 +14,7 @@ from camlib import ISCAM, SSCAM, Method, PixelMethod, SmoothFullGrad, SmoothGrad
 from camlib.cli.terminal import bar
 from camlib.integrations.torchvision import Network
 from camlib.targets import Probability, logits
+from camlib.targets.binary import both
 from camlib.visual import overlay, to_image
 
 
@@ -61,9 +62,9 @@ def built(
 
 
 def scores_of(network: Network, picture: Tensor) -> Tensor:
-    """The scores of all classes, ``(classes,)``."""
+    """The scores of all classes, ``(classes,)``; two of a single output."""
     with torch.inference_mode():
-        return logits(network.model(_inputs(network, picture)))[0].float().cpu()
+        return both(logits(network.model(_inputs(network, picture)), 1))[0].float().cpu()
 
 
 def maps_of(network: Network, method: Method, picture: Tensor, classes: Sequence[int]) -> Maps:

@@ -35,8 +35,8 @@ class Network:
         classes: the names of the classes by index.
         crop: what the network sees of a PIL image: ``(3, H, W)`` in [0, 1].
         normalize: what the network expects of such a crop.
-        several: whether several classes may be present at once: a probability is then the sigmoid
-            of a score, not the softmax.
+        several: whether a probability is the sigmoid of a score, not the softmax: several classes
+            may be present at once, or one output tells two apart.
     """
 
     model: nn.Module
@@ -57,7 +57,7 @@ def load(name: str, weights: str = "DEFAULT") -> Network:
         name: of a classification network of torchvision, such as ``"resnet50"``.
         weights: the name of published weights, downloaded on first use, or a file with a state
             dict of the network. Another number of classes than the published one is taken from the
-            file, and its classes are called by their numbers.
+            file, and its classes are called by their numbers; two where there is a single output.
 
     Raises:
         InputError: no such network, or weights that cannot be had or do not fit.
@@ -79,13 +79,14 @@ def load(name: str, weights: str = "DEFAULT") -> Network:
             + ", ".join(published)
         )
     classes = preset.meta["categories"]
+    single = weights not in published and _classes(state) == 1
     if weights not in published and _classes(state) != len(classes):
-        classes = [f"class {index}" for index in range(_classes(state))]
+        classes = [f"class {index}" for index in range(2 if single else _classes(state))]
     transform = preset.transforms()
     mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
     # Without its last step the preset shows what the network sees.
     transform.mean, transform.std = [0.0] * 3, [1.0] * 3
-    return Network(model.eval(), classes, transform, lambda crop: (crop - mean) / std)
+    return Network(model.eval(), classes, transform, lambda crop: (crop - mean) / std, single)
 
 
 def untrained(name: str) -> tuple[nn.Module, int, int]:

@@ -338,7 +338,7 @@ def _coverage(claim: Claim) -> tuple[int, int, bool]:
 
 
 def _laid(look: Looks, measured: Measured, runs: Tensor, grid: Grid) -> Iterator[Claim]:
-    """For each order of the axes, the claim of that of `runs` ``(S, patches)`` which agrees best."""
+    """For each order of the axes, the claim of that of `runs` ``(S, patches)`` that agrees best."""
     correlations = _of_runs(look, runs, grid)
     for order in itertools.permutations(range(len(grid))):
         chosen = torch.stack([correlations[a, order[a]] for a in range(len(grid))]).abs()

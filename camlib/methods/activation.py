@@ -14,6 +14,7 @@ from camlib.errors import ModelError, TargetError
 from camlib.forward import Pass
 from camlib.methods.layer import LayerMethod
 from camlib.targets import Category
+from camlib.targets.binary import both
 
 
 class CAM(LayerMethod):
@@ -60,7 +61,7 @@ class Classifier:
 
     Attributes:
         features: what the pooling sees, ``(N, C, *grid)``: the activation, or its positive part.
-        weight: ``(classes, C)``.
+        weight: ``(classes, C)``; of a single output for both classes, see `ClassTarget`.
         bias: ``(classes,)``.
         holds: whether it gives the output, up to rounding.
         why: why it does not.
@@ -98,7 +99,8 @@ def closest_classifier(run: Pass, raw: Tensor, activation: Tensor) -> Classifier
         if math.isfinite(error)
         else f"no such layer leads from {activation.shape[1]} channels to {logits.shape[1]} classes"
     )
-    return Classifier(*best, error <= rounding, why)
+    features, weight, bias = best
+    return Classifier(features, both(weight, 0), both(bias, 0), error <= rounding, why)
 
 
 def _distance(estimate: Tensor, expected: Tensor) -> float:

@@ -20,6 +20,7 @@ from camlib.maps import Fuse, Normalize, Window
 from camlib.methods.calling import ELSEWHERE, Calling, check_options
 from camlib.methods.explanation import Explanation
 from camlib.targets import Target
+from camlib.targets.saturation import saturated
 
 
 class Method(Calling, ABC):
@@ -38,7 +39,7 @@ class Method(Calling, ABC):
                 mapping as the one argument.
             target: what to explain: ``None`` for the predicted class, a class, one class a sample,
                 ``(N, K)`` classes, a `camlib.targets.Target`, or a function of the model's output
-                that returns ``(N,)`` or ``(N, K)``.
+                that returns ``(N,)`` or ``(N, K)``, for each sample whatever else is in the batch.
             options: of `explain`.
 
         Returns:
@@ -278,9 +279,11 @@ class MapMethod(Averageable):
                 raise InputError(NOT_FINITE.format(f"the map {where}"))
             if empty:
                 against = "" if idle else "relu=False shows what speaks against it; "
+                why = saturated(run.output, run.target) if idle else ""
+                hint = why or f"nothing there speaks for the target; {against}"
                 warn(
-                    f"a map {where} is zero everywhere: nothing there speaks for the target; "
-                    f"{against}{self._better(run, name)}"
+                    f"a map {where} is zero everywhere: {hint}"
+                    + ("" if why else self._better(run, name))
                 )
 
 

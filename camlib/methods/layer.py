@@ -114,9 +114,7 @@ class LayerMethod(MapMethod):
                 return run, self._maps(run)
         return self._from(self.layers, model, given, target, rule)
 
-    def _default(
-        self, model: nn.Module, given: Inputs, target: Any
-    ) -> tuple[str, Pass | None]:
+    def _default(self, model: nn.Module, given: Inputs, target: Any) -> tuple[str, Pass | None]:
         """The layer that is taken where none was given, and a pass that captured it, if any did."""
         try:
             return first_pass(model, given, target)

@@ -6,7 +6,11 @@ import copy
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
+
+from camlib.errors import TargetError
+from camlib.targets.apart import in_another_batch
 
 
 class Target(ABC):
@@ -21,6 +25,8 @@ class Target(ABC):
         signed: whether what lowers the score says as much as what raises it.
         placed: whether it asks about places in the image, which do not move with it.
         resolved: whether it is settled.
+        clean: the clean output and its number of samples, while the target has yet to be tried in
+            another batch; ``None`` if it has been, or need not be.
     """
 
     classes: Tensor | None = None
@@ -30,6 +36,8 @@ class Target(ABC):
     placed: bool = False
 
     resolved: bool = False
+
+    clean: tuple[Any, int] | None = None
 
     per_sample: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes that hold one entry for each sample, tensors ``(N, ...)``."""
@@ -52,9 +60,15 @@ class Target(ABC):
         """The scores in the model's `output`: ``(N,)``, or ``(N, K)`` for several a sample."""
 
     def __getitem__(self, samples: Tensor) -> Target:
-        """The target of the samples numbered `samples` ``(M,)``."""
-        values = {name: getattr(self, name) for name in self.per_sample}
-        return self.replaced(**{name: v[samples.to(v.device)] for name, v in values.items()})
+        """The target of the samples numbered `samples` ``(M,)``.
+
+        Raises:
+            TargetError: the score of a sample depends on the batch it is in.
+        """
+        if self.clean is not None:
+            self._check_apart(*self.clean)
+            self.clean = None
+        return self._of(samples)
 
     def replaced(self, **attributes: Any) -> Self:
         """The same target with other attributes."""
@@ -62,6 +76,36 @@ class Target(ABC):
         vars(twin).update(attributes)
         return twin
 
+    def _of(self, samples: Tensor) -> Self:
+        values = {name: getattr(self, name) for name in self.per_sample}
+        return self.replaced(**{name: v[samples.to(v.device)] for name, v in values.items()})
+
+    def _check_apart(self, output: Any, count: int) -> None:
+        """Nothing, if samples have the same scores in another batch."""
+        with torch.no_grad():
+            clean = self(output)
+            try:
+                other, numbers = in_another_batch(output, count)
+                found, numbers = self._of(numbers)(other)[:count], numbers[:count].to(clean.device)
+                margin = torch.finfo(clean.dtype).eps ** 0.5
+                wrong = ~torch.isclose(
+                    found, clean[numbers], margin, margin * float(clean.abs().max()), equal_nan=True
+                )
+                wrong = numbers[wrong.flatten(1).any(1) if wrong.ndim > 1 else wrong]
+                why = f"another score for sample {int(wrong[0])}" if len(wrong) else ""
+            except Exception as error:  # of the user's own function, which may fail in any way
+                why = str(error) or type(error).__name__
+        if why:
+            raise TargetError(_MIXING.format(why))
+
     def __repr__(self) -> str:
         classes = self.classes.tolist() if isinstance(self.classes, Tensor) else self.classes
         return f"{type(self).__name__}({classes})"
+
+
+_MIXING = (
+    "the target does not keep samples apart (in another batch: {}): with labels in a closure or a "
+    "mean over the batch it cannot be asked of changed inputs; make it a camlib.targets.Target "
+    "whose per_sample names what belongs to each sample (docs/guide.md, 'Labels and losses'), or "
+    "use a method that changes nothing, such as GradCAM"
+)

@@ -5,18 +5,24 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from camlib.errors import InputError, TargetError
 from camlib.maps import precise
 from camlib.targets.base import Target
+from camlib.targets.binary import both, predicted
 from camlib.targets.forms import Classes, classes_in
-from camlib.targets.outputs import check_samples, logits
+from camlib.targets.outputs import logits
 
 
 class ClassTarget(Target):
     """A score of each class, for the classes asked for.
+
+    A model with a single output ``y`` has two classes: 1 ("yes"), whose logit is ``y``, and 0
+    ("no"), whose logit is ``-y``. It predicts 1 where ``y`` is above 0, or from 0.5 on if it ends
+    in a sigmoid.
 
     Args:
         classes: ``None`` (the predicted class), a class for all samples, one a sample, several a
@@ -30,19 +36,24 @@ class ClassTarget(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
         """The target of class indices."""
-        scores = logits(output)
-        check_samples(scores, count)
+        scores = logits(output, count)
         if self.classes is None:
-            return self.replaced(classes=scores.detach().argmax(1))
-        return self.replaced(classes=classes_in(scores, self.classes))
+            return self.replaced(classes=predicted(scores))
+        return self.replaced(classes=classes_in(both(scores), self.classes))
 
     def __call__(self, output: Any) -> Tensor:
         """The scores of the classes, shaped like `classes`."""
-        return picked(self.scores(logits(output)), self.classes)
+        found = logits(output, len(self.classes))
+        if found.shape[1] == 1:
+            return picked(torch.cat([self.scores(-found), self.scores(found)], 1), self.classes)
+        return picked(self.scores(found), self.classes)
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
-        """The score of every class, from the `logits` ``(N, classes)``, of the same shape."""
+        """The score of every class, from the `logits` ``(N, classes)``, of the same shape.
+
+        Of a single output, ``(N, 1)``, it is asked once for each class, with the logit of that.
+        """
 
 
 class Category(ClassTarget):
@@ -62,8 +73,8 @@ class Probability(ClassTarget):
 
     Args:
         classes: see `ClassTarget`.
-        activation: ``"softmax"`` over all classes, or ``"sigmoid"`` of the class's own output. A
-            single output is one of two classes and takes the sigmoid: its softmax is always 1.
+        activation: ``"softmax"`` over all classes, or ``"sigmoid"`` of the class's own output, as
+            always of a single one.
 
     Raises:
         InputError: `activation` is not known.
@@ -84,7 +95,7 @@ class Probability(ClassTarget):
 
 
 class LogProbability(ClassTarget):
-    """The logarithm of a class's softmax probability; of a single output's sigmoid.
+    """The logarithm of a class's softmax probability; of its sigmoid, if the output is single.
 
     Args:
         classes: see `ClassTarget`.
@@ -112,7 +123,7 @@ class Counterfactual(ClassTarget):
 
 
 class TopK(Target):
-    """The outputs of the best classes, ``(N, k)``, best first.
+    """The outputs of the best classes, ``(N, k)``, best first; see `ClassTarget` for single ones.
 
     Args:
         k: how many.
@@ -128,17 +139,20 @@ class TopK(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Category:
         """The classes that are best on the clean output."""
-        scores = logits(output)
-        check_samples(scores, count)
-        if self.k > scores.shape[1]:
+        scores = logits(output, count)
+        available = max(scores.shape[1], 2)
+        if self.k > available:
             raise TargetError(
-                f"k={self.k} asks for more than there are: the model has {scores.shape[1]} classes"
+                f"k={self.k} asks for more than there are: the model has {available} classes"
             )
+        if scores.shape[1] == 1:
+            best = predicted(scores)
+            return Category(torch.stack([best, 1 - best], 1)[:, : self.k])
         return Category(scores.detach().topk(self.k, 1).indices)
 
     def __call__(self, output: Any) -> Tensor:
         """The highest scores of each sample, ``(N, k)``."""
-        return logits(output).topk(self.k, 1).values
+        return self.settled(output, len(logits(output)), ())(output)
 
 
 Asked = Literal["probability", "logit"]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from camlib.errors import TargetError
 from camlib.maps import precise
 from camlib.targets.base import Target
+from camlib.targets.binary import both, predicted
 from camlib.targets.forms import Classes, classes_in, numbers
 from camlib.targets.outputs import check_samples, class_scores, is_dense
 
@@ -26,8 +27,9 @@ class Segment(Target):
             `mask`, if given); class 0, by convention the background, only if there is no other.
         mask: ``(H, W)`` for all samples or ``(N, H, W)``, bool or 0 and 1, of any size: the output
             decides at its own grid, nearest neighbours fit the mask to it. ``None``: the places
-            where the model predicts the class on the clean output; of a single output, where it is
-            above 0.
+            where the model predicts the class on the clean output.
+
+    A single output has two classes, as in `ClassTarget`: 1 where it says yes, 0 elsewhere.
     """
 
     per_sample = ("classes", "mask")
@@ -39,30 +41,28 @@ class Segment(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Segment:
         """The target of classes and a mask ``(N, *grid)``, or one a class ``(N, K, *grid)``."""
-        scores = class_scores(output).detach()
+        found = class_scores(output)
         if not is_dense(output, size):
             raise TargetError(
                 f"Segment expects class scores at places, (N, classes, *grid) with {len(size)} "
-                f"axes in the grid, the model returned {tuple(scores.shape)}; use Category"
+                f"axes in the grid, the model returned {tuple(found.shape)}; use Category"
             )
-        check_samples(scores, count)
-        single = scores.shape[1] == 1
-        # Nowhere (-1) is said by a single output alone: it has no background to win.
-        predicted = (scores[:, 0] > 0).long() - 1 if single else scores.argmax(1)
+        check_samples(found, count)
+        scores = both(found.detach())
         mask = None if self.mask is None else _fitted(self.mask, scores)
         if self.classes is None:
-            classes = _commonest(predicted, mask, scores.shape[1])
+            classes = _commonest(predicted(found), mask, scores.shape[1])
         else:
             classes = classes_in(scores, self.classes)
         if mask is None:
-            mask = _where(predicted, classes)
+            mask = _where(predicted(found), classes)
         elif classes.ndim == 2:
             mask = mask[:, None]
         return self.replaced(classes=classes, mask=mask)
 
     def __call__(self, output: Any) -> Tensor:
         """The means, shaped like `classes`."""
-        scores = class_scores(output)
+        scores = both(class_scores(output, len(self.classes)))
         several = self.classes.reshape(len(self.classes), -1).to(scores.device)
         places = several.reshape(*several.shape, *[1] * (scores.ndim - 2))
         found = precise(scores.gather(1, places.expand(-1, -1, *scores.shape[2:]))).flatten(2)
@@ -94,21 +94,21 @@ def _fitted(given: Any, scores: Tensor) -> Tensor:
     return fitted.expand(count, *grid)
 
 
-def _commonest(predicted: Tensor, mask: Tensor | None, classes: int) -> Tensor:
-    """The class at most places of `predicted` ``(N, *grid)``, 0 only if there is no other."""
-    counted = predicted >= 0 if mask is None else mask & (predicted >= 0)
-    counts = torch.zeros(len(predicted), classes, device=predicted.device).scatter_add(
-        1, predicted.clamp(min=0).flatten(1), counted.flatten(1).float()
+def _commonest(labels: Tensor, mask: Tensor | None, classes: int) -> Tensor:
+    """The class at most places of `labels` ``(N, *grid)``, 0 only if there is no other."""
+    counted = torch.ones_like(labels) if mask is None else mask
+    counts = torch.zeros(len(labels), classes, device=labels.device).scatter_add(
+        1, labels.flatten(1), counted.flatten(1).float()
     )
     counts[:, 0] = 0
     return counts.argmax(1)
 
 
-def _where(predicted: Tensor, classes: Tensor) -> Tensor:
-    """Where each of `classes` is `predicted` ``(N, *grid)``, bool ``(*classes, *grid)``."""
-    count, *grid = predicted.shape
+def _where(labels: Tensor, classes: Tensor) -> Tensor:
+    """Where each of `classes` is in `labels` ``(N, *grid)``, bool ``(*classes, *grid)``."""
+    count, *grid = labels.shape
     ones = [1] * len(grid)
-    places = predicted.reshape(count, *[1] * (classes.ndim - 1), *grid)
+    places = labels.reshape(count, *[1] * (classes.ndim - 1), *grid)
     mask = places == classes.reshape(*classes.shape, *ones)
     empty = (~mask.flatten(classes.ndim).any(-1)).nonzero().tolist()
     if empty:

@@ -11,7 +11,7 @@ from camlib.errors import InputError, TargetError
 from camlib.maps import precise
 from camlib.targets.base import Target
 from camlib.targets.classes import check_activation
-from camlib.targets.forms import Classes, indices, numbers, within
+from camlib.targets.forms import Classes, check_positive, indices, numbers, within
 from camlib.targets.proposals import Proposals, overlap, proposals
 
 
@@ -86,8 +86,7 @@ def _labels(given: Classes, found: Proposals) -> Tensor:
     labels = indices(given, count, device, name="label", noun="label")
     if found.every is not None:
         return within(labels, found.every.shape[2], "label")
-    if (labels < 0).any():
-        raise TargetError(f"label {int(labels.min())} is negative; how many there are is not known")
+    check_positive(labels, "label")
     return labels
 
 

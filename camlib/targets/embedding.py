@@ -11,7 +11,8 @@ from camlib.errors import InputError, TargetError
 from camlib.maps import precise
 from camlib.targets.base import Target
 from camlib.targets.forms import numbers
-from camlib.targets.outputs import check_samples, described, embedding_in
+from camlib.targets.outputs import check_samples, embedding_in
+from camlib.targets.parts import listed, parts
 
 
 class Similarity(Target):
@@ -68,8 +69,15 @@ def _embedding(output: Any) -> Tensor:
     """The embedding ``(N, D)`` in `output`, in float32 at least."""
     found = embedding_in(output)
     if found is None or not found.is_floating_point():
+        usable = [p for p in parts(output) if p.tensor.is_floating_point() and p.tensor.ndim > 1]
+        best = min(usable, key=lambda part: (not part.embeds, not part.fits), default=None)
+        mean = ".flatten(1, -2).mean(1)" if best and best.tensor.ndim > 2 else ""
+        advice = (
+            f"pass a function, such as target=lambda out: {best.where}{mean} @ embedding"
+            if best
+            else "let it return a floating-point embedding (N, D)"
+        )
         raise TargetError(
-            f"cannot tell the embedding in the model's output ({described(output)}); pass a "
-            "function, such as target=lambda out: out.tokens[:, 0] @ embedding"
+            f"cannot tell the embedding in the model's output ({listed(output)}); {advice}"
         )
     return precise(found)

@@ -13,7 +13,8 @@ from camlib.errors import TargetError
 
 Classes = Any
 """``None`` (the predicted class), a class for all samples, one a sample (a list or a 1-D tensor or
-array), several a sample ``(N, K)`` or ``(1, K)``. Negative classes count from the end."""
+array), several a sample ``(N, K)`` or ``(1, K)``. Negative numbers are none: counted from the end,
+they would hide mistakes such as the label -1 for "ignore"."""
 
 
 def classes_in(scores: Tensor, asked: Classes) -> Tensor:
@@ -45,6 +46,7 @@ def indices(
         function = ", nor a function of the model's output" if name == "target" else ""
         raise TargetError(
             f"{name}={given!r} is neither a {noun} index, nor integers (N,) or (N, K){function}"
+            + _advice(given, noun)
         )
     found = found.to(device=device, dtype=torch.int64)
     if found.ndim == 0:
@@ -61,12 +63,20 @@ def indices(
     return found
 
 
-def within(found: Tensor, available: int, noun: str = "class") -> Tensor:
+def within(found: Tensor, available: int, noun: str = "class", *, from_end: bool = False) -> Tensor:
     """The indices `found`, of `available` ones, counted from 0.
+
+    Args:
+        found: integers.
+        available: how many there are.
+        noun: for what an index stands, for errors.
+        from_end: whether negative ones count from the end.
 
     Raises:
         TargetError: one is out of range.
     """
+    if not from_end:
+        check_positive(found, noun)
     outside = (found < -available) | (found >= available)
     if outside.any():
         raise TargetError(
@@ -74,6 +84,20 @@ def within(found: Tensor, available: int, noun: str = "class") -> Tensor:
             f"{plural(noun)}, 0 to {available - 1}"
         )
     return found % available
+
+
+def check_positive(found: Tensor, noun: str) -> None:
+    """Nothing, if none of the indices `found` is negative.
+
+    Raises:
+        TargetError: one is.
+    """
+    if (found < 0).any():
+        raise TargetError(
+            f"{noun} {int(found[found < 0][0])} is negative: {plural(noun)} count from 0, and "
+            "counting from the end would hide mistakes such as a label for 'ignore'; pass the "
+            "index itself"
+        )
 
 
 def plural(noun: str) -> str:
@@ -95,6 +119,27 @@ def integers(given: Any) -> Tensor | None:
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         return None
     return found
+
+
+def _advice(given: Any, noun: str) -> str:
+    """What to pass instead of `given`, if that can be told."""
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    if any(isinstance(each, str) for each in several):
+        return f"; the model does not know the names of its {plural(noun)}: pass indices"
+    if any(callable(each) for each in several):
+        return (
+            f"; one target asks of all samples: pass {noun} indices, one a sample, or one function "
+            "of the whole output, such as lambda out: torch.stack([out[:, 1], out[:, 0]], 1)"
+        )
+    if any(isinstance(each, bool) for each in several) or (
+        isinstance(given, Tensor) and given.dtype == torch.bool
+    ):
+        return f"; a bool is no index: pass 1 or 0 if that is the {noun}"
+    if any(isinstance(each, float) for each in several) or (
+        isinstance(given, Tensor) and given.is_floating_point()
+    ):
+        return f"; indices are integers: pass 1 and not 1.0, or int(...) and .long() of a {noun}"
+    return ""
 
 
 def numbers(given: Any, name: str, device: torch.device) -> Tensor:

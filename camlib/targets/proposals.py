@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from camlib.errors import TargetError
 from camlib.maps import precise
-from camlib.targets.outputs import check_samples, class_scores, described, named
+from camlib.targets.outputs import check_samples, class_scores
+from camlib.targets.parts import listed, named
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def proposals(output: Any, count: int, size: tuple[int, ...], activation: str) -
     if not detects(output):
         raise TargetError(
             "Detection expects a list of mappings with boxes, labels and scores, or logits with "
-            f"pred_boxes; the model returned {described(output)}"
+            f"pred_boxes; the model returned {listed(output)}"
         )
     if "pred_boxes" in named(output):
         return _queried(output, count, size, activation)

@@ -9,7 +9,7 @@ from torch import Tensor
 from camlib.targets.base import Target
 from camlib.targets.classes import picked
 from camlib.targets.forms import indices, within
-from camlib.targets.outputs import check_samples, logits
+from camlib.targets.outputs import logits
 
 
 class Regression(Target):
@@ -18,7 +18,8 @@ class Regression(Target):
     It is signed: a map keeps what lowers the value, unless told otherwise.
 
     Args:
-        index: which of the values ``(N, R)``: one for all samples, one a sample, or ``(N, K)``.
+        index: which of the values ``(N, R)``: one for all samples, one a sample, or ``(N, K)``;
+            negative ones count from the end.
     """
 
     signed = True
@@ -29,11 +30,10 @@ class Regression(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Regression:
         """The target of an index for each sample."""
-        values = logits(output)
-        check_samples(values, count)
+        values = logits(output, count)
         index = indices(self.index, count, values.device, name="index", noun="value")
-        return self.replaced(index=within(index, values.shape[1], "value"))
+        return self.replaced(index=within(index, values.shape[1], "value", from_end=True))
 
     def __call__(self, output: Any) -> Tensor:
         """The values, shaped like `index`."""
-        return picked(logits(output), self.index)
+        return picked(logits(output, len(self.index)), self.index)

@@ -15,7 +15,7 @@ from camlib.targets.dense import Segment
 from camlib.targets.detection import Detection
 from camlib.targets.embedding import Similarity
 from camlib.targets.forms import Classes
-from camlib.targets.outputs import embedding_in, is_dense, scores_in
+from camlib.targets.outputs import is_dense, only_embeds
 from camlib.targets.proposals import detects
 
 Score = Callable[[Any], Tensor]
@@ -30,9 +30,8 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
     Args:
         target: ``None`` (the predicted class), a class for all samples, one class a sample (a list
             or a 1-D tensor or array), several a sample ``(N, K)`` or ``(1, K)``, a `Target`, or a
-            function of the output. Negative classes count from the end. Classes of a dense output
-            mean `Segment`, those of a detector `Detection`; ``None`` means `Similarity` where there
-            are embeddings alone.
+            function of the output. Classes of a dense output mean `Segment`, those of a detector
+            `Detection`; ``None`` means `Similarity` where there are embeddings alone.
         output: what the model returned.
         count: the number of samples.
         size: of the input, without samples and channels.
@@ -43,14 +42,19 @@ def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Targ
     if not isinstance(target, Target):
         target = Custom(target, count) if callable(target) else _meant(target, output, size)
     asked: Target = target
-    return asked if asked.resolved else asked.settled(output, count, size).replaced(resolved=True)
+    if asked.resolved:
+        return asked
+    found = asked.settled(output, count, size).replaced(resolved=True)
+    if isinstance(found, Custom) or not type(found).__module__.startswith(f"{__package__}."):
+        found.clean = output, count
+    return found
 
 
 def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
     """What `classes` mean for an output of this kind."""
     if detects(output):
         return Detection(label=classes)
-    if classes is None and scores_in(output) is None and embedding_in(output) is not None:
+    if classes is None and only_embeds(output):
         return Similarity()
     return Segment(classes) if is_dense(output, size) else Category(classes)
 
@@ -58,9 +62,11 @@ def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
 class Custom(Target):
     """A user's function of the output, for `count` samples."""
 
+    per_sample = ("samples",)
+
     def __init__(self, function: Score, count: int) -> None:
         self.function = function
-        self.count = count
+        self.samples = torch.arange(count)
 
     def __call__(self, output: Any) -> Tensor:
         """What the function returns.
@@ -68,7 +74,7 @@ class Custom(Target):
         Raises:
             TargetError: it is no score for each sample.
         """
-        scores = self.function(output)
+        scores, count = self.function(output), len(self.samples)
         if not isinstance(scores, Tensor) or scores.is_complex():
             given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
             raise TargetError(
@@ -76,14 +82,10 @@ class Custom(Target):
             )
         if not scores.is_floating_point():  # counts, say: scores without a gradient
             scores = scores.to(torch.get_default_dtype())
-        if scores.ndim not in (1, 2) or scores.shape[0] != self.count or not scores.numel():
+        if scores.ndim not in (1, 2) or scores.shape[0] != count or not scores.numel():
             raise TargetError(
-                f"expected the target to return ({self.count},) or ({self.count}, K), a score for "
-                f"each sample, got {tuple(scores.shape)}; sum over the other axes, and do not rely "
-                "on the position of a sample in the batch"
+                f"expected the target to return ({count},) or ({count}, K), a score for each "
+                f"sample, got {tuple(scores.shape)}; sum over the other axes, and do not rely on "
+                "the position of a sample in the batch"
             )
         return scores
-
-    def __getitem__(self, samples: Tensor) -> Custom:
-        """The same function, for as many samples."""
-        return self.replaced(count=len(samples))

@@ -11,16 +11,18 @@ from torch import Tensor
 from camlib.errors import InputError, TargetError
 from camlib.maps import precise
 from camlib.targets.base import Target
+from camlib.targets.binary import both, predicted
 from camlib.targets.classes import picked
 from camlib.targets.forms import Classes, classes_in, integers, within
-from camlib.targets.outputs import check_samples, logits
+from camlib.targets.outputs import logits
 
 
 class Contrast(Target):
     """This class and not those, ``y_c - strength * sum_d p_d y_d / sum_d p_d``.
 
     The target of Finer-CAM: Zhang et al., CVPR 2025, arXiv:2501.11309. The weights ``p_d`` are the
-    softmax probabilities on the clean output, constants for the gradient.
+    softmax probabilities on the clean output, constants for the gradient. Of a single output the
+    two classes are told apart, see `ClassTarget`.
 
     Args:
         category: what is explained, in the forms of `Category`.
@@ -52,12 +54,10 @@ class Contrast(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Contrast:
         """The classes, the others ``(N, K, D)`` of each, and their weights."""
-        scores = precise(logits(output).detach())
-        check_samples(scores, count)
+        found = logits(output, count)
+        scores = both(precise(found.detach()))
         available = scores.shape[1]
-        if available < 2:
-            raise TargetError("the model has a single output: there is no other class to contrast")
-        classes = scores.argmax(1) if self.classes is None else classes_in(scores, self.classes)
+        classes = predicted(found) if self.classes is None else classes_in(scores, self.classes)
         several = classes.reshape(count, -1, 1)
         every = scores[:, None].expand(-1, several.shape[1], -1)
         if self.others is None:
@@ -79,7 +79,7 @@ class Contrast(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The differences, shaped like `classes`."""
-        scores = precise(logits(output))
+        scores = both(precise(logits(output, len(self.classes))))
         others, weights = self.others.to(scores.device), self.weights.to(scores.device)
         shared = (weights * scores.gather(1, others.flatten(1)).reshape(others.shape)).sum(2)
         return picked(scores, self.classes) - self.strength * shared.reshape(self.classes.shape)
@@ -107,8 +107,7 @@ class MultiLabel(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> MultiLabel:
         """The target of membership, bool ``(N, labels)``."""
-        scores = logits(output).detach()
-        check_samples(scores, count)
+        scores = logits(output, count).detach()
         if self.labels is None:
             members = precise(scores).sigmoid() > self.threshold
             reason = f"the model gives no label more than threshold={self.threshold} in sample {{}}"
@@ -122,7 +121,7 @@ class MultiLabel(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The sums ``(N,)``."""
-        scores = precise(logits(output))
+        scores = precise(logits(output, len(self.labels)))
         return scores.where(self.labels.to(scores.device), 0).sum(1)
 
 

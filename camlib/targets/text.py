@@ -11,7 +11,7 @@ from camlib.errors import TargetError
 from camlib.targets.base import Target
 from camlib.targets.classes import picked
 from camlib.targets.forms import indices, within
-from camlib.targets.outputs import check_samples, class_scores
+from camlib.targets.outputs import class_scores
 
 
 class Token(Target):
@@ -31,11 +31,10 @@ class Token(Target):
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Token:
         """The target of positions and vocabulary entries, of the same shape."""
-        scores = _vocabulary(output)
-        check_samples(scores, count)
+        scores = _vocabulary(output, count)
         _, length, vocabulary = scores.shape
         place = indices(self.position, count, scores.device, name="position", noun="position")
-        place = within(place, length, "position")
+        place = within(place, length, "position", from_end=True)
         if self.classes is None:
             return self.replaced(position=place, classes=picked(scores.detach().argmax(2), place))
         index = indices(self.classes, count, scores.device, name="index", noun="token")
@@ -52,13 +51,13 @@ class Token(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The scores of the entries, shaped like `classes`."""
-        scores = _vocabulary(output)
+        scores = _vocabulary(output, len(self.classes))
         return picked(scores.flatten(1), self.position * scores.shape[2] + self.classes)
 
 
-def _vocabulary(output: Any) -> Tensor:
-    """The scores ``(N, positions, vocabulary)`` in `output`."""
-    scores = class_scores(output)
+def _vocabulary(output: Any, count: int) -> Tensor:
+    """The scores ``(N, positions, vocabulary)`` in the `output` for `count` samples."""
+    scores = class_scores(output, count)
     if scores.ndim != 3:
         raise TargetError(
             "Token expects scores (N, positions, vocabulary), the model returned "
