@@ -287,7 +287,8 @@ def _read(
                     if not visit.moved and given.axis == 1:
                         yield name, found.unmoved(shape, seen)
                     else:
-                        yield name, found.measured(shape, seen, visit.module)
+                        read = found.measured(shape, seen, visit.module, since=visit.since)
+                        yield name, read
                 else:
                     yield (
                         name,

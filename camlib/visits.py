@@ -25,6 +25,7 @@ class Visit:
         shapes: of the first floating-point tensor that it returned, in each of its calls.
         parts: how many floating-point tensors it returned side by side with the first.
         moved: whether anything before its end may have moved places, see `Moves`.
+        since: whether anything has since the image entered.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Visit:
     shapes: tuple[tuple[int, ...], ...]
     parts: int
     moved: bool
+    since: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,6 +93,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
         image = isinstance(given, Tensor) and given.ndim == axes + 2
         if image and given.is_floating_point():
             order.entry = Entry(module, tuple(given.shape), moves.moved)
+            moves.since = False
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
@@ -103,7 +106,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             parts = sum(len(other) == len(path) for other, _ in found)
             shapes = visited.pop(name).shapes if name in visited else ()
             shapes = (*shapes, tuple(first.shape))
-            visited[name] = Visit(name, module, shapes, parts, moves.moved)
+            visited[name] = Visit(name, module, shapes, parts, moves.moved, moves.since)
 
         return hook
 

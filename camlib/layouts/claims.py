@@ -116,19 +116,7 @@ class Claim:
             sure = self.look.telling or few
         else:
             sure = few and not self.usual
-        if not row and self.usual and not few:
-            # Along an axis at which places look everywhere, any order agrees by chance.
-            known = [c for c, tells in zip(self.correlations, self._tells, strict=True) if tells]
-            return bool(known) and min(known) >= AGREES and min(self.correlations) > -AGREES
         return self.agreement >= (SURE if sure else AGREES)
-
-    @property
-    def _tells(self) -> list[bool]:
-        """Whether the places differ along each axis of the input by more than each sees of it."""
-        varied = self.positions[:, self.loud].var(1)
-        spread = self.spread[:, self.loud].square().mean(1)
-        tells: list[bool] = ((varied > ALIKE**2) & (varied > spread)).tolist()
-        return tells
 
     @property
     def silent(self) -> int:
@@ -394,6 +382,8 @@ def _where_they_look(
 ) -> Iterator[Claim]:
     """The claim that each token is at the cell it looks at, if these are cells of one grid."""
     loud = look.loud
+    if (look.strength[~loud] > 1e-3 * look.strength[loud].median()).any():
+        return  # whether such a token is a patch cannot be told
     low, high = torch.tensor(window).to(look.positions).unbind(1)
     places = (look.positions[:, loud] - low[:, None]) / (high - low)[:, None]
     numbers = torch.arange(len(loud))[loud.cpu()]

@@ -42,7 +42,8 @@ class Looks:
         positions: along each axis of the input, 0 to 1, ``(A, *places)``; 0.5 where none
             changes.
         spread: the standard deviation of what a place looks at, along each axis, ``(A, *places)``.
-        strength: how much a place changes, ``(*places)``, as a share of how large it is.
+        strength: how much a place changes, ``(*places)``.
+        share: the largest change, as a share of what changes.
     """
 
     samples: int
@@ -51,6 +52,7 @@ class Looks:
     positions: Tensor
     spread: Tensor
     strength: Tensor
+    share: float
 
     @cached_property
     def fields(self) -> Tensor:
@@ -206,7 +208,8 @@ def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured 
                 tuple(axis for axis in rest if axis != channels),
                 positions.double(),
                 spread.where(even > 0, 1).double(),
-                (total.sum(0) / size.where(size > 0, 1)).double(),
+                total.sum(0).double(),
+                float((total.sum(0) / size.where(size > 0, 1)).max()),
             )
         )
     return Measured(samples, frames, tuple(looks)) if looks else None

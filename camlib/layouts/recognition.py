@@ -57,6 +57,7 @@ class Readings:
     _grids: dict[Grid, None] = field(default_factory=dict)
     _before: tuple[Claim, Window] | None = None
     _entered: bool = False
+    _entrance: Reading | None = None
 
     def certain(self, shape: Shape) -> Reading:
         """The reading of a layer before which nothing moved places.
@@ -85,13 +86,22 @@ class Readings:
             raise LayoutError(_STILL)
         return self.certain(shape)
 
-    def measured(self, shape: Shape, seen: Sequence[Measured], module: nn.Module | None) -> Reading:
+    def measured(
+        self,
+        shape: Shape,
+        seen: Sequence[Measured],
+        module: nn.Module | None,
+        *,
+        since: bool = True,
+    ) -> Reading:
         """The reading of a layer from what was measured of it.
 
         Args:
             shape: of its output.
             seen: what was measured, with one sample or with several that may differ.
             module: whose output it is.
+            since: whether anything may have moved places since the image entered. If not, the
+                layer has the axes of what entered, unless the measurement contradicts.
 
         Raises:
             LayoutError: no reading agrees, or two; or the layer has no positions.
@@ -124,6 +134,11 @@ class Readings:
             return reading
         if _still(first):
             raise LayoutError(_STILL)
+        if not since and self._entrance and len(shape) == self.axes + 2:
+            claim = Claim.of(self._entrance.layout, first.looks[0])
+            if claim is not None and claim.agreement > -0.3 and not claim.turned_over:
+                self._keep(first.samples, shape, self._entrance)
+                return self._entrance
         if telling and not _rounding(first):
             raise LayoutError(
                 f"no reading of {tuple(shape)} agrees with where its places look "
@@ -147,10 +162,12 @@ class Readings:
         self._entered = True
         if seen is None:
             return
-        found = claims(seen, (), self._whole)
-        if found and found[0].agreement >= AGREES and found[0].look.channels == 1:
+        found = [claim for claim in claims(seen, (), self._whole) if claim.look.channels == 1]
+        if found and found[0].agreement >= AGREES:
             borders = zip(found[0].borders(), found[0].grid, strict=True)
-            self._before = found[0], tuple(_snapped(*ends, cells) for ends, cells in borders)
+            window = tuple(_snapped(*ends, cells) for ends, cells in borders)
+            self._before = found[0], window
+            self._entrance = Reading(found[0].layout, window)
 
     def _again(self, known: Sequence[Reading], seen: Measured) -> list[Claim]:
         """The claims of `known` readings that agree."""
@@ -227,7 +244,7 @@ def _still(seen: Measured) -> bool:
 
 
 def _rounding(seen: Measured) -> bool:
-    return max(float(look.strength.max()) for look in seen.looks) < _ROUNDING
+    return max(look.share for look in seen.looks) < _ROUNDING
 
 
 def _listed(found: Sequence[Claim], most: int = 4) -> str:

@@ -20,11 +20,12 @@ class Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         moved: whether one has so far.
+        since: whether one has since this was last set to ``False``.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.moved = False
+        self.moved = self.since = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -34,8 +35,9 @@ class Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if not self.moved and not _local(func):
-            self.moved = not _beside_the_grid(func, args, kwargs or {})
+        if not self.since and not _local(func):
+            self.since = not _beside_the_grid(func, args, kwargs or {})
+            self.moved = self.moved or self.since
         return func(*args, **(kwargs or {}))
 
 
