@@ -117,8 +117,9 @@ class Readings:
             best = found[0]
             if telling and not best.look.telling and len(shape) == 3:
                 raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
-            rivals = [claim for claim in found[1:] if best.rivals(claim)]
-            if rivals and rivals[0].agreement > best.agreement - CLEARLY:
+            close = [c for c in found[1:] if c.agreement > best.agreement - CLEARLY]
+            rivals = [claim for claim in close if best.rivals(claim)]
+            if rivals:
                 raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
             for other in seen[1:]:
                 if not self._again([Reading(best.layout, ())], other):
