@@ -188,19 +188,20 @@ def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured 
     if frames > 1:
         rows, rest = rows.reshape(-1, frames, *rows.shape[1:]), [FOLDED, *rest]
     rows = torch.nan_to_num(rows)
-    changes, whole = rows[clean:] - rows[:1], rows[:1]
-    both = changes[::2] + changes[1::2]
+    changes = rows[clean:] - rows[:1]
+    both = (changes[::2] + changes[1::2]).square_()
+    changes, whole = changes.square_(), rows[:1].square()
     looks = []
     for number, channels in enumerate(rest):
         if channels == FOLDED or len(rest) == 1:
             continue
-        up, down = changes[::2].norm(dim=1 + number), changes[1::2].norm(dim=1 + number)
+        up, down = changes.sum(1 + number).sqrt().reshape(-1, 2, *_without(rows, number)).unbind(1)
         total = up + down
         positions = (up / total).where(total > 0, 0.5)
-        even = both.norm(dim=1 + number).square()
+        even = both.sum(1 + number)
         mean = (1 + (up.square() - down.square()) / even) / 2
         spread = (up.square() / even - mean.square()).clamp(min=0).sqrt()
-        size = whole.norm(dim=1 + number)[0]
+        size = whole.sum(1 + number)[0].sqrt()
         looks.append(
             Looks(
                 samples,
@@ -213,6 +214,11 @@ def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured 
             )
         )
     return Measured(samples, frames, tuple(looks)) if looks else None
+
+
+def _without(rows: Tensor, number: int) -> list[int]:
+    """The shape of a sample of `rows` without one of its axes."""
+    return [length for axis, length in enumerate(rows.shape[1:]) if axis != number]
 
 
 @contextmanager
