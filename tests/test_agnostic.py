@@ -16,7 +16,6 @@ from camlib import (
     GuidedGradCAM,
     InputError,
     LaFAM,
-    LayerError,
     RandomCAM,
     SegEigenCAM,
     Smooth,
@@ -125,6 +124,7 @@ OUTPUTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.* answers a sample differently:camlib.CamlibWarning")
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 @pytest.mark.parametrize("form", OUTPUTS)
 @pytest.mark.parametrize("kind", AGNOSTIC)
@@ -191,14 +191,13 @@ def test_layer_that_is_changed_in_place_later_is_read():
     torch.testing.assert_close(LaFAM(other, "features.5").explain(images()).map, expected.map)
 
 
-def test_without_a_layer_and_without_scores_there_is_advice():
+def test_without_scores_the_last_layer_with_a_grid_does():
     class Boxes(Net):
         def forward(self, batch):
             return (super().forward(batch)[:, None, :, None], [batch, batch])
 
     base = pooled()
     net = Boxes(base.features, base.tail).eval()
-    with pytest.raises(LayerError, match=r"EigenCAM needs no gradient, but .*; pass layer="):
-        EigenCAM(net)(images())
+    assert EigenCAM(net).explain(images()).layers == ("features",)
     with pytest.raises(TargetError, match="cannot tell the class scores"):
         GradCAM(net)(images())

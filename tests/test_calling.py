@@ -26,6 +26,7 @@ from camlib import (
 )
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* answers a sample differently:camlib.CamlibWarning"),
     pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning"),
     pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning"),
     pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning"),
