@@ -185,7 +185,7 @@ def test_score_cam_of_a_single_output_weighs_by_its_sigmoid():
             return output[:, :1]
 
     net, batch = Net(base.features, nn.Sequential(base.tail, First())).eval(), images()
-    found = ScoreCAM(net, "features").explain(batch).map
+    found = ScoreCAM(net, "features").explain(batch, 1).map
     expected = ScoreCAM(base, "features").explain(batch, lambda out: out[:, 0].sigmoid()).map
     torch.testing.assert_close(found, expected)
 

@@ -61,8 +61,9 @@ def test_channels_of_the_same_mask_run_once():
 
     net = Counting(nn.Sequential(*base.features, Chosen()), nn.Sequential(Back(), *base.tail))
     found = ScoreCAM(net.eval(), "features", batch_size=4).explain(batch, 1, relu=False).map
-    assert net.sizes[:2] == [3, 2]
-    assert sum(net.sizes[2:]) == 3 * 7
+    # The clean pass, where the layer looks, and whether samples mix.
+    assert net.sizes[:3] == [3, 5, 2]
+    assert sum(net.sizes[3:]) == 3 * 7
     activation = net.features(batch).detach()
     one = [net(batch * mask).softmax(1)[:, 1] for mask in normalised(activation, 8)]
     by_hand = sum(w[:, None, None] * a for w, a in zip(one, activation.unbind(1), strict=True))
