@@ -88,7 +88,7 @@ def test_recurrent_layers_on_a_gpu_run_without_cudnn_where_a_gradient_is_taken(k
     net, found = spread(Recurrent(kind)), []
     net.rnn.register_forward_pre_hook(lambda *_: found.append(torch.backends.cudnn.enabled))
     GradCAM(net, "features")(images(), 1)
-    assert found == [True]
+    assert set(found) == {True}
     monkeypatch.setattr("camlib.modes._by_cudnn", lambda module: isinstance(module, nn.RNNBase))
     for method in (GradCAM(net, "features"), Saliency(net), ScoreCAM(net, "features")):
         found.clear()
