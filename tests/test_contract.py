@@ -142,7 +142,6 @@ def test_forms_of_a_target_agree(kind, net):
     method, batch = kind(net), images()
     expected = method(batch, target=1)
     forms = [
-        -3,
         [1, 1],
         (1, 1),
         torch.tensor(1),
