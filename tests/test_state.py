@@ -29,6 +29,8 @@ pytestmark = [
 class Counting(Net):
     """Counts samples in buffers, and takes the statistics of its batches."""
 
+    inference = False
+
     def __init__(self, base: Net) -> None:
         super().__init__(base.features, base.tail)
         self.register_buffer("seen", torch.zeros(1))
@@ -41,6 +43,9 @@ class Counting(Net):
 
     def forward(self, batch: Tensor) -> Tensor:
         self.seen += len(batch)
+        if self.inference:
+            with torch.inference_mode():
+                self.counted += 1
         self.replaced = self.replaced + 1
         self.odd[1] += 1
         F.batch_norm(batch, self.mean.value, self.mean.spread, training=True)
@@ -160,6 +165,8 @@ def test_buffers_made_in_inference_mode_and_shared_ones():
     net = Counting(pooled()).eval()
     with torch.inference_mode():
         net.register_buffer("inferred", torch.ones(2))
+        net.register_buffer("counted", torch.ones(2))
+    net.inference = True
     net.mean.register_buffer("same", net.seen)
     before = values(net)
     GradCAM(net, "features")(images())
@@ -195,3 +202,10 @@ def test_nothing_is_written_where_nothing_changed():
     with explaining(net, torch.device("cpu")):
         net(images())
     assert [buffer._version for buffer in net.buffers()] == versions
+
+
+def test_parts_that_take_their_shape_from_the_first_call():
+    head = nn.Sequential(nn.LazyConv2d(5, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+    net = Net(head, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(4))).eval()
+    assert GradCAM(net, "features")(images(), 1).shape == (2, 8, 8)
+    assert net(images()).shape == (2, 4)

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from camlib.errors import warn
 from camlib.passes.nested import tensors_in
@@ -39,7 +40,8 @@ _SMALL = 64
 def restoring(model: nn.Module) -> Iterator[None]:
     """`model` keeps nothing that a pass in the block left on it.
 
-    Calls in several threads count as one: the first to come notes, the last to go puts back.
+    Calls in several threads count as one: the first to come notes, the last to go puts back. What
+    another thread writes to a buffer meanwhile goes back with it.
     """
     with _lock:
         held = _held.get(id(model)) or _held.setdefault(id(model), _Held(_State(model)))
@@ -66,7 +68,7 @@ class _State:
         groups: dict[Any, dict[int, Tensor]] = defaultdict(dict)
         for kept in self.modules:
             for name, buffer in kept.buffers.items():
-                if buffer is not None and name not in kept.large:
+                if buffer is not None and name not in kept.large and not is_lazy(buffer):
                     groups[buffer.dtype, buffer.device][id(buffer)] = buffer
         self.copies = [(list(group.values()), _joined(group.values())) for group in groups.values()]
 
@@ -92,7 +94,11 @@ class _Kept:
         self.attributes = vars(module).copy()
         self.numbers = [*map(id, self.attributes.values())]
         self.buffers = module._buffers.copy()
-        self.large = {n: b for n, b in self.buffers.items() if b is not None and not _is_copied(b)}
+        self.large = {
+            name: buffer
+            for name, buffer in self.buffers.items()
+            if buffer is not None and not _is_copied(buffer) and not is_lazy(buffer)
+        }
         self.versions = [*map(_version, self.large.values())]
         self.items = {
             name: value.copy()
@@ -133,14 +139,14 @@ class _Kept:
         buffers.update(self.buffers)
         for buffer in self.buffers.values():
             if buffer is not None and id(buffer) in written:
-                with torch.no_grad():
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                     buffer.copy_(written[id(buffer)])
         for (name, buffer), version in zip(self.large.items(), self.versions, strict=True):
             if _version(buffer) != version:
                 warn(
                     f"{type(self.module).__name__} changed its buffer {name!r} of shape "
-                    f"{tuple(buffer.shape)} in place, which is too large to put back; copy the "
-                    "model before the call if it matters"
+                    f"{tuple(buffer.shape)} in place, which is too large, or of a type too rare, "
+                    "to be put back; copy the model before the call if it matters"
                 )
 
 
