@@ -6,30 +6,30 @@ Everything a method does starts here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from camlib import targets
-from camlib.capture import Capture, Graph, capture
+from camlib.capture import Capture, Graph
 from camlib.errors import LayerError
 from camlib.gradients import gradients
-from camlib.inputs import Inputs, detached
+from camlib.inputs import Inputs
 from camlib.layouts import Layout
 from camlib.maps import Window, precise
 from camlib.passes.batches import Batching, agree, batching
-from camlib.passes.running import answer, completed
+from camlib.passes.one_run import OneRun, one_run
+from camlib.passes.running import answer
 from camlib.replay import Tail
 from camlib.rules import without_recomputation
 from camlib.samples import on_trial
 from camlib.targets import Target
 from camlib.targets.binary import undecided
 from camlib.targets.parts import named
-from camlib.visits import Visits, visits
+from camlib.visits import Visits
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
 """What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
@@ -89,56 +89,37 @@ class Pass:
             LayerError: a layer did not run, or cannot be read without changing the answer.
             TargetError: `target` does not fit the output.
         """
-        handles, graphed = 0, False
-
-        def attempt(given: Inputs) -> tuple[Capture, Any, Visits]:
-            nonlocal handles, graphed
-            graphed = given is not inputs
-            needed: Graph = "whole" if graphed else graph
-            recording: AbstractContextManager[Visits] = nullcontext(Visits())
-            if record:
-                recording = visits(model, len(inputs.size))
-            with ExitStack() as stack:
-                seen = stack.enter_context(capture(model, layers, graph=needed, optional=optional))
-                stack.enter_context(rule or nullcontext())
-                order = stack.enter_context(recording)
-                for tail in tails:
-                    tail.graphed = graphed
-                    stack.enter_context(tail.recorded())
-                handles = RemovableHandle.next_id
-                try:
-                    output = given.owned().run(model)
-                except RuntimeError as error:
-                    if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
-                        raise _overwritten(seen.names) from error
-                    raise
-                # A model that leaves a no_grad block of its own leaves the hook's mode with it.
-                seen.interrupted |= needed != "none" and not torch.is_grad_enabled()
-            if not optional:
-                seen.activations()
-            return seen, output, order
-
-        whole = graph == "whole" and inputs.image.requires_grad
-        seen, output, order = completed(attempt, inputs, whole=whole)
-        if graphed and graph == "none":
-            seen.detach()
-            output = detached(output)
+        read = one_run(
+            model, inputs, layers, graph, rule, record=record, optional=optional, tails=tails
+        )
         with torch.inference_mode(False):
             with torch.enable_grad():
-                shown = _with_graph(model, inputs, output) if undecided(target, output) else output
+                shown = read.output
+                if undecided(target, shown):
+                    shown = _with_graph(model, inputs, shown)
                 chosen = targets.resolve(target, shown, len(inputs), inputs.size)
             with torch.set_grad_enabled(graph != "none"):
-                scores = chosen(output)
-        # Hooks of tensors, nodes and modules' backward passes are numbered in one row.
-        seen.hooked = RemovableHandle.next_id != handles
+                scores = chosen(read.output)
+        read.seen.hooked = read.hooked
         # Where texts are the classes, each image is compared with all of them.
-        inputs = replace(inputs, shared="logits_per_image" in named(output))
-        if seen.aliased is not None:
-            _check_alias(model, inputs, chosen, scores, seen.aliased, graphed=graphed)
+        inputs = replace(inputs, shared="logits_per_image" in named(read.output))
+        if read.seen.aliased is not None:
+            _check_alias(read, model, inputs, chosen, scores)
         shape = tuple(scores.shape[1:])
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
-        return cls(model, inputs, seen, output, chosen, scores, shape, order, tails, graphed)
+        return cls(
+            model=model,
+            inputs=inputs,
+            seen=read.seen,
+            output=read.output,
+            target=chosen,
+            scores=scores,
+            shape=shape,
+            order=read.order,
+            tails=tails,
+            graphed=read.graphed,
+        )
 
     def windows(self, count: int) -> list[Window]:
         """Which part of the input each of `count` maps covers, those of the layers in order."""
@@ -281,13 +262,6 @@ def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None =
     return run.scores_of(samples, image.clone(memory_format=how.format), target)
 
 
-def _overwritten(names: Sequence[str]) -> LayerError:
-    return LayerError(
-        f"the output of layer {', '.join(map(repr, names))} was overwritten in place through "
-        "another name after it ran; choose the layer before or after it"
-    )
-
-
 def _with_graph(model: nn.Module, inputs: Inputs, output: Any) -> Any:
     """The `output` once more, with the graph that leads to it if the model lets it have one."""
     image = inputs.image.detach().clone().requires_grad_()
@@ -298,19 +272,13 @@ def _with_graph(model: nn.Module, inputs: Inputs, output: Any) -> Any:
 
 
 def _check_alias(
-    model: nn.Module,
-    inputs: Inputs,
-    target: Target,
-    scores: Tensor,
-    layer: str,
-    *,
-    graphed: bool,
+    read: OneRun, model: nn.Module, inputs: Inputs, target: Target, scores: Tensor
 ) -> None:
-    """Nothing, if the answer is what it is without the copy that went on after `layer`."""
+    """Nothing, if the answer is what it is without the copy that went on after the layer."""
     with torch.no_grad():
-        plain = target(answer(model, inputs.owned(), graphed=graphed))
+        plain = target(answer(model, inputs.owned(), graphed=read.graphed))
     if not torch.allclose(plain, scores.detach(), rtol=1e-3, atol=1e-5, equal_nan=True):
         raise LayerError(
-            f"layer {layer!r} returns its input itself, which the model changes in place later and "
-            "uses elsewhere too, so it cannot be read; choose the layer before it"
+            f"layer {read.seen.aliased!r} returns its input itself, which the model changes in "
+            "place later and uses elsewhere too, so it cannot be read; choose the layer before it"
         )

@@ -40,6 +40,7 @@ ORDER = [
     "images",
     "wrapping",
     "replay",
+    "passes.one_run",
     "forward",
     "channelwise",
     "layers",

@@ -1,0 +1,97 @@
+"""One run of a model, with its layers read, in a context, and with what is to run again kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from camlib.capture import Capture, Graph, capture
+from camlib.errors import LayerError
+from camlib.inputs import Inputs, detached
+from camlib.passes.running import completed
+from camlib.replay import Tail
+from camlib.visits import Visits, visits
+
+
+@dataclass(frozen=True, eq=False)
+class OneRun:
+    """What a run left.
+
+    Attributes:
+        seen: what the layers returned.
+        output: what the model returned.
+        order: the modules that ran, if they were recorded.
+        graphed: whether the model needs a graph from the image on, whatever was asked for.
+        handles: hooks are numbered in one row; the first that was put on in the run, or since.
+    """
+
+    seen: Capture
+    output: Any
+    order: Visits
+    graphed: bool
+    handles: int
+
+    @property
+    def hooked(self) -> bool:
+        """Whether hooks were put on tensors, nodes or backward passes of modules."""
+        return RemovableHandle.next_id != self.handles
+
+
+def one_run(
+    model: nn.Module,
+    inputs: Inputs,
+    layers: tuple[str, ...],
+    graph: Graph,
+    rule: AbstractContextManager[Any] | None,
+    *,
+    record: bool,
+    optional: bool,
+    tails: Sequence[Tail],
+) -> OneRun:
+    """The run, as leanly as `model` allows; see `camlib.forward.Pass.of` for the arguments.
+
+    Raises:
+        LayerError: a layer did not run, or cannot be read.
+    """
+
+    def attempt(given: Inputs) -> OneRun:
+        graphed = given is not inputs
+        needed: Graph = "whole" if graphed else graph
+        recording: AbstractContextManager[Visits] = nullcontext(Visits())
+        if record:
+            recording = visits(model, len(inputs.size))
+        with ExitStack() as stack:
+            seen = stack.enter_context(capture(model, layers, graph=needed, optional=optional))
+            stack.enter_context(rule or nullcontext())
+            order = stack.enter_context(recording)
+            for tail in tails:
+                tail.graphed = graphed
+                stack.enter_context(tail.recorded())
+            handles = RemovableHandle.next_id
+            try:
+                output = given.owned().run(model)
+            except RuntimeError as error:
+                if seen.calls and "leaf Variable" in str(error) and "in-place" in str(error):
+                    raise LayerError(
+                        f"the output of layer {', '.join(map(repr, seen.names))} was overwritten "
+                        "in place through another name after it ran; choose the layer before or "
+                        "after it"
+                    ) from error
+                raise
+            # A model that leaves a no_grad block of its own leaves the hook's mode with it.
+            seen.interrupted |= needed != "none" and not torch.is_grad_enabled()
+        if not optional:
+            seen.activations()
+        if graphed and graph == "none":
+            seen.detach()
+            output = detached(output)
+        return OneRun(seen, output, order, graphed, handles)
+
+    whole = graph == "whole" and inputs.image.requires_grad
+    return completed(attempt, inputs, whole=whole)
