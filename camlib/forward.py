@@ -20,7 +20,7 @@ from camlib.gradients import gradients
 from camlib.inputs import Inputs
 from camlib.layouts import Layout
 from camlib.maps import Window, precise
-from camlib.passes.batches import Batching, agree, batching
+from camlib.passes.batches import Batching, agree, batching, mixed
 from camlib.passes.one_run import OneRun, one_run
 from camlib.passes.running import answer
 from camlib.replay import Tail
@@ -44,7 +44,7 @@ class Pass:
         model: without wrappers.
         inputs: what the model was called with.
         seen: what the layers returned.
-        output: what the model returned.
+        output: what the model returned; ``None`` where only the inputs are known.
         target: what is explained, resolved.
         scores: ``(N, K)``, with their graph.
         shape: ``()`` for one score a sample, ``(K,)`` for several.
@@ -187,14 +187,18 @@ class Pass:
             clean, raw = self.scores.detach(), self.seen.activations()[layer].detach()
             samples, activation = on_trial(layout, raw, len(self.inputs))
             samples = samples.to(self.inputs.image.device)
-            rows = slice(0 if len(self.inputs) > 1 else 1, None)
+            asked = samples if len(self.inputs) > 1 else samples[1:]
 
-            def right(output: Any, power: float) -> bool:
-                found = self.target[samples](output).reshape(len(samples), -1)[rows]
-                expected = clean[samples[rows].to(clean.device)]
-                return agree(found, expected, clean.to(raw.dtype), power)
+            def right(output: Any) -> bool:
+                found = self.target[samples](output).reshape(len(samples), -1)[-len(asked) :]
+                expected = clean[asked.to(clean.device)]
+                return agree(found, expected, clean.to(raw.dtype), 1 / 2)
 
-            tail.settle(self.inputs, self.seen.calls[name], samples, activation, right)
+            def apart(output: Any) -> bool:
+                return not mixed(output, self.output, asked)
+
+            calls = self.seen.calls[name]
+            tail.settle(self.inputs, calls, samples, activation, right, apart)
         if several and layer not in self._settled:
             self._settled.add(layer)
             Batching(mixes=not tail.needs.apart).warn_if_mixed(self.model)
@@ -204,25 +208,24 @@ class Pass:
 
         Found out once for a model and a size of images.
         """
+        if self.output is None:
+            return Batching()
         several = several or True in self._batching  # the last of a row may come alone
         if several not in self._batching:
             self._batching[several] = how = batching(
                 self.model,
                 self.inputs,
-                self.scores.detach(),
-                self.scores_of,
+                self.output,
+                self._returned,
                 several=several,
-                question=type(self.target),
             )
             how.warn_if_mixed(self.model)
         return self._batching[several]
 
-    def scores_of(self, samples: Tensor, image: Tensor, target: Target | None = None) -> Tensor:
-        """The scores ``(M, K)`` of `image`, which is given away, changed from `samples`."""
+    def _returned(self, samples: Tensor, image: Tensor) -> Any:
+        """What the model returns for `image`, which is given away, changed from `samples`."""
         given = self.inputs.of_samples(samples, image)
-        output = answer(self.model, given, graphed=self.graphed)
-        found = (self.target if target is None else target)[samples](output)
-        return precise(found).reshape(len(samples), -1)
+        return answer(self.model, given, graphed=self.graphed)
 
 
 def input_gradients(
@@ -259,7 +262,9 @@ def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None =
         target: what to ask instead of the target of the pass.
     """
     how = run.batching(several=len(samples) > 1)
-    return run.scores_of(samples, image.clone(memory_format=how.format), target)
+    output = run._returned(samples, image.clone(memory_format=how.format))
+    found = (run.target if target is None else target)[samples](output)
+    return precise(found).reshape(len(samples), -1)
 
 
 def _with_graph(model: nn.Module, inputs: Inputs, output: Any) -> Any:

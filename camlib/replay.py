@@ -118,7 +118,8 @@ class Tail:
         calls: int,
         samples: Tensor,
         activation: Tensor,
-        right: Callable[[Any, float], bool],
+        right: Callable[[Any], bool],
+        apart: Callable[[Any], bool],
     ) -> None:
         """Find what is needed of what was kept, and whether that is enough.
 
@@ -127,7 +128,8 @@ class Tail:
             calls: how often the layer ran in it.
             samples: by number, ``(M,)``; to try it with.
             activation: theirs, as the layer returns it.
-            right: whether an output for them is that of the clean pass, up to rounding to a power.
+            right: whether an output for them is that of the clean pass.
+            apart: whether it is, as far as samples that are mixed would show.
         """
         every = frozenset(range(_IMAGE, len(self._kept)))
         needs = Needs(every, self._calls == calls)
@@ -141,13 +143,13 @@ class Tail:
                     replay(watching)
                     needs.kept = frozenset(watching.used)
                 try:
-                    needs.replayable = right(replay(), 1 / 2)
+                    needs.replayable = right(replay())
                 except Exception:  # what was kept does not fit so many samples
                     needs.replayable = False
         if not needs.replayable:
             needs.kept = every
             with suppress(Exception), torch.no_grad():  # the passes to come tell what is wrong
-                needs.apart = right(replay(), 1 / 3)
+                needs.apart = apart(replay())
             self._kept = []
         for number, (module, output) in enumerate(self._kept):
 

@@ -66,7 +66,8 @@ class Ensemble(Averageable):
         return self.method._clean(model, given, target)
 
     def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
-        run = replace(run, inputs=inputs, target=target)
+        output = run.output if inputs is run.inputs else None
+        run = replace(run, inputs=inputs, target=target, output=output)
         again = run
 
         def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:

@@ -32,7 +32,9 @@ def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
     """What `read` finds in all `views` of the inputs of `run`, summed for each sample."""
     totals: list[Tensor] = []
     for samples, image, back in views:
-        run.batching(several=len(samples) > 1)  # a warning if what is side by side is mixed
+        # A warning if a sample is mixed with others than in the clean pass.
+        if samples.tolist() != [*range(len(run.inputs))]:
+            run.batching(several=len(samples) > 1)
         inputs = run.inputs.of_samples(samples, image.to(run.inputs.image.dtype))
         values = [back(maps.precise(v)) for v in read(samples, inputs, run.target[samples])]
         if not totals:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from camlib.errors import warn
 from camlib.inputs import Inputs
+from camlib.targets.outputs import embedding_in, scores_in
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,23 @@ class Batching:
 def batching(
     model: nn.Module,
     given: Inputs,
-    clean: Tensor,
-    ask: Callable[[Tensor, Tensor], Tensor],
+    clean: Any,
+    run: Callable[[Tensor, Tensor], Any],
     *,
     several: bool,
-    question: type,
 ) -> Batching:
     """How `model` takes changed images; remembered for it as long as it lives.
 
     Args:
         model: without wrappers.
         given: the arguments of the clean pass.
-        clean: its scores ``(N, K)``.
-        ask: the scores ``(M, K)`` of images ``(M, C, *size)`` of samples ``(M,)``.
+        clean: what it returned.
+        run: what the model returns for images ``(M, C, *size)`` of samples ``(M,)``.
         several: whether more than one runs at once.
-        question: what kind of target is asked.
     """
     image = given.image
     known = _known.setdefault(model, {})
-    key = (image.shape[1:], image.dtype, image.device, len(given) > 1, several, question)
+    key = (image.shape[1:], image.dtype, image.device, len(given) > 1, several)
     if key not in known:
         # One sample alone, or behind another that is no copy of it.
         pair = torch.cat([image[:1] / 2, image[:1]]) if several else image[:1]
@@ -71,8 +70,8 @@ def batching(
         for format in _formats(image) if several or len(given) > 1 else ():
             try:
                 with torch.no_grad():
-                    found = ask(samples, pair.clone(memory_format=format))[-1]
-                known[key] = Batching(format, not agree(found, clean[0], clean, 1 / 3))
+                    output = run(samples, pair.clone(memory_format=format))
+                known[key] = Batching(format, mixed(output, clean, samples[-1:]))
                 break
             except Exception as error:  # a pass to come tells of it
                 if not any(word in str(error) for word in _OF_FORMAT):
@@ -80,13 +79,32 @@ def batching(
     return known[key]
 
 
+def mixed(output: Any, clean: Any, samples: Tensor) -> bool:
+    """Whether the last rows of `output` are others than those of `samples` in the `clean` one.
+
+    Of the scores, or the embedding; where a model returns neither, nothing is known.
+    """
+    found, expected = _answers(output), _answers(clean)
+    if found is None or expected is None or found.shape[1:] != expected.shape[1:]:
+        return False
+    rows = expected[samples.to(expected.device)]
+    return not agree(found[-len(samples) :], rows, expected, 1 / 3)
+
+
 def agree(found: Tensor, expected: Tensor, clean: Tensor, power: float) -> bool:
-    """Whether `found` is `expected` up to rounding to a `power`, in the range of `clean` scores."""
+    """Whether `found` is `expected` up to rounding to a `power`, in the range of `clean`."""
     expected = expected.to(found)
     error = (found - expected).abs().where(found != expected, 0).max()
     rounding = float(torch.finfo(clean.dtype).eps) ** power
     scale = clean.abs().where(clean.isfinite(), 0).max()
     return bool(error <= rounding * scale.to(error))
+
+
+def _answers(output: Any) -> Tensor | None:
+    for found in (scores_in(output), embedding_in(output)):
+        if found is not None and found.ndim and found.is_floating_point():
+            return found.detach()
+    return None
 
 
 def _formats(image: Tensor) -> tuple[torch.memory_format, ...]:
