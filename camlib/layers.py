@@ -29,6 +29,7 @@ from camlib.maps import Window
 from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
 from camlib.passes.nested import tensors_in
+from camlib.passes.running import completed
 from camlib.targets.proposals import detects
 from camlib.targets.saturation import saturated
 from camlib.visits import Visit, Visits, visits
@@ -456,6 +457,10 @@ def _share(layout: Layout, gradient: Tensor) -> Tensor:
 
 def visited(model: nn.Module, given: Inputs) -> tuple[Visits, Any]:
     """The modules that run in a pass, and what the model returns."""
-    with visits(model, len(given.size)) as order:
-        output = given.owned().run(model)
-    return order, output
+
+    def attempt(each: Inputs) -> tuple[Visits, Any]:
+        with visits(model, len(given.size)) as order:
+            output = each.owned().run(model)
+        return order, output
+
+    return completed(attempt, given)

@@ -69,8 +69,9 @@ def test_batches_bound_what_the_model_sees_and_change_nothing(kind, batch_size):
     options = {"steps" if kind is IntegratedGradCAM else "samples": 5}
     expected = kind(net, "features", **options)(batch, [[0, 1], [2, 3], [1, 1]])
     sizes = []
-    net.register_forward_hook(lambda _module, given, _output: sizes.append(len(given[0])))
     method = kind(net, "features", batch_size=batch_size, **options)
+    method(batch, [[0, 1], [2, 3], [1, 1]])  # finds out once whether samples mix
+    net.register_forward_hook(lambda _module, given, _output: sizes.append(len(given[0])))
     assert_same(method(batch, [[0, 1], [2, 3], [1, 1]]), expected)
     points = sizes[2 if kind is IntegratedGradCAM else 1 :]  # after the clean passes
     assert max(points) == min(batch_size, 15)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from camlib.inputs import Inputs
 from camlib.layouts.kinds import Shape
 from camlib.passes.nested import activations
+from camlib.passes.running import completed
 
 ALIKE = 0.02
 """Places whose positions vary by less all look at the same part of the input."""
@@ -136,9 +137,9 @@ def measure(
             if measured := _measured(tensor, shapes[name], len(given), clean):
                 found[name] = measured
 
-    with torch.no_grad(), _looking(model, shapes, entry, look):
+    with torch.inference_mode(False), torch.no_grad(), _looking(model, shapes, entry, look):
         samples = torch.full((len(changed),), sample, device=image.device)
-        given.of_samples(samples, changed).run(model)
+        completed(lambda each: each.owned().run(model), given.of_samples(samples, changed))
     return found
 
 
