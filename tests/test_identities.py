@@ -402,12 +402,13 @@ def affine(net, factors, shifts):
 
     class Features(nn.Module):
         def forward(self, features):
-            return features * factors.view(-1, 1, 1) + shifts.view(-1, 1, 1)
+            return features * factors + shifts
 
     class Undo(nn.Module):
         def forward(self, features):
-            return (features - shifts.view(-1, 1, 1)) / factors.view(-1, 1, 1)
+            return (features - shifts) / factors
 
+    factors, shifts = factors.view(-1, 1, 1), shifts.view(-1, 1, 1)
     return Net(nn.Sequential(*net.features, Features()), nn.Sequential(Undo(), *net.tail))
 
 

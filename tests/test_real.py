@@ -220,7 +220,10 @@ def test_pooling_and_a_linear_layer_make_all_of_them_cam(model, image, method):
 
 
 class Counting(nn.Module):
-    """A network that counts the images it sees, and answers the first call alone in earnest."""
+    """A network that counts the images it sees, and answers only the first three in earnest.
+
+    These are the clean pass, and those that find out where the layer looks and whether samples mix.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -229,7 +232,7 @@ class Counting(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(len(images))
-        return self.model(images) if len(self.seen) == 1 else images.new_zeros(len(images), 1000)
+        return self.model(images) if len(self.seen) <= 3 else images.new_zeros(len(images), 1000)
 
 
 def test_score_cam_skips_channels_that_are_constant_and_masks_that_are_the_same(model, image):
@@ -239,8 +242,8 @@ def test_score_cam_skips_channels_that_are_constant_and_masks_that_are_the_same(
     assert 0.01 < 1 - len(masks) / len(channels) < 0.2
     counting = Counting(model).eval()
     ScoreCAM(counting, "model.features.18", batch_size=64)(image, BOTH)
-    assert counting.seen[0] == 1
-    assert sum(counting.seen[1:]) == len(masks)
+    assert counting.seen[:3] == [1, 5, 2]
+    assert sum(counting.seen[3:]) == len(masks)
     assert max(counting.seen) == 64
 
 
