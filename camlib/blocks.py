@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from camlib.attention import Attending, Attention
 from camlib.errors import ModelError
 from camlib.inputs import Inputs
-from camlib.layers import reading_of, visited
 from camlib.layouts import Layout
+from camlib.layouts.reading import reading_of, visited
 from camlib.maps import Window
 from camlib.modules import find, unwrap
 from camlib.visits import Visit, Visits

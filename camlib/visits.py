@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class Visit:
         module: the module.
         shapes: of the first floating-point tensor that it returned, in each of its calls.
         parts: how many floating-point tensors it returned side by side with the first.
+        passed_on: whether it returned what it was given by another module, as a dropout does in
+            evaluation mode.
         moved: whether anything before its end may have moved places, see `Moves`.
         since: whether anything has since the image entered.
     """
@@ -32,6 +35,7 @@ class Visit:
     module: nn.Module
     shapes: tuple[tuple[int, ...], ...]
     parts: int
+    passed_on: bool
     moved: bool
     since: bool
 
@@ -85,6 +89,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     order = Visits()
     thread = threading.get_ident()
     moves = Moves()
+    returned: dict[int, ref[Tensor]] = {}
 
     def enter(module: nn.Module, args: Any) -> None:
         if threading.get_ident() != thread or order.entry is not None or not args:
@@ -95,8 +100,11 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             order.entry = Entry(module, tuple(given.shape), moves.moved)
             moves.since = False
 
+    def by_a_module(tensor: Tensor) -> bool:
+        return id(tensor) in returned and returned[id(tensor)]() is tensor
+
     def hook_for(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() != thread:
                 return
             found = activations(output)
@@ -106,7 +114,9 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             parts = sum(len(other) == len(path) for other, _ in found)
             shapes = visited.pop(name).shapes if name in visited else ()
             shapes = (*shapes, tuple(first.shape))
-            visited[name] = Visit(name, module, shapes, parts, moves.moved, moves.since)
+            passed_on = any(first is given for given in args) and by_a_module(first)
+            returned[id(first)] = ref(first)
+            visited[name] = Visit(name, module, shapes, parts, passed_on, moves.moved, moves.since)
 
         return hook
 

@@ -216,13 +216,29 @@ def claims(
     for look in measured.looks:
         row = len(look.axes) == 1 and look.axes != (FOLDED,) and look.channels == 2
         if len(look.axes) == axes and not row:
-            for order in itertools.permutations(look.axes):
+            for order in _orders(look):
                 found += _on_axes(order, look, measured)
         if row and tokens:
             found += _of_tokens(look, measured, grids, window)
     # The fewer the places, the more of the unusual readings agree by chance.
     found = [claim for claim in found if claim.usual or claim.agreement >= _ROLLED]
     return sorted(found, key=lambda claim: -claim.agreement)
+
+
+def _orders(look: Looks, least: float = 0.5) -> list[Grid]:
+    """The orders of the axes of an activation that agree with the measurement at all.
+
+    At least the one that agrees best.
+    """
+    along = look.along.abs().tolist()
+    single = [look.strength.shape[axis] == 1 for axis in range(len(look.axes))]
+    agreement = {
+        order: min(1.0 if single[g] else along[a][g] for a, g in enumerate(order))
+        for order in itertools.permutations(range(len(look.axes)))
+    }
+    least = min(least, max(agreement.values()))
+    good = [order for order, found in agreement.items() if found >= least]
+    return [tuple(look.axes[g] for g in order) for order in good]
 
 
 def _on_axes(order: Sequence[int], look: Looks, measured: Measured) -> Iterator[Claim]:

@@ -72,6 +72,28 @@ class Looks:
         return loud_places(self.strength)
 
     @cached_property
+    def along(self) -> Tensor:
+        """Correlations of positions and numbers of places, over the places that change.
+
+        ``(A, axes)``: of the positions along each axis of the input with the number of the place
+        along each axis of the activation.
+        """
+        loud = self.loud.to(self.positions)
+        count = loud.sum().clamp(min=1)
+        places = tuple(range(1, self.positions.ndim))
+        mean = (self.positions * loud).sum(places, keepdim=True) / count
+        away = (self.positions - mean) * loud
+        size = away.square().sum(places).sqrt()
+        found = []
+        for axis in range(loud.ndim):
+            rest = [a for a in range(loud.ndim) if a != axis]
+            weight, numbers = loud.sum(rest), torch.arange(loud.shape[axis]).to(loud)
+            numbers = numbers - (numbers * weight).sum() / count
+            scale = size * (numbers.square() * weight).sum().sqrt()
+            found.append((away.sum([1 + a for a in rest]) @ numbers) / scale.clamp(min=1e-12))
+        return torch.stack(found, 1)
+
+    @cached_property
     def telling(self) -> bool:
         """Whether places look at parts of the input that differ from each other."""
         if self.loud.sum() < 2:
@@ -87,19 +109,73 @@ def loud_places(strength: Tensor) -> Tensor:
     return strength > (0.1 * changed.median() if len(changed) else torch.inf)
 
 
-@dataclass(frozen=True)
 class Measured:
     """What a measurement tells of the output of a layer.
 
     Attributes:
         samples: the axis of the samples.
         frames: how many frames or views of a sample stand in that axis.
-        looks: where the places look, for each axis that may hold the channels.
+        axes: the others, which may hold channels or places.
     """
 
-    samples: int
-    frames: int
-    looks: tuple[Looks, ...]
+    def __init__(self, tensor: Tensor, samples: int, frames: int, clean: int) -> None:
+        """Compare the output for changed samples with that for the sample as it is.
+
+        Args:
+            tensor: the output for `clean` samples as they are, and for those with noise.
+            samples: the axis of the samples.
+            frames: how many frames of a sample stand in that axis.
+            clean: see `tensor`.
+        """
+        self.samples, self.frames = samples, frames
+        self.axes = tuple(axis for axis in range(tensor.ndim) if axis != samples)
+        rows = tensor.detach().movedim(samples, 0)
+        rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+        if frames > 1:
+            rows = rows.reshape(-1, frames, *rows.shape[1:])
+            self.axes = FOLDED, *self.axes
+        rows = rows if rows.sum().isfinite() else torch.nan_to_num(rows)
+        self._whole, changes = rows[:1], rows[clean:] - rows[:1]
+        self._both = (changes[::2] + changes[1::2]).square_()
+        self._changes = changes.square_()
+        self._looks: dict[int, Looks] = {}
+
+    @property
+    def looks(self) -> Iterator[Looks]:
+        """Where the places look, for each axis that may hold the channels."""
+        return (self.look(axis) for axis in self.axes if axis != FOLDED and len(self.axes) > 1)
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing changes with the input."""
+        return not self._changes.any()
+
+    def look(self, channels: int) -> Looks:
+        """Where the places look if the axis `channels` holds the channels."""
+        if channels not in self._looks:
+            self._looks[channels] = self._look(channels)
+        return self._looks[channels]
+
+    def _look(self, channels: int) -> Looks:
+        def norms(squares: Tensor) -> Tensor:
+            return squares.sum(1 + self.axes.index(channels)).sqrt().double()
+
+        changed, even = norms(self._changes), norms(self._both)
+        size = norms(self._whole.square())[0]
+        up, down = changed[::2], changed[1::2]
+        total = up + down
+        mean = (1 + (up.square() - down.square()) / even.square()) / 2
+        spread = ((up / even).square() - mean.square()).clamp(min=0).sqrt()
+        strength = total.sum(0)
+        return Looks(
+            samples=self.samples,
+            channels=channels,
+            axes=tuple(axis for axis in self.axes if axis != channels),
+            positions=(up / total).where(total > 0, 0.5),
+            spread=spread.where(even > 0, 1),
+            strength=strength,
+            share=float((strength / size.where(size > 0, 1)).max()),
+        )
 
 
 def measure(
@@ -107,17 +183,19 @@ def measure(
     given: Inputs,
     sample: int,
     shapes: Mapping[str, Shape],
+    begin: Callable[[], Callable[[str, Measured], None]],
     entry: nn.Module | None = None,
     strength: float = 1.0,
-) -> dict[str, Measured]:
-    """What the places of layers look at in one sample of an input.
+) -> None:
+    """Measure what the places of layers look at in one sample of an input.
 
     Args:
         model: ready for a pass.
         given: the arguments of the clean pass.
         sample: number of the sample.
-        shapes: what layers returned in the clean pass, by name; ``"head@2"`` is the third call of
-            head, and ``""`` stands for the input of `entry`.
+        shapes: what layers returned in the clean pass, by name and call; ``"head@2"`` is the third
+            call of head, and ``""`` stands for the input of `entry`.
+        begin: starts a measurement and returns what takes each layer's, as soon as it finishes.
         entry: a part of the model of which the input is measured too.
         strength: of the noise. A norm or a sigmoid may answer the same to all strong noise.
 
@@ -130,17 +208,21 @@ def measure(
     changed = torch.cat(
         [image.expand(clean, *image.shape[1:]), image + strength * _noise(image) * ramps]
     )
-    found: dict[str, Measured] = {}
 
-    def look(name: str, output: Any) -> None:
-        for _, tensor in activations(output)[:1]:
-            if measured := _measured(tensor, shapes[name], len(given), clean):
-                found[name] = measured
+    def attempt(each: Inputs) -> None:
+        take = begin()
 
-    with torch.inference_mode(False), torch.no_grad(), _looking(model, shapes, entry, look):
+        def look(name: str, output: Any) -> None:
+            for _, tensor in activations(output)[:1]:
+                if measured := _measured(tensor, shapes[name], len(given), clean):
+                    take(name, measured)
+
+        with _looking(model, shapes, entry, look):
+            each.owned().run(model)
+
+    with torch.inference_mode(False), torch.no_grad():
         samples = torch.full((len(changed),), sample, device=image.device)
-        completed(lambda each: each.owned().run(model), given.of_samples(samples, changed))
-    return found
+        completed(attempt, given.of_samples(samples, changed))
 
 
 def _ramps(given: Inputs) -> Tensor:
@@ -182,44 +264,7 @@ def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured 
     if len(several) != 1 or shape[several[0]] % count:
         return None
     [samples] = several
-    frames = shape[samples] // count
-    rest = [axis for axis in range(tensor.ndim) if axis != samples]
-    rows = tensor.detach().movedim(samples, 0)
-    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-    if frames > 1:
-        rows, rest = rows.reshape(-1, frames, *rows.shape[1:]), [FOLDED, *rest]
-    rows = torch.nan_to_num(rows)
-    changes = rows[clean:] - rows[:1]
-    both = (changes[::2] + changes[1::2]).square_()
-    changes, whole = changes.square_(), rows[:1].square()
-    looks = []
-    for number, channels in enumerate(rest):
-        if channels == FOLDED or len(rest) == 1:
-            continue
-        up, down = changes.sum(1 + number).sqrt().reshape(-1, 2, *_without(rows, number)).unbind(1)
-        total = up + down
-        positions = (up / total).where(total > 0, 0.5)
-        even = both.sum(1 + number)
-        mean = (1 + (up.square() - down.square()) / even) / 2
-        spread = (up.square() / even - mean.square()).clamp(min=0).sqrt()
-        size = whole.sum(1 + number)[0].sqrt()
-        looks.append(
-            Looks(
-                samples,
-                channels,
-                tuple(axis for axis in rest if axis != channels),
-                positions.double(),
-                spread.where(even > 0, 1).double(),
-                total.sum(0).double(),
-                float((total.sum(0) / size.where(size > 0, 1)).max()),
-            )
-        )
-    return Measured(samples, frames, tuple(looks)) if looks else None
-
-
-def _without(rows: Tensor, number: int) -> list[int]:
-    """The shape of a sample of `rows` without one of its axes."""
-    return [length for axis, length in enumerate(rows.shape[1:]) if axis != number]
+    return Measured(tensor, samples, shape[samples] // count, clean)
 
 
 @contextmanager
@@ -241,10 +286,10 @@ def _looking(
     def hook_for(name: str) -> Callable[..., None]:
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
             if threading.get_ident() == thread:
-                for each in (name, f"{name}@{calls[name]}"):
-                    if each in shapes:
-                        look(each, output)
+                call = f"{name}@{calls[name]}"
                 calls[name] += 1
+                if call in shapes:
+                    look(call, output)
 
         return after
 

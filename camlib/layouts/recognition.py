@@ -28,6 +28,10 @@ _ROUNDING = 1e-5
 """A layer that changes by a smaller share of itself changes by rounding."""
 
 
+_Known = defaultdict[object, list[tuple["Reading", int]]]
+"""Readings, and the axes of the channels, of activations of the same places."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How an activation is read.
@@ -53,7 +57,9 @@ class Readings:
     """
 
     axes: int
-    _known: dict[object, list[Reading]] = field(default_factory=lambda: defaultdict(list))
+    _known: dict[object, list[tuple[Reading, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     _grids: dict[Grid, None] = field(default_factory=dict)
     _before: tuple[Claim, Window] | None = None
     _entered: bool = False
@@ -76,29 +82,24 @@ class Readings:
         self._before = None
         return reading
 
-    def unmoved(self, shape: Shape, seen: Sequence[Measured]) -> Reading:
+    def unmoved(self, shape: Shape, seen: Measured) -> Reading:
         """The reading of a layer before which nothing moved places, if it looks at the image.
 
         Raises:
             LayoutError: it does not, or has no grid.
         """
-        if any(_still(each) for each in seen):
+        if seen.still:
             raise LayoutError(_STILL)
         return self.certain(shape)
 
     def measured(
-        self,
-        shape: Shape,
-        seen: Sequence[Measured],
-        module: nn.Module | None,
-        *,
-        since: bool = True,
+        self, shape: Shape, seen: Measured, module: nn.Module | None, *, since: bool = True
     ) -> Reading:
         """The reading of a layer from what was measured of it.
 
         Args:
             shape: of its output.
-            seen: what was measured, with one sample or with several that may differ.
+            seen: what was measured.
             module: whose output it is.
             since: whether anything may have moved places since the image entered. If not, the
                 layer has the axes of what entered, unless the measurement contradicts.
@@ -106,53 +107,53 @@ class Readings:
         Raises:
             LayoutError: no reading agrees, or two; or the layer has no positions.
         """
-        first = seen[0]
-        known = self._known[_key(first.samples, shape)]
-        telling = any(look.telling for look in first.looks)
-        found = again = self._again(known, first)
+        known = self._known[_key(seen.samples, shape)]
+        found = again = _agreeing(known, seen)
         if not found:
             window = self._before[1] if self._before else self._whole
-            found = claims(first, self._grids, window, tokens=telling or not known)
+            telling = any(look.telling for look in seen.looks)
+            found = claims(seen, self._grids, window, tokens=telling or not known)
         if again or (found and found[0].agrees(self._grids)):
-            best = found[0]
-            if telling and not best.look.telling and len(shape) == 3:
-                raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
-            close = [c for c in found[1:] if c.agreement > best.agreement - CLEARLY]
-            rivals = [claim for claim in close if best.rivals(claim)]
-            if rivals:
-                raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
-            for other in seen[1:]:
-                if not self._again([Reading(best.layout, ())], other):
-                    raise LayoutError(
-                        f"{best.layout!r} fits the first sample and not all of them; explain "
-                        "samples whose patches lie at different places one by one"
-                    )
-            windows = [each.window for each in known if each.layout == best.layout]
-            window = windows[0] if windows else self._window(best)
-            reading = Reading(best.layout, window, best.agreement)
-            self._keep(first.samples, shape, reading)
-            self._before = best, window
-            return reading
-        if _still(first):
+            return self._agreed(shape, seen, found)
+        if seen.still:
             raise LayoutError(_STILL)
         if not since and self._entrance and len(shape) == self.axes + 2:
-            claim = Claim.of(self._entrance.layout, first.looks[0])
+            claim = Claim.of(self._entrance.layout, next(seen.looks))
             if claim is not None and claim.agreement > -0.3 and not claim.turned_over:
-                self._keep(first.samples, shape, self._entrance)
+                self._keep(seen.samples, shape, self._entrance)
                 return self._entrance
-        if telling and not _rounding(first):
+        if telling and any(look.share >= _ROUNDING for look in seen.looks):
             raise LayoutError(
                 f"no reading of {tuple(shape)} agrees with where its places look "
                 f"(correlations: {_listed(found)}; {SURE} is needed)"
             )
         if found and found[0].agreement >= AGREES:
             raise LayoutError(f"no reading is certain: {_listed(found)}")
-        for look in first.looks:
-            for reading in known:
+        for look in seen.looks:
+            for reading, _ in known:
                 claim = Claim.of(reading.layout, look)
                 if claim is not None and claim.turned_over:
                     raise LayoutError(f"{reading.layout!r} fits only a grid that is rolled over")
-        return self._without_positions(shape, known, module, bool(found))
+        return self._without_positions(
+            shape, [reading for reading, _ in known], module, bool(found)
+        )
+
+    def _agreed(self, shape: Shape, seen: Measured, found: Sequence[Claim]) -> Reading:
+        """The first of the claims that were `found`, if no other agrees as well."""
+        best = found[0]
+        if len(shape) == 3 and not best.look.telling and any(look.telling for look in seen.looks):
+            raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
+        close = [c for c in found[1:] if c.agreement > best.agreement - CLEARLY]
+        rivals = [claim for claim in close if best.rivals(claim)]
+        if rivals:
+            raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
+        known = self._known[_key(seen.samples, shape)]
+        windows = [each.window for each, _ in known if each.layout == best.layout]
+        window = windows[0] if windows else self._window(best)
+        reading = Reading(best.layout, window, best.agreement)
+        self._keep(seen.samples, shape, reading, best.look.channels)
+        self._before = best, window
+        return reading
 
     def entry(self, seen: Measured | None) -> None:
         """Take note of what the first layer is given: the input, cut, padded, resized or turned.
@@ -169,16 +170,6 @@ class Readings:
             window = tuple(_snapped(*ends, cells) for ends, cells in borders)
             self._before = found[0], window
             self._entrance = Reading(found[0].layout, window)
-
-    def _again(self, known: Sequence[Reading], seen: Measured) -> list[Claim]:
-        """The claims of `known` readings that agree."""
-        found = [
-            claim
-            for reading in known
-            for look in seen.looks
-            if (claim := Claim.of(reading.layout, look)) and claim.agreement >= AGREES
-        ]
-        return sorted(found, key=lambda claim: -claim.agreement)
 
     def _without_positions(
         self, shape: Shape, known: Sequence[Reading], module: nn.Module | None, grid: bool
@@ -221,10 +212,10 @@ class Readings:
     def _whole(self) -> Window:
         return ((0.0, 1.0),) * self.axes
 
-    def _keep(self, samples: int, shape: Shape, reading: Reading) -> None:
+    def _keep(self, samples: int, shape: Shape, reading: Reading, channels: int = 1) -> None:
         known = self._known[_key(samples, shape)]
-        if reading.layout not in (each.layout for each in known):
-            known.append(reading)
+        if reading.layout not in (each.layout for each, _ in known):
+            known.append((reading, channels))
             self._grids[reading.layout.grid_of(shape)] = None
 
 
@@ -240,12 +231,30 @@ def _key(samples: int, shape: Shape) -> tuple[int, ...]:
     return (samples, rest[0]) if len(rest) == 2 and samples < 2 else (samples, *rest)
 
 
-def _still(seen: Measured) -> bool:
-    return not any(look.strength.any() for look in seen.looks)
+def confirm(reading: Reading, seen: Measured) -> Reading:
+    """`reading`, found with one sample, if it is that of another too.
+
+    Raises:
+        LayoutError: it is not.
+    """
+    if seen.still:
+        raise LayoutError(_STILL)
+    if reading.agreement is not None and not any(
+        (claim := Claim.of(reading.layout, look)) and claim.agreement >= AGREES
+        for look in seen.looks
+    ):
+        raise LayoutError(
+            f"{reading.layout!r} fits the first sample and not all of them; explain "
+            "samples whose patches lie at different places one by one"
+        )
+    return reading
 
 
-def _rounding(seen: Measured) -> bool:
-    return max(look.share for look in seen.looks) < _ROUNDING
+def _agreeing(known: Sequence[tuple[Reading, int]], seen: Measured) -> list[Claim]:
+    """The claims of `known` readings that agree, the best first."""
+    found = [Claim.of(reading.layout, seen.look(channels)) for reading, channels in known]
+    agreeing = [claim for claim in found if claim is not None and claim.agreement >= AGREES]
+    return sorted(agreeing, key=lambda claim: -claim.agreement)
 
 
 def _listed(found: Sequence[Claim], most: int = 4) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from camlib.errors import LayerError, LayoutError, OptionError
 from camlib.images import image_of
 from camlib.inputs import Inputs
-from camlib.layers import as_read
+from camlib.layouts.reading import as_read
 from camlib.modes import explaining
 from camlib.modules import unwrap
 from camlib.paths import Path, Where

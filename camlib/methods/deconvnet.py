@@ -14,8 +14,8 @@ from camlib.errors import InputError, TargetError
 from camlib.forward import Pass, input_gradients
 from camlib.gradients import gradients
 from camlib.inputs import Inputs, detached
-from camlib.layers import reading_of
 from camlib.layouts import ChannelsFirst, Layout
+from camlib.layouts.reading import reading_of
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod
 from camlib.modules import Layer, find

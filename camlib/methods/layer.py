@@ -15,8 +15,9 @@ from camlib.capture import Graph
 from camlib.errors import GraphError, LayerError, LayoutError, TargetError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
-from camlib.layers import default_layer, first_pass, last_layer, reading_of
+from camlib.layers import default_layer, first_pass, last_layer
 from camlib.layouts import ChannelsFirst, Layout, adapted
+from camlib.layouts.reading import reading_of
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
