@@ -85,12 +85,13 @@ class Looks:
         away = (self.positions - mean) * loud
         size = away.square().sum(places).sqrt()
         found = []
-        for axis in range(loud.ndim):
-            rest = [a for a in range(loud.ndim) if a != axis]
-            weight, numbers = loud.sum(rest), torch.arange(loud.shape[axis]).to(loud)
+        for axis, length in enumerate(loud.shape):
+            weight = loud.movedim(axis, 0).reshape(length, -1).sum(1)
+            lines = away.movedim(1 + axis, 1).reshape(len(away), length, -1).sum(2)
+            numbers = torch.arange(length).to(loud)
             numbers = numbers - (numbers * weight).sum() / count
             scale = size * (numbers.square() * weight).sum().sqrt()
-            found.append((away.sum([1 + a for a in rest]) @ numbers) / scale.clamp(min=1e-12))
+            found.append(lines @ numbers / scale.clamp(min=1e-12))
         return torch.stack(found, 1)
 
     @cached_property
