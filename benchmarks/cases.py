@@ -7,6 +7,7 @@ that is missing, or cannot do it, is a row that says so.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import warnings
@@ -65,6 +66,8 @@ class Setting:
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.1)
+            elif isinstance(module, nn.Linear) and not module.weight.any():
+                nn.init.normal_(module.weight, 0, 0.05)  # the heads of transformers start at 0
         return model.eval().to(self.device)
 
     def images(self) -> Tensor:
@@ -83,6 +86,14 @@ class Setting:
 def plain(setting: Setting) -> Call:
     """The model alone, without a graph."""
     model, images = setting.network(), setting.images()
+    return torch.no_grad()(lambda: model(images))
+
+
+def plain_measuring(setting: Setting) -> Call:
+    """A plain pass of what the library runs to measure where layers look: two copies an axis."""
+    model = setting.network()
+    copies = 6 if setting.batch == 5 else 5
+    images = setting.images()[:1].expand(copies, -1, -1, -1).contiguous()
     return torch.no_grad()(lambda: model(images))
 
 
@@ -107,10 +118,25 @@ def plain_masks(setting: Setting, batch_size: int = 32) -> Call:
     return call
 
 
+FRESH = 16
+"""How many first calls a case has: each needs a network that no call has seen."""
+
+
+def _fresh(setting: Setting, call: Callable[[nn.Module], object]) -> Call:
+    """`call` on another copy of the network each time; the copies share their weights."""
+    model = setting.network()
+    weights = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    copies = [copy.deepcopy(model, dict(weights)) for _ in range(FRESH)]
+    return lambda: call(copies.pop())
+
+
 def _camlib(setting: Setting, method: str) -> Call:
-    from camlib import METHODS, LayerMethod
+    from camlib import METHODS, GradCAM, LayerMethod
     from camlib.methods import GuidedGradCAM
 
+    if method == "first":
+        images, targets = setting.images(), setting.targets()
+        return _fresh(setting, lambda model: GradCAM(model)(images, targets))
     kind: Any = METHODS[method]
     options: dict[str, Any] = {"batch_size": 32} if method == "score_cam" else {}
     if issubclass(kind, LayerMethod | GuidedGradCAM):
@@ -123,6 +149,13 @@ def _camlib(setting: Setting, method: str) -> Call:
 def _torchcam(setting: Setting, method: str) -> Call:
     from torchcam import methods
 
+    if method == "first":
+        images, targets, shape = setting.images(), setting.targets(), (3, *[setting.size] * 2)
+
+        def call(model: nn.Module) -> object:
+            return methods.GradCAM(model, input_shape=shape)(targets, model(images))
+
+        return _fresh(setting, call)
     kind = getattr(methods, {"grad_cam": "GradCAM", "score_cam": "ScoreCAM"}[method])
     model, images, targets = setting.network(), setting.images(), setting.targets()
     cam = kind(model, setting.where[0], input_shape=(3, setting.size, setting.size))
@@ -176,7 +209,11 @@ LIBRARIES: dict[str, Callable[[Setting, str], Call]] = {
 }
 """How each library is called; what each returns it returns as a user gets it."""
 
-PLAIN = {"plain inference": plain, "plain masked passes": plain_masks}
+PLAIN = {
+    "plain inference": plain,
+    "plain masked passes": plain_masks,
+    "the measuring passes": plain_measuring,
+}
 
 
 def prepared(case: str, setting: Setting) -> Call:

@@ -132,6 +132,28 @@ def peers(options: Options) -> Iterable[Table]:
             )
 
 
+def first(options: Options) -> Iterable[Table]:
+    """What the first call on a network costs, told no layer where a library can find one."""
+    for batch in (8, 1):
+        for model in ("resnet50", "mobilenet_v2", "convnext_tiny", "swin_t", "vit_b_16"):
+            setting = Setting(model, batch=batch, device=options.device)
+            cases = {PLAIN: (PLAIN, setting)}
+            if model in MEASURED:
+                cases["the measuring passes"] = "the measuring passes", setting
+            cases["camlib"] = "camlib first", setting
+            cases["torchcam"] = "torchcam first", setting
+            cases |= {f"{each}, told the layer": (f"{each} grad_cam", setting) for each in TOLD}
+            title = f"The first call: Grad-CAM, {model}, batch {batch}"
+            yield measured(title, cases, options, memory=False)
+
+
+MEASURED = "convnext_tiny", "swin_t", "vit_b_16"
+"""Networks in which places are moved, so that where their layers look is measured."""
+
+TOLD = "captum", "grad-cam"
+"""Libraries that have to be told the layer."""
+
+
 def growth(options: Options) -> Iterable[Table]:
     """How the cost of Grad-CAM grows with the size of the image."""
     for size in (96, 160, 224, 320, 448):
@@ -226,5 +248,7 @@ def _import(module: str, compiled: str) -> float:
 
 EXPERIMENTS: dict[str, Callable[[Options], Iterable[Table]]] = {
     each.__name__: each
-    for each in (methods, stages, classes, peers, growth, score, ablation, pictures, imports)
+    for each in (
+        *(methods, stages, classes, peers, first, growth, score, ablation, pictures, imports),
+    )
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -126,19 +127,21 @@ class Inputs:
         """The image as ``(N, C, *size)``."""
         return self.image.unsqueeze(1) if self.axis is None else self.image.movedim(self.axis, 1)
 
-    @property
+    @cached_property
     def form(self) -> Hashable:
         """What where things lie may depend on: the shapes, and the values beside the image.
 
         Where a text stands beside the image, for example, its tokens say where those of the image
         are.
         """
+        if not self.several:
+            return tuple(self.image.shape[1:]), self.axis, ()
         beside = self.with_image(self.image[:0])
         others = [t.detach() for t in tensors_in((beside.args, beside.kwargs)) if t.numel()]
         values = tuple((tuple(t.shape), tuple(t.double().flatten().tolist())) for t in others)
         return tuple(self.image.shape[1:]), self.axis, values
 
-    @property
+    @cached_property
     def several(self) -> bool:
         """Whether there are tensors beside the image."""
         own = len(self) if isinstance(self._given, list) else 1

@@ -8,6 +8,7 @@ out of the last block at the patches is not looked at any more; the gradient tel
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -194,16 +195,29 @@ def _choose(
 _NONE = "{} has no layer with a grid and a gradient for inputs of size {}; pass layer="
 
 
-def _last_modules(model: nn.Module, least: int = 12) -> tuple[str, ...]:
-    """The last modules of `model` in the order in which it holds them, and those around them."""
+def _last_modules(model: nn.Module, least: int = 12, block: int = 16) -> tuple[str, ...]:
+    """The last modules of `model` in the order in which it holds them, and those around them.
+
+    At least as many as `least`, and all of a part that they end if that is as small as a `block`.
+    """
     modules = {
         name: module
         for name, module in model.named_modules()
         if name and unwrap(module) is module and not isinstance(module, torch.jit.ScriptModule)
     }
-    last = [name for name, module in modules.items() if not any(True for _ in module.children())]
-    wanted = {".".join(name.split(".")[:n]) for name in last[-least:] for n in range(1, 99)}
+    leaves = [name for name, module in modules.items() if not any(True for _ in module.children())]
+    inside = Counter(part for name in leaves for part in _around(name))
+    around = {part for name in leaves[-least:] for part in _around(name)}
+    small = {part for part in around if 1 < inside[part] <= block}
+    wanted = around.union(name for name in leaves if small.intersection(_around(name)))
+    wanted |= {part for name in wanted for part in _around(name)}
     return tuple(name for name in modules if name in wanted)
+
+
+def _around(name: str) -> list[str]:
+    """The module `name`, and all that hold it."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def _back_from_the_end(

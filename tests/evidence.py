@@ -16,6 +16,10 @@ from snapshot import snapshot
 from torch import Tensor, nn
 
 from camlib import CamlibWarning, GradCAM, LayerMethod, TargetError
+from camlib.inputs import Inputs
+from camlib.layouts.reading import reading_of
+from camlib.modes import explaining
+from camlib.visits import Visits
 
 PLACES = ((0, 1), (1, 0), (0, 0), (1, 1))
 """The quadrant of the patch in each scene: its row and its column."""
@@ -35,11 +39,14 @@ class Found:
         layers: the layers that were chosen.
         grid: the size of the map before it was resized.
         complaint: what is wrong with the map; empty where nothing is.
+        agreement: of the reading of the layer with where its places were measured to look; ``None``
+            where it was certain.
     """
 
     layers: tuple[str, ...]
     grid: tuple[int, ...]
     complaint: str = ""
+    agreement: float | None = None
 
 
 def scenes(size: tuple[int, ...]) -> Tensor:
@@ -120,7 +127,11 @@ def _examined(case: Case, cam: LayerMethod) -> Found:
         warnings.filterwarnings("ignore", "a map at layer .* is zero", CamlibWarning)
         seen = cam.explain(inputs, relu=False)
         heat = cam(inputs, case.scores or [list(range(CLASSES))])
-    return Found(seen.layers, tuple(seen.map.shape[1:]), complaint(case, seen.heatmap, heat))
+    wrong = complaint(case, seen.heatmap, heat)
+    given = Inputs.of(inputs, cam.model)
+    with explaining(cam.model, given.image.device):
+        reading = reading_of(cam.model, given, Visits(), *seen.layers, seen.map.shape)
+    return Found(seen.layers, tuple(seen.map.shape[1:]), wrong, reading.agreement)
 
 
 def complaint(case: Case, unasked: Tensor, heat: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Runs every case of the matrix and writes the table `docs/models.md`.
+"""Runs every case of the matrix and writes the table `docs/models.md` and a figure of readings.
 
 ``python tests/matrix_report.py`` runs them all, those of the nightly run too; ``--only GROUP`` a
 group, whose rows replace the old ones; ``--resume`` what the last run has left.
@@ -19,8 +19,10 @@ import torch
 from case import Case
 from evidence import examined
 from matrix import CASES
+from matrix_readings import draw, recorded
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "readings.png"
 RESULTS = Path(tempfile.gettempdir()) / "camlib-models.json"
 
 TEXT = """# Models
@@ -34,7 +36,10 @@ itself: the commonest class, the best box, the whole embedding.
 
 {passed} of them pass, in {minutes:.0f} minutes of a busy core. Those marked *nightly* run with
 `pytest -m nightly`, all others in every run. The table is written by
-`python tests/matrix_report.py`. Nothing had to be told to any of them.
+`python tests/matrix_report.py`. Nothing had to be told to any of them. *Agreement* is the
+correlation of where the places of the layer lie by its reading and where they were measured to
+look, along the axis where it is lowest; nothing stands there where the reading was certain, or
+taken over from a layer of the same places.
 
 {others}Hiera keeps its patches window by window until its last stage: a layer before that needs
 `layout=`, the default does not.
@@ -56,19 +61,21 @@ def main() -> None:
         RESULTS.write_text(json.dumps(results))  # a crash loses nothing
         print(str(case), results[str(case)], flush=True)
     PAGE.write_text(page(results), encoding="utf-8")
+    draw([p for row in results.values() if row["result"] == "ok" for p in row["pairs"]], FIGURE)
 
 
 def measured(case: Case) -> dict[str, Any]:
     """What came of `case`, and the seconds it took."""
     start = time.perf_counter()
-    row: dict[str, Any] = {"layers": [], "grid": []}
+    row: dict[str, Any] = {"layers": [], "grid": [], "agreement": None, "pairs": []}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), recorded() as row["pairs"]:
             warnings.simplefilter("ignore")
             found = examined(case)
         row |= {
             "layers": found.layers,
             "grid": found.grid,
+            "agreement": found.agreement,
             "result": found.complaint or _passed(case),
         }
     # Whatever goes wrong is a row of the table.
@@ -99,8 +106,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         )
     ]
     for group in dict.fromkeys(case.group for case in cases):
-        lines = [f"## {group}\n", "| model | layer | grid | seconds | run | result |"]
-        lines.append("|---|---|---|---:|---|---|")
+        lines = [f"## {group}\n", "| model | layer | grid | agreement | seconds | run | result |"]
+        lines.append("|---|---|---|---:|---:|---|---|")
         for case in cases:
             if case.group == group:
                 lines.append(line(case, results[str(case)]))
@@ -112,9 +119,11 @@ def line(case: Case, row: dict[str, Any]) -> str:
     """The row of a case."""
     layers = ", ".join(f"`{name}`" for name in row["layers"])
     grid = " x ".join(map(str, row["grid"]))
+    agreement = "" if row["agreement"] is None else f"{row['agreement']:.3f}"
     run = f"nightly: {case.nightly}" if case.nightly else "every"
     result = row["result"].replace("|", "\\|")
-    return f"| {case.name} | {layers} | {grid} | {row['seconds']:.1f} | {run} | {result} |"
+    cells = [case.name, layers, grid, agreement, f"{row['seconds']:.1f}", run, result]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Drawn:
         axes: how the layer returns them.
         mixing: how much of the mean of all tokens is added to each.
         normed: whether the layer follows a norm.
+        before: whether a layer before it returns the patches row by row.
         samples: how many images.
         seed: of weights, orders and the place of the evidence.
     """
@@ -64,6 +65,7 @@ class Drawn:
     axes: str
     mixing: float
     normed: bool
+    before: bool
     samples: int
     seed: int
 
@@ -90,6 +92,7 @@ class Network(nn.Module):
         self.patches = nn.Conv2d(3, channels, PATCH, PATCH)
         self.norm = nn.LayerNorm(channels)
         self.layer = Layer(AXES[drawn.axes])
+        self.before = Layer((0, 1, 2, 3) if drawn.axes.startswith("grid") else (0, 1, 2))
         weight = torch.randn(channels, 3, PATCH, PATCH, generator=generator) / PATCH
         weight[0] = 1 / (3 * PATCH * PATCH)
         self.patches.weight.data.copy_(weight)
@@ -130,8 +133,11 @@ class Network(nn.Module):
         on_grid = self.drawn.axes.startswith("grid")
         if on_grid:
             tokens = seen.movedim(1, -1)
+            tokens = self.before(tokens) if self.drawn.before else tokens
         else:
-            patches = seen.flatten(2).mT[:, self.kept]
+            patches = seen.flatten(2).mT
+            patches = self.before(patches) if self.drawn.before else patches
+            patches = patches[:, self.kept]
             rows = torch.cat([patches, self.other.expand(len(patches), -1, -1)], 1)
             others = (self.numbers < 0).cumsum(0) - 1 + patches.shape[1]
             tokens = rows[:, self.numbers.where(self.numbers >= 0, others)]
@@ -211,6 +217,7 @@ def drawings(draw: st.DrawFn) -> Drawn:
         axes=axes,
         mixing=draw(st.sampled_from([0.0, 0.5, 2.0])),
         normed=draw(st.booleans()),
+        before=draw(st.booleans()),
         samples=draw(st.integers(1, 3)),
         seed=draw(st.integers(0, 10**6)),
     )

@@ -38,8 +38,17 @@ AGREES = 0.8
 SURE = 0.95
 """A reading that agrees so well ends the search."""
 
+APART = 0.05
+"""Places whose positions deviate by less may look at the same part of the input."""
+
+SPEAKS = 0.5
+"""Places that look apart speak for a reading with a correlation from this on, else against it."""
+
 _CLEAR = 0.98
 """From which correlation on the borders of a grid are told by its positions."""
+
+_ASTRAY = 0.75
+"""A place that looks at little more than its cell looks at most so many cells beside it."""
 
 _ROLLED = 0.9
 """From which correlation on a grid is one that was rolled over, as windows are shifted."""
@@ -49,6 +58,12 @@ _AS_GOOD = 0.02
 
 _OTHERS = 16
 """How many tokens that are no patches are looked for where no other layer tells the grid."""
+
+_AT_ONCE = 2**20
+"""How many tokens are compared at a time."""
+
+_MANY = 2**24
+"""So many tokens to compare in all that it is not tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +124,13 @@ class Claim:
         A row of tokens can be laid out in many ways, of which some agree by half. The right one
         agrees well where tokens look at little parts of the input, each at another.
         """
+        if self.displaced:
+            return False
         few = self.loud.numel() < 9
         row = self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
         every = not self.silent and self.loud.sum() == self.look.loud.sum()
         if row and not (every and self.usual and self.grid in grids):
-            sure = self.look.telling or few
+            sure = True
         else:
             sure = few and not self.usual
         return self.agreement >= (SURE if sure else AGREES)
@@ -135,17 +152,43 @@ class Claim:
         return False
 
     @property
+    def contradicted(self) -> bool:
+        """Whether the measurement speaks against the claim: places look apart, and elsewhere."""
+        apart = self.positions[:, self.loud].std(1, correction=0) > APART
+        against = [c < SPEAKS for c in self.correlations]
+        return self.turned_over or any(
+            a and b for a, b in zip(apart.tolist(), against, strict=True)
+        )
+
+    @property
     def usual(self) -> bool:
         """Whether the axes come in order and none runs backwards, and tokens row by row."""
         tokens = isinstance(self.layout, Tokens) and self.layout.patches is not None
         return not tokens and not isinstance(self.layout, Axes | Placed)
 
     @property
+    def local(self) -> bool:
+        """Whether each place looks at little more than its cell."""
+        spread = self.spread[:, self.loud].median(1).values.tolist()
+        small = all(s * n <= 0.75 for s, n in zip(spread, self.grid, strict=True) if n > 1)
+        return small and self.look.telling
+
+    @property
     def clear(self) -> bool:
         """Whether each place looks at little more than its cell, just where it is claimed."""
-        spread = self.spread[:, self.loud].median(1).values.tolist()
-        local = all(s * n <= 0.75 for s, n in zip(spread, self.grid, strict=True) if n > 1)
-        return local and self.look.telling and self.agreement >= _CLEAR
+        return self.local and self.agreement >= _CLEAR
+
+    @cached_property
+    def displaced(self) -> bool:
+        """Whether some places look at another cell than they are claimed to, though it is clear."""
+        if not self.local:
+            return False
+        for axis, ((low, high), length) in enumerate(zip(self.borders(), self.grid, strict=True)):
+            claimed, measured = self._pair(axis)
+            cell = (high - low) / length
+            if length > 1 and ((measured - low) / cell - claimed - 0.5).abs().max() > _ASTRAY:
+                return True
+        return False
 
     def rivals(self, other: Claim) -> bool:
         """Whether `other` puts places that both show at another distance from each other."""
@@ -275,7 +318,8 @@ def _of_tokens(
     stages = _stages(look, len(window), grids)
     for stage in stages if look.telling else itertools.islice(stages, 2):
         for runs, grid in stage:
-            best += _laid(look, measured, runs, grid)
+            laid = _laid(look, measured, runs, grid)
+            best += [claim for claim in laid if not claim.displaced]
         if best and max(claim.agreement for claim in best) >= SURE:
             break
     else:
@@ -317,7 +361,11 @@ def _stages(
     yield ((every.unfold(0, math.prod(grid), 1), grid) for grid in known)
     yield ((loud[None], grid) for grid in _factors(len(loud), axes) if min(grid) > 1)
     yield ((every.unfold(0, math.prod(grid), 1), grid) for grid in fewer if min(grid) > 1)
-    yield ((gaps(g), g) for g in known if 0 < count - math.prod(g) <= _OTHERS)
+    yield (
+        (gaps(grid), grid)
+        for grid in known
+        if 0 < count - math.prod(grid) <= _OTHERS and math.prod(grid) ** 2 <= _MANY
+    )
 
 
 def _steps(look: Looks) -> Tensor:
@@ -343,7 +391,8 @@ def _coverage(claim: Claim) -> tuple[int, int, bool]:
 
 def _laid(look: Looks, measured: Measured, runs: Tensor, grid: Grid) -> Iterator[Claim]:
     """For each order of the axes, the claim of that of `runs` ``(S, patches)`` that agrees best."""
-    correlations = _of_runs(look, runs, grid)
+    parts = torch.split(runs, max(1, _AT_ONCE // runs.shape[1]))
+    correlations = torch.cat([_of_runs(look, part, grid) for part in parts], 2)
     for order in itertools.permutations(range(len(grid))):
         chosen = torch.stack([correlations[a, order[a]] for a in range(len(grid))]).abs()
         numbers = runs[int(chosen.amin(0).argmax())]

@@ -231,4 +231,4 @@ class _Reader:
         try:
             self.found[label] = read(*given, **options)
         except LayoutError as error:
-            self.found[label] = error
+            self.found[label] = LayoutError(str(error))  # its traceback would keep activations

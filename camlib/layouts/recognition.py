@@ -129,14 +129,7 @@ class Readings:
             )
         if found and found[0].agreement >= AGREES:
             raise LayoutError(f"no reading is certain: {_listed(found)}")
-        for look in seen.looks:
-            for reading, _ in known:
-                claim = Claim.of(reading.layout, look)
-                if claim is not None and claim.turned_over:
-                    raise LayoutError(f"{reading.layout!r} fits only a grid that is rolled over")
-        return self._without_positions(
-            shape, [reading for reading, _ in known], module, bool(found)
-        )
+        return self._without_positions(shape, seen, module, bool(found))
 
     def _agreed(self, shape: Shape, seen: Measured, found: Sequence[Claim]) -> Reading:
         """The first of the claims that were `found`, if no other agrees as well."""
@@ -172,13 +165,27 @@ class Readings:
             self._entrance = Reading(found[0].layout, window)
 
     def _without_positions(
-        self, shape: Shape, known: Sequence[Reading], module: nn.Module | None, grid: bool
+        self, shape: Shape, seen: Measured, module: nn.Module | None, grid: bool
     ) -> Reading:
-        if len({reading.layout for reading in known}) == 1:
-            return Reading(known[0].layout, known[0].window)
+        """The reading of layers of the same places, or by what `module` is.
+
+        Raises:
+            LayoutError: there is none, or where places look speaks against it.
+        """
+        known = self._known[_key(seen.samples, shape)]
         said = said_by(module)
+        readings = {each.layout: (each, channels) for each, channels in known}
         if not known and grid and said is not None and len(shape) == self.axes + 2:
-            return Reading(said, self._before[1] if self._before else self._whole)
+            window = self._before[1] if self._before else self._whole
+            axis = 1 if isinstance(said, ChannelsFirst) else len(shape) - 1
+            readings = {said: (Reading(said, window), axis)}
+        if len(readings) == 1:
+            [(reading, channels)] = readings.values()
+            look = seen.look(channels)
+            claim = Claim.of(reading.layout, look)
+            if claim is None or (claim.contradicted and look.share >= _ROUNDING):
+                raise LayoutError(f"{reading.layout!r} does not agree with where its places look")
+            return Reading(reading.layout, reading.window)
         raise LayoutError(
             f"all places of {tuple(shape)} look at the same part of the input: the network does "
             "not localise there"
