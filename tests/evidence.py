@@ -15,7 +15,7 @@ from case import CLASSES, Case
 from snapshot import snapshot
 from torch import Tensor, nn
 
-from camlib import CamlibWarning, GradCAM, LayerMethod, TargetError
+from camlib import CamlibWarning, Explanation, GradCAM, LayerMethod, TargetError
 from camlib.inputs import Inputs
 from camlib.layouts.reading import reading_of
 from camlib.modes import explaining
@@ -128,10 +128,16 @@ def _examined(case: Case, cam: LayerMethod) -> Found:
         seen = cam.explain(inputs, relu=False)
         heat = cam(inputs, case.scores or [list(range(CLASSES))])
     wrong = complaint(case, seen.heatmap, heat)
+    return Found(seen.layers, tuple(seen.map.shape[1:]), wrong, _agreement(cam, inputs, seen))
+
+
+def _agreement(cam: LayerMethod, inputs: object, seen: Explanation) -> float | None:
+    """How well the reading of the layer agrees with where it was measured to look."""
+    if len(seen.layers) != 1:
+        return None
     given = Inputs.of(inputs, cam.model)
     with explaining(cam.model, given.image.device):
-        reading = reading_of(cam.model, given, Visits(), *seen.layers, seen.map.shape)
-    return Found(seen.layers, tuple(seen.map.shape[1:]), wrong, reading.agreement)
+        return reading_of(cam.model, given, Visits(), *seen.layers, seen.map.shape).agreement
 
 
 def complaint(case: Case, unasked: Tensor, heat: Tensor) -> str:

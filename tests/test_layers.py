@@ -157,13 +157,13 @@ def test_layer_whose_patches_the_answer_does_not_see_gets_a_better_one_named():
 
 
 def test_candidates_tell_what_a_layer_is():
-    net = OwnTransformer(batch_first=True)
+    net = OwnTransformer(batch_first=True, channels=32)
     before = snapshot(net)
     batch = images(2, 12, 20)
     found = {c.name: c for c in layers.candidates(net, batch, 1)}
     assert snapshot(net) == before
     first, last = found["patches"], found["encoder"]
-    assert (first.kind, first.shape, first.grid) == ("Conv2d", (2, 8, 3, 5), (3, 5))
+    assert (first.kind, first.shape, first.grid) == ("Conv2d", (2, 32, 3, 5), (3, 5))
     assert (first.layout, first.stride, first.share) == (ChannelsFirst(), (4, 4), 1)
     assert (last.layout, last.grid, last.share) == (Tokens(1, (3, 5)), (3, 5), 0)
     assert 0 < found["encoder.layers.1.norm1"].share < 1

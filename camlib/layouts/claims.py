@@ -124,10 +124,10 @@ class Claim:
         A row of tokens can be laid out in many ways, of which some agree by half. The right one
         agrees well where tokens look at little parts of the input, each at another.
         """
-        if self.displaced:
-            return False
         few = self.loud.numel() < 9
         row = self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
+        if row and self.displaced:
+            return False
         every = not self.silent and self.loud.sum() == self.look.loud.sum()
         if row and not (every and self.usual and self.grid in grids):
             sure = True
