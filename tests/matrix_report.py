@@ -35,7 +35,7 @@ a label, an encoder of images for an axis of its embedding; each of them also fo
 itself: the commonest class, the best box, the whole embedding.
 
 {passed} of them pass, in {minutes:.0f} minutes of a busy core. Those marked *nightly* run with
-`pytest -m nightly`, all others in every run. The table is written by
+`pytest -m nightly`, all others with `pytest -m slow`. The table is written by
 `python tests/matrix_report.py`. Nothing had to be told to any of them. *Agreement* is the
 correlation of where the places of the layer lie by its reading and where they were measured to
 look, along the axis where it is lowest; nothing stands there where the reading was certain, or
@@ -120,7 +120,7 @@ def line(case: Case, row: dict[str, Any]) -> str:
     layers = ", ".join(f"`{name}`" for name in row["layers"])
     grid = " x ".join(map(str, row["grid"]))
     agreement = "" if row["agreement"] is None else f"{row['agreement']:.3f}"
-    run = f"nightly: {case.nightly}" if case.nightly else "every"
+    run = f"nightly: {case.nightly}" if case.nightly else "slow"
     result = row["result"].replace("|", "\\|")
     cells = [case.name, layers, grid, agreement, f"{row['seconds']:.1f}", run, result]
     return f"| {' | '.join(cells)} |"

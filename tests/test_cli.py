@@ -176,6 +176,7 @@ def test_several_methods_and_targets_share_a_figure(folder, drawn):
     assert np.load("scene-camlib-saliency.npy").shape == (2, 3, 128, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_by_name(method, folder):
     command = built_in("--method", method, "--layer", "features", "--target", "disc")

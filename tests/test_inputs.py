@@ -96,6 +96,7 @@ def test_clip_with_frames_first():
 
 
 @pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning")
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 4, 13])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (16, 90)])
 def test_any_number_of_channels_and_any_size(channels, size):

@@ -56,6 +56,7 @@ def resident():
     return int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "calls"), list(lengths()))
 def test_many_calls_leave_nothing_behind(kind, calls):
     net, batch = fitting(kind).train(), images(1, 4, 4)

@@ -1,6 +1,6 @@
 """`GradCAM(model)(inputs)` of many models: the map follows the evidence, the model stays as found.
 
-Heavy models are marked `nightly` and run with ``pytest -m nightly``.
+A few run each time; ``pytest -m slow`` has most others, ``pytest -m nightly`` the heavy ones.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from torchvision import models
 
 from camlib import GradCAM
 
+ALWAYS = {
+    *("resnet18", "mobilenet_v3_small", "swin_t", "vit_b_32", "convnext_tiny"),
+    *("lraspp_mobilenet_v3_large", "ssdlite320_mobilenet_v3_large", "r3d_18"),
+}
+"""Models that are tried in every run, all of torchvision."""
+
 
 def parameters() -> list[object]:
     """Each case, with its marks."""
     found = []
     for case in CASES:
         library = case.group.partition(".")[0]
-        marks: list[pytest.MarkDecorator] = [pytest.mark.nightly] if case.nightly else []
+        marks = [pytest.mark.nightly] if case.nightly else [pytest.mark.slow]
+        marks = [] if case.name in ALWAYS else marks
         if importlib.util.find_spec(library) is None:
             reason = f"{library} is not installed; install the extra `models`"
             marks.append(pytest.mark.skip(reason=reason))
@@ -38,9 +45,10 @@ def test_the_map_follows_the_evidence_and_the_model_is_left_as_found(case: Case)
     assert examined(case).complaint == ""
 
 
-def test_every_family_is_in_every_run() -> None:
+def test_every_family_runs_by_day() -> None:
     groups = Counter(case.group for case in CASES if not case.nightly)
     assert set(groups) == {case.group for case in CASES}
+    assert {case.name for case in CASES if not case.nightly} > ALWAYS
 
 
 def test_few_models_are_too_mixed_for_a_place() -> None:

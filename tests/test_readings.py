@@ -48,6 +48,12 @@ LAYOUTS = {
 }
 """Each layout, with the axes of its grid and the order in which a convolution has them."""
 
+SOME = GradCAM, ScoreCAM, Occlusion, Saliency, FullGrad, GuidedGradCAM
+KINDS = [
+    pytest.param(kind, id=name, marks=() if kind in SOME else pytest.mark.slow)
+    for name, kind in METHODS.items()
+]
+
 SIZES = {1: (12,), 2: (8, 10), 3: (4, 8, 6)}
 
 
@@ -79,7 +85,7 @@ def turned(kind, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_layout_gives_what_channels_first_gives(kind, layout):
     net, other, plain, picture = turned(kind, layout)
     layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}

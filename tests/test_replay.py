@@ -104,6 +104,7 @@ def assert_replayed(run):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_replay_is_the_whole_model_with_the_layer_replaced(name):
     build, layers = CASES[name]

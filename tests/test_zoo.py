@@ -308,6 +308,7 @@ def test_the_numbers_beside_the_weights_are_those_of_the_weights(network):
     assert record["two_classes"]["pointing"] > 0.9
 
 
+@pytest.mark.slow
 def test_training_writes_weights_that_fit_and_numbers(tmp_path):
     sizes = ["--scenes", "128", "--fresh", "8", "--workers", "0"]
     threads = ["--threads", str(torch.get_num_threads())]
