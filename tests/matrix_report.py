@@ -54,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = asked.resume or asked.only
     results = json.loads(RESULTS.read_text()) if kept and RESULTS.exists() else {}
-    for case in CASES:
+    for case in sorted(CASES, key=lambda case: bool(case.nightly)):
         if not case.group.startswith(asked.only) or (asked.resume and str(case) in results):
             continue
         results[str(case)] = measured(case)
