@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from camlib import (
     CAM,
     METHODS,
+    AblationCAM,
     AttentionMethod,
     Deconvnet,
+    EigenCAM,
     GradCAM,
     GraphError,
     GuidedBackprop,
@@ -298,6 +300,64 @@ def test_scripted_part():
             GradCAM(net, name)
     with pytest.raises(LayerError, match=r"layer 'tail.9' not found in Net; did you mean 'tail"):
         GradCAM(net, "tail.9")
+
+
+class Rounding(nn.Module):
+    """Hands on values of 8 bits, as networks made for phones do."""
+
+    def forward(self, found: Tensor) -> Tensor:
+        return torch.quantize_per_tensor(found, 0.05, 128, torch.quint8)
+
+
+class Unpacking(nn.Module):
+    """Makes floating-point numbers of them again."""
+
+    def forward(self, found: Tensor) -> Tensor:
+        return found.dequantize()
+
+
+EIGHT_BITS = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+
+
+@EIGHT_BITS
+@pytest.mark.parametrize("layer", ["features", "features.2", None])
+def test_values_of_eight_bits_before_the_layer(layer):
+    base, batch = pooled(), images()
+    body = nn.Sequential(base.features, Rounding(), Unpacking())
+    net = Net(body, base.tail).eval()
+    activation = body(batch).detach().requires_grad_()
+    [gradient] = torch.autograd.grad(net.tail(activation)[:, 1].sum(), activation)
+    expected = (gradient.mean((2, 3), keepdim=True) * activation).sum(1).detach()
+    seen = GradCAM(net, layer).explain(batch, 1, relu=False)
+    assert seen.layers == ("features" if layer is None else layer,)
+    torch.testing.assert_close(seen.map, expected)
+    lost = (gradient * activation).sum((2, 3), keepdim=True)  # without a channel: all is linear
+    ablated = AblationCAM(net, layer).explain(batch, 1, relu=False).map
+    torch.testing.assert_close(ablated, (lost * activation).sum(1).detach())
+    for kind in (ScoreCAM, EigenCAM):
+        found = kind(net, layer)(batch, 1)
+        torch.testing.assert_close(found, kind(net, "features")(batch, 1))
+        assert found.any()
+
+
+@EIGHT_BITS
+@pytest.mark.parametrize("kind", [GradCAM, ScoreCAM, AblationCAM, EigenCAM])
+def test_layer_of_eight_bits_is_refused(kind):
+    base = pooled()
+    net = Net(nn.Sequential(base.features, Rounding(), Unpacking()), base.tail).eval()
+    with pytest.raises(LayerError, match=r"'features\.1' returned Tensor with no floating-"):
+        kind(net, "features.1")(images(), 1)
+
+
+def test_model_that_was_traced_symbolically():
+    net, batch = convolutional(), images()
+    traced = torch.fx.symbolic_trace(net)
+    for kind in (GradCAM, ScoreCAM, AblationCAM):
+        for layer in ("features.4", None):
+            found = kind(traced, layer).explain(batch, 1, relu=False)
+            expected = kind(net, found.layers).explain(batch, 1, relu=False)
+            torch.testing.assert_close(found.map, expected.map)
+            assert found.map.any()
 
 
 def test_target_without_a_gradient_is_said_so_at_once():

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from nets import Net, images, pooled
+from torch import nn
 
-from camlib import targets
+from camlib import CamlibWarning, GradCAM, targets
 from camlib.targets.saturation import saturated
 
 SURE = torch.tensor([[0.0, 1.0], [0.3, 0.7]])
@@ -51,3 +53,28 @@ def test_output_of_a_detector_is_not_saturated():
     found = [{"boxes": torch.tensor([[0.0, 0, 4, 4]]), "labels": torch.tensor([1])}]
     found[0]["scores"] = torch.tensor([1.0])
     assert told(None, found) == ""
+
+
+class Sure(Net):
+    """Returns probabilities, all but certain of one class."""
+
+    passes = 0
+
+    def forward(self, batch):
+        self.passes += 1
+        return (1e4 * super().forward(batch)).softmax(1)
+
+
+def test_model_that_is_sure_is_told_of_at_no_further_pass():
+    base = pooled()
+    net = Sure(base.features, nn.Sequential(*base.tail)).eval()
+    cam = GradCAM(net, "features")
+    for call in range(1, 4):
+        with pytest.warns(CamlibWarning, match=f"'features' is zero everywhere: {RETURNS}"):
+            assert not cam(images()).any()
+        assert net.passes == call
+    with pytest.warns(CamlibWarning, match=RETURNS):
+        assert not GradCAM(net)(images()).any()
+    assert net.passes - call <= 3
+    logit = GradCAM(Net(net.features, net.tail), "features")(images(), relu=False)
+    assert logit.any()
