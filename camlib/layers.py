@@ -23,7 +23,7 @@ from camlib.errors import LayerError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, Layout
-from camlib.layouts.reading import Found, readings, visited
+from camlib.layouts.reading import Found, as_read, readings, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
 from camlib.modes import explaining
@@ -89,6 +89,7 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
     """
     given, model = Inputs.of(inputs), unwrap(model)
     with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
+        given = as_read(model, given, ()) if len(given.readings()) > 1 else given
         order, output = visited(model, given)
         found, preferred = _readable(readings(model, given, order), given, order, output)
         shares: dict[str, Tensor] = {}

@@ -208,6 +208,11 @@ class Claim:
         numbers = self.numbers[tuple(cells.T)].long().tolist()
         return dict(zip(numbers, map(tuple, cells.tolist()), strict=True))
 
+    @property
+    def extent(self) -> float:
+        """Which share of the input the grid covers."""
+        return math.prod(abs(end - start) for start, end in self.borders())
+
     def borders(self) -> list[tuple[float, float]]:
         """Where the grid begins and ends along each axis of the input, by a line through it."""
         found = []

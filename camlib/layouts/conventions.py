@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from camlib.layouts.kinds import ChannelsFirst, ChannelsLast, Layout
+from camlib.layouts.kinds import ChannelsFirst, Layout
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -19,12 +19,12 @@ _CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.modules.pooling._AdaptiveAvgPoolNd,
 )
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
 
 def said_by(module: nn.Module | None) -> Layout | None:
-    """The layout that `module` is known to have."""
-    if isinstance(module, _CHANNELS_FIRST):
-        return ChannelsFirst()
-    # Not of subclasses: those of LayerNorm are often made for channels first.
-    return ChannelsLast() if type(module) in _CHANNELS_LAST else None
+    """The layout that `module` is known to have.
+
+    Of a linear layer or a layer norm it is known which axis has the channels, and not what the
+    others are.
+    """
+    return ChannelsFirst() if isinstance(module, _CHANNELS_FIRST) else None

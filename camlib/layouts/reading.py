@@ -80,16 +80,21 @@ def _entrance(known: Found, given: Inputs) -> Window:
 def as_read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> Inputs:
     """`given` with the axis of its channels at which the most of `layers` can be read.
 
+    Of several with as many, that with more axes, then the one that agrees better.
+
     Args:
         model: ready for a pass.
         given: the arguments of its call, the axes of whose image are in doubt.
         layers: by name; empty for all.
     """
 
-    def readable(reading: Inputs) -> int:
+    def readable(reading: Inputs) -> tuple[float, ...]:
         order, _ = visited(model, reading)
         found = readings(model, reading, order, layers or None)
-        return sum(isinstance(found.get(name), Reading) for name in layers or found)
+        read = [each for n in layers or found if isinstance(each := found.get(n), Reading)]
+        # Of readings that agree by chance, fewer axes do.
+        measured = [each.agreement for each in read if each.agreement is not None]
+        return len(read), len(reading.size) * len(measured), sum(measured)
 
     return max(given.readings(), key=readable)
 
@@ -152,6 +157,7 @@ class _Reader:
         self._given = given
         self._entry = order.entry
         self._doubtful = given.several or given.axis != 1
+        self._moved = order.entry is not None and (order.entry.moved or given.axis != 1)
         self._calls = {
             f"{visit.name}@{call}": (visit, shape)
             for visit in order
@@ -170,7 +176,7 @@ class _Reader:
         """Find all readings, with passes of `model` where it must be measured."""
         begin: Callable[[], Callable[[str, Measured], None]] = self._begun
         begin()
-        entry = self._entry if self._entry is not None and self._entry.moved else None
+        entry = self._entry if self._moved else None
         shapes = {**self._measured, **({"": entry.shape} if entry else {})}
         if not shapes:
             return
@@ -191,8 +197,6 @@ class _Reader:
     def _begun(self) -> Callable[[str, Measured], None]:
         """Read what is certain, and return what reads the rest."""
         readings = Readings(len(self._given.size))
-        if self._entry is not None and not self._entry.moved:
-            readings.entry(None)
         for name, (visit, shape) in self._calls.items():
             if not visit.moved and not self._doubtful:
                 self._note(name, readings.certain, shape)

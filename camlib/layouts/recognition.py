@@ -24,6 +24,9 @@ from camlib.maps import Window
 CLEARLY = 0.1
 """By how much it has to agree better than any other."""
 
+_AS_WELL = 0.02
+"""The reading of another sample agrees as well as that of the first to within this."""
+
 _ROUNDING = 1e-5
 """A layer that changes by a smaller share of itself changes by rounding."""
 
@@ -62,7 +65,6 @@ class Readings:
     )
     _grids: dict[Grid, None] = field(default_factory=dict)
     _before: tuple[Claim, Window] | None = None
-    _entered: bool = False
     _entrance: Reading | None = None
 
     def certain(self, shape: Shape) -> Reading:
@@ -109,11 +111,12 @@ class Readings:
         """
         known = self._known[_key(seen.samples, shape)]
         found = again = _agreeing(known, seen)
-        if not found:
+        if not found or found[0].agreement < SURE:
             window = self._before[1] if self._before else self._whole
             telling = any(look.telling for look in seen.looks)
-            found = claims(seen, self._grids, window, tokens=telling or not known)
-        if again or (found and found[0].agrees(self._grids)):
+            new = claims(seen, self._grids, window, tokens=telling or not known)
+            found = sorted([*again, *new], key=lambda claim: -claim.agreement)
+        if found and (found[0] in again or found[0].agrees(self._grids)):
             return self._agreed(shape, seen, found)
         if seen.still:
             raise LayoutError(_STILL)
@@ -148,21 +151,17 @@ class Readings:
         self._before = best, window
         return reading
 
-    def entry(self, seen: Measured | None) -> None:
-        """Take note of what the first layer is given: the input, cut, padded, resized or turned.
-
-        Args:
-            seen: what was measured of it; ``None`` if nothing moved places before it.
-        """
-        self._entered = True
-        if seen is None:
-            return
-        found = [claim for claim in claims(seen, (), self._whole) if claim.look.channels == 1]
-        if found and found[0].agreement >= AGREES:
-            borders = zip(found[0].borders(), found[0].grid, strict=True)
+    def entry(self, seen: Measured) -> None:
+        """Take note of what the first layer is given: the input, cut, padded, resized or turned."""
+        found = [claim for claim in claims(seen, (), self._whole) if claim.agreement >= AGREES]
+        if found:
+            # The places inside a patch are in order too; those of all patches cover more.
+            best = max(found, key=lambda claim: claim.extent)
+            borders = zip(best.borders(), best.grid, strict=True)
             window = tuple(_snapped(*ends, cells) for ends, cells in borders)
-            self._before = found[0], window
-            self._entrance = Reading(found[0].layout, window)
+            self._before = best, window
+            if best.look.channels == 1:
+                self._entrance = Reading(best.layout, window)
 
     def _without_positions(
         self, shape: Shape, seen: Measured, module: nn.Module | None, grid: bool
@@ -177,8 +176,7 @@ class Readings:
         readings = {each.layout: (each, channels) for each, channels in known}
         if not known and grid and said is not None and len(shape) == self.axes + 2:
             window = self._before[1] if self._before else self._whole
-            axis = 1 if isinstance(said, ChannelsFirst) else len(shape) - 1
-            readings = {said: (Reading(said, window), axis)}
+            readings = {said: (Reading(said, window), 1)}
         if len(readings) == 1:
             [(reading, channels)] = readings.values()
             look = seen.look(channels)
@@ -199,20 +197,15 @@ class Readings:
 
         It is that of the layer before, unless the positions of both are clear and tell otherwise.
         """
-        before, window = self._before or (None, self._whole)
-        same_axes = len(claim.look.axes) == len(claim.grid)
-        if not claim.clear or not (before is None or before.clear) or (same_axes and self._entered):
+        window = self._before[1] if self._before else self._whole
+        if not claim.clear:
             return window
         found = []
-        ends_before = before.borders() if before else window
-        for (start, end), (low, high), (first, last), cells in zip(
-            claim.borders(), ends_before, window, claim.grid, strict=True
-        ):
-            length = high - low or 1.0
-            start, end = (start - low) / length, (end - low) / length
-            if cells == 1 or high == low or max(abs(start), abs(end - 1)) < 0.5 / cells:
-                start, end = 0.0, 1.0
-            found.append((first + start * (last - first), first + end * (last - first)))
+        for ends, (first, last), cells in zip(claim.borders(), window, claim.grid, strict=True):
+            start, end = _snapped(*ends, cells)
+            close = 0.5 * max(end - start, last - first) / cells
+            same = cells == 1 or max(abs(start - first), abs(end - last)) < close
+            found.append((first, last) if same else (start, end))
         return tuple(found)
 
     @property
@@ -246,10 +239,13 @@ def confirm(reading: Reading, seen: Measured) -> Reading:
     """
     if seen.still:
         raise LayoutError(_STILL)
-    if reading.agreement is not None and not any(
-        (claim := Claim.of(reading.layout, look)) and claim.agreement >= AGREES
-        for look in seen.looks
-    ):
+    found = [claim for look in seen.looks if (claim := Claim.of(reading.layout, look))]
+    if reading.agreement is None:
+        found = [claim for claim in found if not claim.contradicted]
+    else:
+        least = min(SURE, reading.agreement - _AS_WELL)
+        found = [c for c in found if c.agreement >= least and not c.displaced]
+    if not found:
         raise LayoutError(
             f"{reading.layout!r} fits the first sample and not all of them; explain "
             "samples whose patches lie at different places one by one"

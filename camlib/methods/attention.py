@@ -66,7 +66,7 @@ class AttentionMethod(MapMethod):
         return ()
 
     def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        key = given.image.shape[1:]
+        key = given.form
         if key not in self._found:
             self._found[key] = blocks_of(model, given, self.layout)
         blocks = self._found[key]

@@ -143,7 +143,8 @@ class IntegratedGradCAM(GradCAM):
         layers, image = run.seen.names, run.inputs.image
         start, points = on_the_way(run, self.baseline, self.steps, self.batch_size)
         blank = run.inputs.with_image(start.to(image.dtype))
-        _, before = self._from(layers, run.model, blank, run.target, read=self._activations)
+        first, before = self._from(layers, run.model, blank, run.target, read=self._activations)
+        run.seen.windows |= first.seen.windows
 
         def read(samples: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
             def gained(again: Pass) -> list[Tensor]:

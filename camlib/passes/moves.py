@@ -50,6 +50,11 @@ def _local(func: OpOverload) -> bool:
 def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether `func` works along the channels alone, or changes nothing at all."""
     name = _name(func)
+    if name == "convolution":
+        # One that is padded by more than it reaches makes a larger image.
+        kernel, padding, dilation, transposed = args[1].shape[2:], args[4], args[5], args[6]
+        reach = zip(padding, dilation, kernel, strict=False)
+        return transposed or all(p <= (d * (k - 1) + 1) // 2 for p, d, k in reach)
     if name in _ALONG:
         return bool([*args[_ALONG[name] :], kwargs.get("dim", 0)][0] == 1)
     if name in ("view", "_unsafe_view", "reshape", "expand"):
@@ -65,7 +70,7 @@ _ALONG = {"cat": 1, "split": 2, "split_with_sizes": 2, "slice": 1}
 """Where among its arguments an operator has the axis that it works along."""
 
 _LOCAL = {
-    *("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"),
+    *("_convolution", "cudnn_convolution", "mkldnn_convolution"),
     *("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "native_group_norm"),
     *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_no_update"),
     *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"),
