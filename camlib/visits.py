@@ -89,7 +89,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     order = Visits()
     thread = threading.get_ident()
     moves = Moves()
-    returned: dict[int, ref[Tensor]] = {}
+    returned: dict[int, tuple[ref[Tensor], int]] = {}
 
     def enter(module: nn.Module, args: Any) -> None:
         if threading.get_ident() != thread or order.entry is not None or not args:
@@ -100,8 +100,12 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             order.entry = Entry(module, tuple(given.shape), moves.moved)
             moves.since = False
 
+    def version(tensor: Tensor) -> int:
+        return 0 if tensor.is_inference() else tensor._version
+
     def by_a_module(tensor: Tensor) -> bool:
-        return id(tensor) in returned and returned[id(tensor)]() is tensor
+        other, unchanged = returned.get(id(tensor), (lambda: None, 0))
+        return other() is tensor and unchanged == version(tensor)
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -115,7 +119,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             shapes = visited.pop(name).shapes if name in visited else ()
             shapes = (*shapes, tuple(first.shape))
             passed_on = any(first is given for given in args) and by_a_module(first)
-            returned[id(first)] = ref(first)
+            returned[id(first)] = ref(first), version(first)
             visited[name] = Visit(name, module, shapes, parts, passed_on, moves.moved, moves.since)
 
         return hook

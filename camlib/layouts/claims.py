@@ -209,6 +209,19 @@ class Claim:
         return dict(zip(numbers, map(tuple, cells.tolist()), strict=True))
 
     @property
+    def leaves_out(self) -> bool:
+        """Whether a place that is not shown looks at as little of the input as those shown."""
+        if not self.local:
+            return False
+        shown = torch.zeros_like(self.look.loud).flatten()
+        numbers = self.numbers[self.numbers > 0].long() - 1
+        shown[numbers] = True
+        others = self.look.loud.flatten() & ~shown
+        spread = self.look.spread.flatten(1)
+        most = 1.5 * spread[:, numbers].median(1, keepdim=True).values
+        return bool((others & (spread <= most).all(0)).any())
+
+    @property
     def extent(self) -> float:
         """Which share of the input the grid covers."""
         return math.prod(abs(end - start) for start, end in self.borders())
@@ -324,7 +337,7 @@ def _of_tokens(
     for stage in stages if look.telling else itertools.islice(stages, 2):
         for runs, grid in stage:
             laid = _laid(look, measured, runs, grid)
-            best += [claim for claim in laid if not claim.displaced]
+            best += [claim for claim in laid if not (claim.displaced or claim.leaves_out)]
         if best and max(claim.agreement for claim in best) >= SURE:
             break
     else:
@@ -472,7 +485,8 @@ def _where_they_look(
             laid[flat.cpu()] = numbers
             claim = Claim.of(_tokens(laid.reshape(grid), measured, look), look)
             if claim is not None and claim.clear:
-                yield claim
+                if (claim.spread.flatten(1) * sizes <= 0.75).all():
+                    yield claim
                 return
 
 

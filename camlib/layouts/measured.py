@@ -28,6 +28,9 @@ from camlib.passes.running import completed
 ALIKE = 0.02
 """Places whose positions vary by less all look at the same part of the input."""
 
+_MOST = 1e15
+"""What an infinite value counts as: its square is finite."""
+
 FOLDED = -1
 """Stands for frames or views in the axis of the samples, as if it were an axis of its own."""
 
@@ -135,7 +138,8 @@ class Measured:
         if frames > 1:
             rows = rows.reshape(-1, frames, *rows.shape[1:])
             self.axes = FOLDED, *self.axes
-        rows = rows if rows.sum().isfinite() else torch.nan_to_num(rows)
+        if not rows.sum().isfinite():
+            rows = torch.nan_to_num(rows, 0, _MOST, -_MOST).clamp(-_MOST, _MOST)
         self._whole, changes = rows[:1], rows[clean:] - rows[:1]
         self._both = (changes[::2] + changes[1::2]).square_()
         self._changes = changes.square_()

@@ -134,7 +134,7 @@ def readings(
     key = (
         strength,
         given.form,
-        tuple((visit.name, id(visit.module), visit.shapes) for visit in order),
+        tuple((visit.name, id(visit.module), visit.calls, len(visit.shape)) for visit in order),
     )
     known = _known.setdefault(model, {}).setdefault(key, {})
     reader = _Reader(given, order, layers)
@@ -176,6 +176,10 @@ class _Reader:
         """Find all readings, with passes of `model` where it must be measured."""
         begin: Callable[[], Callable[[str, Measured], None]] = self._begun
         begin()
+        if self.found.keys() >= self.asked and not self.asked.intersection(
+            map(self._label, self._measured)
+        ):
+            return
         entry = self._entry if self._moved else None
         shapes = {**self._measured, **({"": entry.shape} if entry else {})}
         if not shapes:

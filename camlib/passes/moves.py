@@ -7,6 +7,7 @@ After the first permutation, reshaping, slice, padding or matrix product, that i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -58,7 +59,7 @@ def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
     if name in _ALONG:
         return bool([*args[_ALONG[name] :], kwargs.get("dim", 0)][0] == 1)
     if name in ("view", "_unsafe_view", "reshape", "expand"):
-        return tuple(args[0].shape) == tuple(args[1])
+        return isinstance(args[1], Sequence) and tuple(args[0].shape) == tuple(args[1])
     return False
 
 
@@ -81,7 +82,18 @@ _LOCAL = {
     *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"),
     *("_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
     *("mean", "sum", "amax", "amin", "max", "std", "var", "var_mean", "linalg_vector_norm"),
-    *("hardswish_", "hardtanh", "hardtanh_", "leaky_relu_", "_prelu_kernel", "_softmax"),
+    *(
+        "hardswish",
+        "hardswish_",
+        "mish",
+        "mish_",
+        "glu",
+        "hardtanh",
+        "hardtanh_",
+        "leaky_relu_",
+        "_prelu_kernel",
+        "_softmax",
+    ),
     *("native_dropout", "bernoulli_", "detach", "alias", "clone", "_to_copy", "copy_"),
     *("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "full_like"),
     *("new_zeros", "new_ones", "new_full", "new_empty", "fill_", "zero_", "scalar_tensor"),
