@@ -15,7 +15,8 @@ from camlib.attention import Attending, Attention
 from camlib.errors import ModelError
 from camlib.inputs import Inputs
 from camlib.layouts import Layout
-from camlib.layouts.reading import reading_of, visited
+from camlib.layouts.reading import reading_of, readings, visited
+from camlib.layouts.recognition import Reading
 from camlib.maps import Window
 from camlib.modules import find, unwrap
 from camlib.visits import Visit, Visits
@@ -100,14 +101,14 @@ def blocks_of(model: nn.Module, given: Inputs, layout: Layout | None = None) -> 
         )
     calls = asked[: len(square)]
     returned = {id(visit.module): visit for visit in tokens}
-    names, visit = [], tokens[-1]
+    names = []
     for i in calls:
         others = {part for j in calls if j != i for part in found[j].within}
         alone = [p for p in found[i].within if p not in others and id(p[0]) in returned]
         for module, call in alone[:1]:
             visit = returned[id(module)]
             names.append(find(model, module)[0] + f"@{call}" * (visit.calls > 1))
-    reading = reading_of(model, given, order, visit.name, visit.shape, layout)
+    reading = _reading_of_some(model, given, order, tokens, layout)
     blocks = tuple(names) if len(names) == len(calls) else ()
     pooling = asked[-1] if pools else None
     return Blocks(tuple(calls), pooling, blocks, reading.layout, reading.window)
@@ -132,6 +133,16 @@ def _attention_in(model: nn.Module, given: Inputs) -> tuple[list[Attention], lis
     pairs = zip(found[:half], found[half:], strict=False)
     asked = [i for i, (a, b) in enumerate(pairs) if not torch.equal(a.matrix, b.matrix)]
     return found[:half], asked, order
+
+
+def _reading_of_some(
+    model: nn.Module, given: Inputs, order: Visits, tokens: list[Visit], layout: Layout | None
+) -> Reading:
+    """The reading of the last layer that can be read of those with all `tokens`, in one order."""
+    known = readings(model, given, order, [visit.name for visit in tokens])
+    read = [visit for visit in tokens if isinstance(known.get(visit.name), Reading)]
+    visit = read[-1] if read else tokens[-1]
+    return reading_of(model, given, order, visit.name, visit.shape, layout)
 
 
 def _returns(visit: Visit, tokens: int, samples: int) -> bool:

@@ -248,7 +248,6 @@ class Grid(nn.Module):
         (Turned(), Back(), None),
         (Turned(), Back(), layouts.ChannelsLast()),
         (Tokens(), Grid(), layouts.Tokens(prefix=1)),
-        (Tokens(), Grid(), None),
     ],
 )
 def test_layout_does_not_matter(there, back, layout):

@@ -117,7 +117,7 @@ class Readings:
             new = claims(seen, self._grids, window, tokens=telling or not known)
             found = sorted([*again, *new], key=lambda claim: -claim.agreement)
         if found and (found[0] in again or found[0].agrees(self._grids)):
-            return self._agreed(shape, seen, found)
+            return self._agreed(shape, seen, found, since=since)
         if seen.still:
             raise LayoutError(_STILL)
         if not since and self._entrance and len(shape) == self.axes + 2:
@@ -134,7 +134,9 @@ class Readings:
             raise LayoutError(f"no reading is certain: {_listed(found)}")
         return self._without_positions(shape, seen, module, bool(found))
 
-    def _agreed(self, shape: Shape, seen: Measured, found: Sequence[Claim]) -> Reading:
+    def _agreed(
+        self, shape: Shape, seen: Measured, found: Sequence[Claim], *, since: bool
+    ) -> Reading:
         """The first of the claims that were `found`, if no other agrees as well."""
         best = found[0]
         if len(shape) == 3 and not best.look.telling and any(look.telling for look in seen.looks):
@@ -145,7 +147,7 @@ class Readings:
             raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
         known = self._known[_key(seen.samples, shape)]
         windows = [each.window for each, _ in known if each.layout == best.layout]
-        window = windows[0] if windows else self._window(best)
+        window = windows[0] if windows else self._window(best, since=since)
         reading = Reading(best.layout, window, best.agreement)
         self._keep(seen.samples, shape, reading, best.look.channels)
         self._before = best, window
@@ -192,13 +194,14 @@ class Readings:
             "axes"
         )
 
-    def _window(self, claim: Claim) -> Window:
+    def _window(self, claim: Claim, *, since: bool) -> Window:
         """The part of the input that the first layer of its kind covers.
 
-        It is that of the layer before, unless the positions of both are clear and tell otherwise.
+        It is that of the layer before, unless something may have moved places since the image
+        entered, and the positions are clear and tell otherwise.
         """
         window = self._before[1] if self._before else self._whole
-        if not claim.clear:
+        if not since or not claim.clear:
             return window
         found = []
         for ends, (first, last), cells in zip(claim.borders(), window, claim.grid, strict=True):
@@ -239,13 +242,14 @@ def confirm(reading: Reading, seen: Measured) -> Reading:
     """
     if seen.still:
         raise LayoutError(_STILL)
+    row = len(seen.axes) == 2 and seen.frames == 1
     found = [claim for look in seen.looks if (claim := Claim.of(reading.layout, look))]
     if reading.agreement is None:
-        found = [claim for claim in found if not claim.contradicted]
-    else:
-        least = min(SURE, reading.agreement - _AS_WELL)
-        found = [c for c in found if c.agreement >= least and not c.displaced]
-    if not found:
+        fits = not row or any(not claim.contradicted for claim in found)
+    else:  # a row of tokens that is off by a few agrees as well, nearly
+        least = min(SURE, reading.agreement - _AS_WELL) if row else AGREES
+        fits = any(c.agreement >= least and not (row and c.displaced) for c in found)
+    if not fits:
         raise LayoutError(
             f"{reading.layout!r} fits the first sample and not all of them; explain "
             "samples whose patches lie at different places one by one"

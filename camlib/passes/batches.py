@@ -64,7 +64,8 @@ def batching(
     key = (image.shape[1:], image.dtype, image.device, len(given) > 1, several)
     if key not in known:
         # One sample alone, or behind another that is no copy of it.
-        pair = torch.cat([image[:1] / 2, image[:1]]) if several else image[:1]
+        others = 2 if len(given) == 2 else 1  # another number than in the clean pass
+        pair = torch.cat([*[image[:1] / 2] * others, image[:1]]) if several else image[:1]
         samples = torch.zeros(len(pair), dtype=torch.long, device=image.device)
         known[key] = Batching()
         for format in _formats(image) if several or len(given) > 1 else ():
