@@ -101,14 +101,15 @@ def blocks_of(model: nn.Module, given: Inputs, layout: Layout | None = None) -> 
         )
     calls = asked[: len(square)]
     returned = {id(visit.module): visit for visit in tokens}
-    names = []
+    names, visit = [], tokens[-1]
     for i in calls:
         others = {part for j in calls if j != i for part in found[j].within}
         alone = [p for p in found[i].within if p not in others and id(p[0]) in returned]
         for module, call in alone[:1]:
             visit = returned[id(module)]
             names.append(find(model, module)[0] + f"@{call}" * (visit.calls > 1))
-    reading = _reading_of_some(model, given, order, tokens, layout)
+    alike = [each for each in tokens if each.shape == visit.shape]
+    reading = _reading_of_some(model, given, order, [*alike, visit], layout)
     blocks = tuple(names) if len(names) == len(calls) else ()
     pooling = asked[-1] if pools else None
     return Blocks(tuple(calls), pooling, blocks, reading.layout, reading.window)

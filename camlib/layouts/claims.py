@@ -131,12 +131,16 @@ class Claim:
         row = self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
         if row and self.displaced:
             return False
-        every = not self.silent and self.loud.sum() == self.look.loud.sum()
-        if row and not (every and self.usual and self.grid in grids):
+        if row and not (self.complete and self.usual and self.grid in grids):
             sure = True
         else:
             sure = few and not self.usual
         return self.agreement >= (SURE if sure else AGREES)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all places change, and all that do are shown."""
+        return not self.silent and int(self.loud.sum()) == int(self.look.loud.sum())
 
     @property
     def silent(self) -> int:
@@ -169,22 +173,31 @@ class Claim:
         tokens = isinstance(self.layout, Tokens) and self.layout.patches is not None
         return not tokens and not isinstance(self.layout, Axes | Placed)
 
+    @cached_property
+    def spread_in_cells(self) -> float:
+        """How far what a place looks at deviates from its middle; 0.29 for one cell, evenly."""
+        spread = self.spread[:, self.loud].median(1).values.tolist()
+        return max((s * n for s, n in zip(spread, self.grid, strict=True) if n > 1), default=0)
+
     @property
     def local(self) -> bool:
         """Whether each place looks at little more than its cell."""
-        spread = self.spread[:, self.loud].median(1).values.tolist()
-        small = all(s * n <= 0.75 for s, n in zip(spread, self.grid, strict=True) if n > 1)
-        return small and self.look.telling
+        return self.spread_in_cells <= 0.75 and self.look.telling
 
     @property
     def clear(self) -> bool:
         """Whether each place looks at little more than its cell, just where it is claimed."""
         return self.local and self.agreement >= _CLEAR
 
+    @property
+    def sharp(self) -> bool:
+        """Whether each place looks at its cell alone; a mean that is added draws all inwards."""
+        return self.clear and self.spread_in_cells <= 0.4
+
     @cached_property
     def displaced(self) -> bool:
         """Whether some places look at another cell than they are claimed to, though it is clear."""
-        if not self.local:
+        if self.complete or not self.local:
             return False
         for axis, ((low, high), length) in enumerate(zip(self.borders(), self.grid, strict=True)):
             claimed, measured = self._pair(axis)

@@ -198,15 +198,15 @@ class Readings:
         """The part of the input that the first layer of its kind covers.
 
         It is that of the layer before, unless something may have moved places since the image
-        entered, and the positions are clear and tell otherwise.
+        entered, and the positions are sharp and tell otherwise.
         """
         window = self._before[1] if self._before else self._whole
-        if not since or not claim.clear:
+        if not since or not claim.sharp:
             return window
         found = []
         for ends, (first, last), cells in zip(claim.borders(), window, claim.grid, strict=True):
             start, end = _snapped(*ends, cells)
-            close = 0.5 * max(end - start, last - first) / cells
+            close = 0.75 * max(end - start, last - first) / cells
             same = cells == 1 or max(abs(start - first), abs(end - last)) < close
             found.append((first, last) if same else (start, end))
         return tuple(found)
@@ -248,7 +248,8 @@ def confirm(reading: Reading, seen: Measured) -> Reading:
         fits = not row or any(not claim.contradicted for claim in found)
     else:  # a row of tokens that is off by a few agrees as well, nearly
         least = min(SURE, reading.agreement - _AS_WELL) if row else AGREES
-        fits = any(c.agreement >= least and not (row and c.displaced) for c in found)
+        close = [claim for claim in found if claim.agreement >= least]
+        fits = any(not (row and (claim.displaced or claim.leaves_out)) for claim in close)
     if not fits:
         raise LayoutError(
             f"{reading.layout!r} fits the first sample and not all of them; explain "
