@@ -303,20 +303,23 @@ def claims(
     return sorted(found, key=lambda claim: -claim.agreement)
 
 
-def _orders(look: Looks, least: float = 0.5) -> list[Grid]:
-    """The orders of the axes of an activation that agree with the measurement at all.
-
-    At least the one that agrees best.
-    """
+def orders(look: Looks) -> dict[Grid, float]:
+    """How well each order of the axes of an activation agrees, in one direction or the other."""
     along = look.along.abs().tolist()
     single = [look.strength.shape[axis] == 1 for axis in range(len(look.axes))]
-    agreement = {
-        order: min(1.0 if single[g] else along[a][g] for a, g in enumerate(order))
+    return {
+        tuple(look.axes[g] for g in order): min(
+            1.0 if single[g] else along[a][g] for a, g in enumerate(order)
+        )
         for order in itertools.permutations(range(len(look.axes)))
     }
+
+
+def _orders(look: Looks, least: float = 0.5) -> list[Grid]:
+    """The orders of axes that agree at all, at least the one that agrees best."""
+    agreement = orders(look)
     least = min(least, max(agreement.values()))
-    good = [order for order, found in agreement.items() if found >= least]
-    return [tuple(look.axes[g] for g in order) for order in good]
+    return [order for order, found in agreement.items() if found >= least]
 
 
 def _on_axes(order: Sequence[int], look: Looks, measured: Measured) -> Iterator[Claim]:

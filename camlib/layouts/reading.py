@@ -51,7 +51,9 @@ def reading_of(
         name = base
     known = readings(model, given, order, (name,))
     if not isinstance(known.get(name), Reading) and layout is None:
-        known = readings(model, given, order, (name,), strength=WEAK)
+        weak = readings(model, given, order, (name,), strength=WEAK).get(name)
+        if isinstance(weak, Reading) and weak.agreement is not None:
+            return weak
     found = known.get(name)
     if layout is not None:
         window = found.window if isinstance(found, Reading) else _entrance(known, given)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from camlib.errors import LayoutError
-from camlib.layouts.claims import AGREES, SURE, Claim, Grid, claims
+from camlib.layouts.claims import AGREES, SURE, Claim, Grid, claims, orders
 from camlib.layouts.conventions import said_by
 from camlib.layouts.kinds import ChannelsFirst, Layout, Shape
 from camlib.layouts.measured import Measured
@@ -141,6 +141,13 @@ class Readings:
         best = found[0]
         if len(shape) == 3 and not best.look.telling and any(look.telling for look in seen.looks):
             raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
+        if best.agreement < SURE and len(best.look.axes) == len(best.grid) > 1:
+            agreement = max(max(orders(look).values()) for look in seen.looks)
+            if agreement > best.agreement + 1e-6:
+                raise LayoutError(
+                    f"{best.layout!r} agrees by {best.agreement:.2f}, and another order of the "
+                    f"axes by {agreement:.2f}"
+                )
         close = [c for c in found[1:] if c.agreement > best.agreement - CLEARLY]
         rivals = [claim for claim in close if best.rivals(claim)]
         if rivals:
