@@ -15,11 +15,12 @@ from camlib.attention import Attending, Attention
 from camlib.errors import ModelError
 from camlib.inputs import Inputs
 from camlib.layouts import Layout
-from camlib.layouts.reading import reading_of, readings, visited
+from camlib.layouts.reading import reading_of, readings
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
 from camlib.modules import find, unwrap
-from camlib.visits import Visit, Visits
+from camlib.passes.running import completed
+from camlib.visits import Visit, Visits, visits
 from camlib.wrapping import wrapping
 
 
@@ -123,11 +124,18 @@ def _attention_in(model: nn.Module, given: Inputs) -> tuple[list[Attention], lis
         for module in model.modules()
         if unwrap(module) is module and not isinstance(module, torch.jit.ScriptModule)
     ]
-    with torch.no_grad(), attending, wrapping(eager, attending.running):
-        order, _ = visited(model, given)
-        half = len(attending.found)
-        if given.several:  # what does not change with the image is attention to a text
-            given.with_image((given.image + 1).cos()).owned().run(model)
+
+    def attempt(each: Inputs) -> tuple[Visits, int]:
+        with attending, wrapping(eager, attending.running):
+            with visits(model, len(given.size)) as order:
+                each.owned().run(model)
+            half = len(attending.found)
+            if given.several:  # what does not change with the image is attention to a text
+                each.with_image((each.image + 1).cos()).owned().run(model)
+        return order, half
+
+    with torch.no_grad():
+        order, half = completed(attempt, given)
     found = attending.found
     if not given.several:
         return found, list(range(len(found))), order
