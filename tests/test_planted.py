@@ -15,9 +15,10 @@ PATCH, WIDTH = 8, 5
 Cells = list[tuple[int, ...]]
 
 
-def patches(axes: int = 2, channels: int = 3) -> nn.Module:
+def patches(axes: int = 2, channels: int = 3, size: int = PATCH, padding: int = 0) -> nn.Module:
     """A convolution over patches; the first channel is the mean brightness of a patch."""
-    conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][axes - 1](channels, WIDTH, PATCH, PATCH)
+    kind = [nn.Conv1d, nn.Conv2d, nn.Conv3d][axes - 1]
+    conv = kind(channels, WIDTH, size, size, padding)
     generator = torch.Generator().manual_seed(0)
     conv.weight.data = torch.randn(conv.weight.shape, generator=generator) / 50
     conv.weight.data[0] = 1 / conv.weight[0].numel()
