@@ -131,7 +131,8 @@ class Claim:
         row = self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
         if row and self.displaced:
             return False
-        if row and not (self.complete and self.usual and self.grid in grids):
+        known = self.grid in grids or not self.look.telling
+        if row and not (self.complete and self.usual and known):
             sure = True
         else:
             sure = few and not self.usual

@@ -120,6 +120,8 @@ class Readings:
             return self._agreed(shape, seen, found, since=since)
         if seen.still:
             raise LayoutError(_STILL)
+        if known and len(shape) == self.axes + 2:
+            telling = any(seen.look(channels).telling for _, channels in known)
         if not since and self._entrance and len(shape) == self.axes + 2:
             claim = Claim.of(self._entrance.layout, next(seen.looks))
             if claim is not None and claim.agreement > -0.3 and not claim.turned_over:
@@ -192,6 +194,7 @@ class Readings:
             claim = Claim.of(reading.layout, look)
             if claim is None or (claim.contradicted and look.share >= _ROUNDING):
                 raise LayoutError(f"{reading.layout!r} does not agree with where its places look")
+            self._keep(seen.samples, shape, reading, channels)
             return Reading(reading.layout, reading.window)
         raise LayoutError(
             f"all places of {tuple(shape)} look at the same part of the input: the network does "
