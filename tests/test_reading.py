@@ -216,7 +216,7 @@ def test_model_of_a_fixed_batch_says_what_to_do():
     message = (
         r"layer 'features\.2': where it looks cannot be measured \(ValueError: two samples, if you "
         r"please\); choose another layer, or pass layout=, such as layout=camlib\.layouts\."
-        r"Tokens\(prefix=1, grid=\(14, 14\)\), or a function"
+        r"Tokens\(prefix=1, grid=\(4, 4\)\), or a function"
     )
     with pytest.raises(LayoutError, match=message):
         GradCAM(net, "features.2")(batch, 1)
@@ -242,7 +242,9 @@ def test_error_of_a_grid_in_doubt_gives_an_example_of_its_axes():
             return tensor.roll((4, 4), (2, 3))
 
     net = Net(nn.Sequential(nn.Conv2d(3, 6, 2, stride=2), Rolled()), nn.Flatten()).eval()
-    with pytest.raises(LayoutError, match=r"or pass layout=, such as .*layouts\.ChannelsLast\(\)$"):
+    with pytest.raises(
+        LayoutError, match=r"or pass layout=, such as .*layouts\.ChannelsLast\(\), or a function"
+    ):
         GradCAM(net, "features.1")(images(2, 16, 16), 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -68,9 +69,16 @@ def reading_of(
 
 
 def _example(shape: Sequence[int], given: Inputs) -> str:
+    function = "or a function from the activation to (N, C, *grid)"
     if len(shape) == len(given.size) + 2:
-        return "ChannelsLast()"
-    return "Tokens(prefix=1, grid=(14, 14)), or a function from the activation to (N, C, *grid)"
+        return f"ChannelsLast(), {function}"
+    if len(given.size) == 1:
+        return f"Series(prefix=1), {function}"
+    count = shape[1] if len(shape) == 3 else 0
+    sides = [math.isqrt(max(count - others, 0)) for others in range(16)]
+    squares = [(n, side) for n, side in enumerate(sides) if side > 1 and side**2 + n == count]
+    prefix, side = squares[0] if squares else (1, 14)
+    return f"Tokens(prefix={prefix}, grid=({side}, {side})), {function}"
 
 
 def _entrance(known: Found, given: Inputs) -> Window:
