@@ -131,7 +131,7 @@ class Claim:
         row = self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
         if row and self.displaced:
             return False
-        known = self.grid in grids or not self.look.telling
+        known = self.grid in grids or not (self.look.telling or isinstance(self.layout, Series))
         if row and not (self.complete and self.usual and known):
             sure = True
         else:
