@@ -135,8 +135,9 @@ def _camlib(setting: Setting, method: str) -> Call:
     from camlib.methods import GuidedGradCAM
 
     if method == "first":
-        images, targets = setting.images(), setting.targets()
-        return _fresh(setting, lambda model: GradCAM(model)(images, targets))
+        images = setting.images()
+        # Of the predicted class: advice where a map is zero, as of another one, takes passes.
+        return _fresh(setting, lambda model: GradCAM(model)(images))
     kind: Any = METHODS[method]
     options: dict[str, Any] = {"batch_size": 32} if method == "score_cam" else {}
     if issubclass(kind, LayerMethod | GuidedGradCAM):
