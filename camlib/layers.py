@@ -29,6 +29,7 @@ from camlib.maps import Window
 from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
 from camlib.passes.nested import tensors_in
+from camlib.passes.undoing import Called
 from camlib.targets.proposals import detects
 from camlib.targets.saturation import saturated
 from camlib.visits import Visit, Visits
@@ -88,7 +89,7 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
         ...     print(layer.name, layer.kind, layer.grid, f"{layer.share:.0%}")
     """
     given, model = Inputs.of(inputs), unwrap(model)
-    with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
+    with Called(), explaining(model, given.image.device), torch.no_grad():
         given = as_read(model, given, ()) if len(given.readings()) > 1 else given
         order, output = visited(model, given)
         found, preferred = _readable(readings(model, given, order), given, order, output)

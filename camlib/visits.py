@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import ref
@@ -12,8 +11,10 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from camlib.passes.hooks import hook, hook_before
 from camlib.passes.moves import Moves
 from camlib.passes.nested import activations
+from camlib.passes.undoing import Undoing
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,11 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     """
     visited: dict[str, Visit] = {}
     order = Visits()
-    thread = threading.get_ident()
     moves = Moves()
     returned: dict[int, tuple[ref[Tensor], int]] = {}
 
     def enter(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() != thread or order.entry is not None or not args:
+        if order.entry is not None or not args:
             return
         given = args[0]
         image = isinstance(given, Tensor) and given.ndim == axes + 2
@@ -107,10 +107,8 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
         other, unchanged = returned.get(id(tensor), (lambda: None, 0))
         return other() is tensor and unchanged == version(tensor)
 
-    def hook_for(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() != thread:
-                return
+    def noter(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, output: Any) -> None:
             found = activations(output)
             if not found:
                 return
@@ -122,15 +120,15 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             returned[id(first)] = ref(first), version(first)
             visited[name] = Visit(name, module, shapes, parts, passed_on, moves.moved, moves.since)
 
-        return hook
+        return note
 
-    with ExitStack() as stack:
+    with Undoing() as undo:
         for name, module in model.named_modules():
             scripted = isinstance(module, torch.jit.ScriptModule)
             if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
-                stack.callback(module.register_forward_hook(hook_for(name)).remove)
+                hook(undo, module, noter(name))
                 if axes and next(module.parameters(recurse=False), None) is not None:
-                    stack.callback(module.register_forward_pre_hook(enter).remove)
-        stack.enter_context(moves)
-        yield order
+                    hook_before(undo, module, enter)
+        with moves:
+            yield order
     order += visited.values()

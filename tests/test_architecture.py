@@ -16,7 +16,11 @@ PACKAGE = Path(camlib.__file__).parent
 ORDER = [
     "errors",
     "passes.nested",
+    "passes.ambient",
+    "passes.undoing",
+    "passes.hooks",
     "passes.state",
+    "passes.random",
     "modules",
     "chunks",
     "maps",

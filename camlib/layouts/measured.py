@@ -9,10 +9,9 @@ of a sample; its size differs from that of the clean pass, which shows the axis 
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,8 +21,10 @@ from torch import Tensor, nn
 
 from camlib.inputs import Inputs
 from camlib.layouts.kinds import Shape
+from camlib.passes.hooks import hook, hook_before
 from camlib.passes.nested import activations
 from camlib.passes.running import completed
+from camlib.passes.undoing import Undoing
 
 ALIKE = 0.02
 """Places whose positions vary by less all look at the same part of the input."""
@@ -280,29 +281,27 @@ def _looking(
     look: Callable[[str, Any], None],
 ) -> Iterator[None]:
     """`look` sees what each layer named in `shapes` returns, in this thread."""
-    thread = threading.get_ident()
     calls: Counter[str] = Counter()
 
     def before(_module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread and not calls[""]:
+        if not calls[""]:
             calls[""] += 1
             look("", args)
 
-    def hook_for(name: str) -> Callable[..., None]:
+    def looker(name: str) -> Callable[..., None]:
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                call = f"{name}@{calls[name]}"
-                calls[name] += 1
-                if call in shapes:
-                    look(call, output)
+            call = f"{name}@{calls[name]}"
+            calls[name] += 1
+            if call in shapes:
+                look(call, output)
 
         return after
 
     wanted = {name.partition("@")[0] for name in shapes} - {""}
-    with ExitStack() as stack:
+    with Undoing() as undo:
         if entry is not None:
-            stack.callback(entry.register_forward_pre_hook(before).remove)
+            hook_before(undo, entry, before)
         for name, module in model.named_modules():
             if name in wanted:
-                stack.callback(module.register_forward_hook(hook_for(name)).remove)
+                hook(undo, module, looker(name))
         yield

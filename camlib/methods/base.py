@@ -19,6 +19,7 @@ from camlib.inputs import Inputs, detached
 from camlib.maps import Fuse, Normalize, Window
 from camlib.methods.calling import ELSEWHERE, Calling, check_options
 from camlib.methods.explanation import Explanation
+from camlib.passes.undoing import Called
 from camlib.targets import Target
 from camlib.targets.saturation import saturated
 
@@ -202,7 +203,11 @@ class MapMethod(Averageable):
         normalize: Normalize | None = None,
     ) -> Explanation:
         maps.check(fuse=self.fuse, normalize=normalize)
-        with self._prepared(inputs) as (model, given), torch.set_grad_enabled(self.differentiable):
+        with (
+            Called(),
+            self._prepared(inputs) as (model, given),
+            torch.set_grad_enabled(self.differentiable),
+        ):
             run, signed = explained(model, given, target)
             return self._explanation(run, signed, relu, resize, normalize)
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from camlib.errors import LayerError, LayoutError, OptionError
@@ -70,10 +69,13 @@ class Calling:
 
     @contextmanager
     def _prepared(self, inputs: Any) -> Iterator[tuple[nn.Module, Inputs]]:
-        """The model without wrappers, ready to be explained, and what it is called with."""
+        """The model without wrappers, ready to be explained, and what it is called with.
+
+        To be entered inside `Called`.
+        """
         model = unwrap(self.model)
         given = Inputs.of(inputs, model, image=self.image, image_layout=self.image_layout)
-        with explaining(model, given.image.device, eval=self.eval), torch.inference_mode(False):
+        with explaining(model, given.image.device, eval=self.eval):
             given = self._imaged(model, given)
             try:
                 yield model, given

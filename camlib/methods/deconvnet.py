@@ -19,6 +19,7 @@ from camlib.layouts.reading import reading_of
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod
 from camlib.modules import Layer, find
+from camlib.passes.undoing import Called
 from camlib.rules import Rectifying, without_recomputation
 from camlib.visits import visits
 
@@ -98,7 +99,7 @@ class Deconvnet(PixelMethod):
                 "target; for a class, build it without a layer"
             )
         rule = self._rule()
-        with self._prepared(inputs) as (model, given):
+        with Called(), self._prepared(inputs) as (model, given):
             image = given.image.detach().clone().requires_grad_()
             looking = visits(model, len(given.size))
             with rule, looking as order, capture(model, [self.layer], graph="whole") as seen:

@@ -20,6 +20,7 @@ from camlib.methods.base import NOT_FINITE
 from camlib.methods.calling import Calling
 from camlib.methods.concepts import Concepts
 from camlib.modules import Layers, names, unwrap
+from camlib.passes.undoing import Called
 from camlib.replay import Needs, Tail
 
 _SIGNED = 0.1
@@ -102,7 +103,7 @@ class DeepFeatureFactorization(Calling):
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
-        with self._prepared(inputs) as (model, given), torch.no_grad():
+        with Called(), self._prepared(inputs) as (model, given), torch.no_grad():
             name = self.layer or default_layer(model, given, target)
             tail = Tail(model, name, Needs())
             asked = targets.logits if target is None else target

@@ -17,6 +17,7 @@ from camlib.inputs import Inputs
 from camlib.methods.base import Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
+from camlib.passes.undoing import Called
 from camlib.targets import Target
 
 
@@ -57,7 +58,7 @@ class FullGrad(PixelMethod):
             order in which they are used, ``(N, ...)`` as the layer's output; ``(N, K, ...)`` for
             several classes a sample.
         """
-        with self._prepared(inputs) as (model, given):
+        with Called(), self._prepared(inputs) as (model, given):
             run, _, chunks = self._decomposed(model, given, target)
             found = [torch.cat(parts).movedim(0, 1) for parts in zip(*chunks, strict=True)]
         return found if run.shape else [term.squeeze(1) for term in found]

@@ -17,6 +17,7 @@ from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
+from camlib.passes.undoing import Called
 from camlib.rules import Rectifying, without_recomputation
 
 
@@ -88,7 +89,7 @@ class GuidedGradCAM(Method):
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
         rule = Rectifying("guided", generalize=self.generalize, masks=self._masks)
-        with self.cam._prepared(inputs) as (model, given), torch.no_grad():
+        with Called(), self.cam._prepared(inputs) as (model, given), torch.no_grad():
             run, signed, pixels = rule.tried(lambda: self._halves(model, given, target, rule))
             self._masks = rule.masks
             seen = self.cam._explanation(run, signed)

@@ -16,6 +16,7 @@ from camlib.inputs import Inputs, detached
 from camlib.methods.base import NOT_FINITE, Averageable, Explained
 from camlib.methods.explanation import Explanation
 from camlib.modules import unwrap
+from camlib.passes.undoing import Called
 from camlib.rules import Rectifying
 from camlib.targets import Target
 
@@ -65,7 +66,7 @@ class PixelMethod(Averageable):
                 f"{type(self).__name__} returns attributions as they are and takes no "
                 f"{', '.join(f'{name}=' for name in options)}; leave it out"
             )
-        with self._prepared(inputs) as (model, given), torch.no_grad():
+        with Called(), self._prepared(inputs) as (model, given), torch.no_grad():
             run, [attribution] = explained(model, given, target)
             shape = len(given), *run.shape
             attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])

@@ -1,0 +1,57 @@
+"""What PyTorch keeps for each thread: whether it records, its modes, and its autocast."""
+
+from __future__ import annotations
+
+import torch
+from torch import overrides
+from torch.utils import _python_dispatch
+
+_KINDS = "cpu", "cuda", "mps"
+"""The kinds of device whose autocast a call may switch off."""
+
+
+class Ambient:
+    """The state of this thread, as it is now."""
+
+    def __init__(self) -> None:
+        self.inference = torch.is_inference_mode_enabled()
+        self.grad = torch.is_grad_enabled()
+        self.functions = torch._C._len_torch_function_stack()
+        self.dispatch = torch._C._len_torch_dispatch_stack()
+        self.autocast = _autocast()
+        self.cached = torch.is_autocast_cache_enabled()
+        self.nesting = _nesting()
+
+    def put_back(self) -> None:
+        """The state of this thread is that of then; what is so already is left alone."""
+        while torch._C._len_torch_function_stack() > self.functions:
+            overrides._pop_mode()  # type: ignore[no-untyped-call]
+        while torch._C._len_torch_dispatch_stack() > self.dispatch:
+            mode = _python_dispatch._get_current_dispatch_mode_stack()[-1]
+            mode.__exit__(None, None, None)
+        if torch.is_inference_mode_enabled() != self.inference:
+            _kept.append(torch._C._InferenceMode(self.inference))
+            _kept[-1].__enter__()
+        if torch.is_grad_enabled() != self.grad:
+            torch._C._set_grad_enabled(self.grad)
+        while _nesting() > self.nesting:
+            torch.autocast_decrement_nesting()
+        if _autocast() != self.autocast:
+            for kind, (enabled, dtype) in zip(_KINDS, self.autocast, strict=True):
+                torch.set_autocast_enabled(kind, enabled)
+                torch.set_autocast_dtype(kind, dtype)
+        torch.set_autocast_cache_enabled(self.cached)
+
+
+def _autocast() -> list[tuple[bool, torch.dtype]]:
+    return [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _KINDS]
+
+
+def _nesting() -> int:
+    """How many blocks of autocast this thread is in."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
+_kept: list[torch._C._InferenceMode] = []
+"""Inference mode ends with its guard: what was put back stays."""
