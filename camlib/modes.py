@@ -76,9 +76,9 @@ def evaluate(undo: Undoing, model: nn.Module, prepare: Undo | None = None) -> No
 def _released(switched: list[nn.Module], holder: int) -> None:
     with lock:
         for module in switched:
-            _, holders = _switched.get(id(module), (module, set()))
-            if holder in holders:
-                if holders == {holder}:
+            if id(module) in _switched:
+                _, holders = _switched[id(module)]
+                if holders <= {holder}:
                     module.training = True
                     del _switched[id(module)]
                 holders.discard(holder)
@@ -115,10 +115,9 @@ def run_differentiable_rnns(undo: Undoing, model: nn.Module) -> None:
 
 def run_plainly(undo: Undoing, *, grad: bool) -> None:
     """Outside of inference mode until `undo`, with a graph recorded or not."""
-    guard = torch._C._InferenceMode(False)
     undo(partial(torch._C._set_grad_enabled, torch.is_grad_enabled()), own=True)
+    guard = torch._C._InferenceMode(False)  # in force from here on
     undo(partial(guard.__exit__, None, None, None), own=True)
-    guard.__enter__()
     torch._C._set_grad_enabled(grad)
 
 

@@ -11,6 +11,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from camlib.passes.ambient import enter
 from camlib.passes.hooks import hook, hook_before
 from camlib.passes.moves import Moves
 from camlib.passes.nested import activations
@@ -91,7 +92,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     moves = Moves()
     returned: dict[int, tuple[ref[Tensor], int]] = {}
 
-    def enter(module: nn.Module, args: Any) -> None:
+    def arrive(module: nn.Module, args: Any) -> None:
         if order.entry is not None or not args:
             return
         given = args[0]
@@ -128,7 +129,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
                 hook(undo, module, noter(name))
                 if axes and next(module.parameters(recurse=False), None) is not None:
-                    hook_before(undo, module, enter)
-        with moves:
-            yield order
+                    hook_before(undo, module, arrive)
+        enter(undo, moves)
+        yield order
     order += visited.values()

@@ -46,9 +46,9 @@ def _released(modules: Sequence[nn.Module], holder: int) -> None:
     with lock:
         for module in modules:
             wrapped = _wrapped.get(id(module))
-            if wrapped is None or holder not in wrapped.holders:
+            if wrapped is None:
                 continue
-            if wrapped.holders == {holder}:
+            if wrapped.holders <= {holder}:
                 if wrapped.own is not None:
                     vars(module)["forward"] = wrapped.own
                 else:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import overrides
 from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _KINDS = "cpu", "cuda", "mps"
 """The kinds of device whose autocast a call may switch off."""
@@ -18,6 +22,7 @@ class Ambient:
         self.grad = torch.is_grad_enabled()
         self.functions = torch._C._len_torch_function_stack()
         self.dispatch = torch._C._len_torch_dispatch_stack()
+        self.flags = [getattr(_python_dispatch, name, False) for name in _FLAGS]
         self.autocast = _autocast()
         self.cached = torch.is_autocast_cache_enabled()
         self.nesting = _nesting()
@@ -27,8 +32,10 @@ class Ambient:
         while torch._C._len_torch_function_stack() > self.functions:
             overrides._pop_mode()  # type: ignore[no-untyped-call]
         while torch._C._len_torch_dispatch_stack() > self.dispatch:
-            mode = _python_dispatch._get_current_dispatch_mode_stack()[-1]
-            mode.__exit__(None, None, None)
+            _python_dispatch._pop_mode()
+        for name, flag in zip(_FLAGS, self.flags, strict=True):
+            if getattr(_python_dispatch, name, False) != flag:
+                setattr(_python_dispatch, name, flag)
         if torch.is_inference_mode_enabled() != self.inference:
             _kept.append(torch._C._InferenceMode(self.inference))
             _kept[-1].__enter__()
@@ -43,6 +50,20 @@ class Ambient:
         torch.set_autocast_cache_enabled(self.cached)
 
 
+def enter(undo: Callable[..., None], mode: TorchDispatchMode) -> None:
+    """`mode` is in force until `undo`, and no longer where an interrupt ended it already."""
+    undo(partial(_leave, mode), own=True)
+    mode.__enter__()
+
+
+def _leave(mode: TorchDispatchMode) -> None:
+    while mode in _python_dispatch._get_current_dispatch_mode_stack():
+        if _python_dispatch._get_current_dispatch_mode() is mode and mode.old_dispatch_mode_flags:
+            mode.__exit__(None, None, None)
+        else:
+            _python_dispatch._pop_mode()
+
+
 def _autocast() -> list[tuple[bool, torch.dtype]]:
     return [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _KINDS]
 
@@ -52,6 +73,13 @@ def _nesting() -> int:
     torch.autocast_increment_nesting()
     return torch.autocast_decrement_nesting()
 
+
+_FLAGS = (
+    "_is_in_torch_dispatch_mode",
+    "_is_in_non_infra_torch_dispatch_mode",
+    "_is_in_any_mode_without_ignore_compile_internals",
+)
+"""What PyTorch notes beside its modes, by version."""
 
 _kept: list[torch._C._InferenceMode] = []
 """Inference mode ends with its guard: what was put back stays."""

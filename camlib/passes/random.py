@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from camlib.passes.ambient import enter
 from camlib.passes.undoing import Undoing, lock
 
 
@@ -33,8 +34,7 @@ def put_back_draws(undo: Undoing, model: nn.Module, device: torch.device) -> Non
     alone = threading.active_count() == 1
     if not alone and model not in _draws:
         watch = _Watch()
-        watch.__enter__()
-        undo(partial(_end, watch), own=True)
+        enter(undo, watch)
 
     def drew(moved: bool) -> bool:
         if watch is not None:
@@ -66,11 +66,11 @@ class _Generator:
 
     def released(self, holder: int, drew: Callable[[bool], bool]) -> None:
         with lock:
-            if holder not in self.holders or self.state is None:
+            if self.state is None:
                 return
             moved = not torch.equal(self.get(self.device), self.state)
             self.drawn |= drew(moved)
-            if self.holders == {holder}:
+            if self.holders <= {holder}:
                 if moved and self.drawn:
                     self.put(self.state, self.device)
                 self.state = None
@@ -92,11 +92,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         self.drew = self.drew or torch.Tag.nondeterministic_seeded in func.tags
         return func(*args, **(kwargs or {}))
-
-
-def _end(watch: _Watch) -> None:
-    if watch.old_dispatch_mode_flags:
-        watch.__exit__(None, None, None)
 
 
 def _devices(model: nn.Module, device: torch.device) -> Iterator[torch.device]:

@@ -63,9 +63,9 @@ def put_back_state(undo: Undoing, model: nn.Module) -> State:
 def _released(model: int, holder: int) -> None:
     with lock:
         held = _held.get(model)
-        if held is None or holder not in held.holders:
+        if held is None:
             return
-        if held.holders == {holder}:
+        if held.holders <= {holder}:
             held.state.put_back()
             del _held[model]
         held.holders.discard(holder)

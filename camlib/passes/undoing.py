@@ -109,9 +109,8 @@ class Called(Undoing):
                 blocks[-1]._undo()
                 blocks.pop()
         self.frame: FrameType | None = sys._getframe(1)
-        super().__enter__()
         self(Ambient().put_back, own=True)
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         """Undo everything."""
