@@ -92,14 +92,13 @@ class Pass:
         read = one_run(
             model, inputs, layers, graph, rule, record=record, optional=optional, tails=tails
         )
-        with torch.inference_mode(False):
-            with torch.enable_grad():
-                shown = read.output
-                if undecided(target, shown):
-                    shown = _with_graph(model, inputs, shown)
-                chosen = targets.resolve(target, shown, len(inputs), inputs.size)
-            with torch.set_grad_enabled(graph != "none"):
-                scores = chosen(read.output)
+        with torch.enable_grad():
+            shown = read.output
+            if undecided(target, shown):
+                shown = _with_graph(model, inputs, shown)
+            chosen = targets.resolve(target, shown, len(inputs), inputs.size)
+        with torch.set_grad_enabled(graph != "none"):
+            scores = chosen(read.output)
         read.seen.hooked = read.hooked
         # Where texts are the classes, each image is compared with all of them.
         inputs = replace(inputs, shared="logits_per_image" in named(read.output))
@@ -239,7 +238,7 @@ def input_gradients(
         target: what to explain.
         rule: a context in which the model runs.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         image = given.image.detach().clone().requires_grad_()
         run = Pass.of(model, given.with_image(image), target, (), "whole", rule)
         with without_recomputation() if rule else nullcontext():

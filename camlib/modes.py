@@ -116,8 +116,9 @@ def run_differentiable_rnns(undo: Undoing, model: nn.Module) -> None:
 def run_plainly(undo: Undoing, *, grad: bool) -> None:
     """Outside of inference mode until `undo`, with a graph recorded or not."""
     undo(partial(torch._C._set_grad_enabled, torch.is_grad_enabled()), own=True)
-    guard = torch._C._InferenceMode(False)  # in force from here on
-    undo(partial(guard.__exit__, None, None, None), own=True)
+    if torch.is_inference_mode_enabled():
+        guard = torch._C._InferenceMode(False)  # in force from here on
+        undo(partial(guard.__exit__, None, None, None), own=True)
     torch._C._set_grad_enabled(grad)
 
 

@@ -226,7 +226,7 @@ def measure(
         with _looking(model, shapes, entry, look):
             each.owned().run(model)
 
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         samples = torch.full((len(changed),), sample, device=image.device)
         completed(attempt, given.of_samples(samples, changed))
 

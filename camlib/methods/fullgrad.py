@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from camlib import maps
 from camlib.forward import Pass
@@ -17,6 +16,7 @@ from camlib.inputs import Inputs
 from camlib.methods.base import Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
+from camlib.passes.ambient import FunctionMode
 from camlib.passes.undoing import Called
 from camlib.targets import Target
 
@@ -126,7 +126,7 @@ class _Bias:
     drawn: bool
 
 
-class _Biases(TorchFunctionMode):
+class _Biases(FunctionMode):
     """Finds the biases that calls in the block use, in order, whichever module they belong to."""
 
     def __init__(self) -> None:

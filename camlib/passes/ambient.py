@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import overrides
+from torch.overrides import TorchFunctionMode
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,8 +21,8 @@ class Ambient:
     def __init__(self) -> None:
         self.inference = torch.is_inference_mode_enabled()
         self.grad = torch.is_grad_enabled()
-        self.functions = torch._C._len_torch_function_stack()
-        self.dispatch = torch._C._len_torch_dispatch_stack()
+        self.functions = overrides._get_current_function_mode_stack()
+        self.dispatch = _python_dispatch._get_current_dispatch_mode_stack()
         self.flags = [getattr(_python_dispatch, name, False) for name in _FLAGS]
         self.autocast = _autocast()
         self.cached = torch.is_autocast_cache_enabled()
@@ -29,10 +30,17 @@ class Ambient:
 
     def put_back(self) -> None:
         """The state of this thread is that of then; what is so already is left alone."""
-        while torch._C._len_torch_function_stack() > self.functions:
-            overrides._pop_mode()  # type: ignore[no-untyped-call]
-        while torch._C._len_torch_dispatch_stack() > self.dispatch:
-            _python_dispatch._pop_mode()
+        # PyTorch takes modes off for a call of its own, and an interrupt there leaves them off.
+        if overrides._get_current_function_mode_stack() != self.functions:
+            while torch._C._len_torch_function_stack():
+                overrides._pop_mode()  # type: ignore[no-untyped-call]
+            for mode in self.functions:
+                overrides._push_mode(mode)
+        if _python_dispatch._get_current_dispatch_mode_stack() != self.dispatch:
+            while torch._C._len_torch_dispatch_stack():
+                _python_dispatch._pop_mode()
+            for mode in self.dispatch:
+                _python_dispatch._push_mode(mode)
         for name, flag in zip(_FLAGS, self.flags, strict=True):
             if getattr(_python_dispatch, name, False) != flag:
                 setattr(_python_dispatch, name, flag)
@@ -48,6 +56,14 @@ class Ambient:
                 torch.set_autocast_enabled(kind, enabled)
                 torch.set_autocast_dtype(kind, dtype)
         torch.set_autocast_cache_enabled(self.cached)
+
+
+class FunctionMode(TorchFunctionMode):
+    """A mode that sees every call, and ends itself alone, where an interrupt ended it already."""
+
+    def __exit__(self, *_: object) -> None:
+        while self in overrides._get_current_function_mode_stack():
+            overrides._pop_mode()  # type: ignore[no-untyped-call]
 
 
 def enter(undo: Callable[..., None], mode: TorchDispatchMode) -> None:
@@ -70,8 +86,11 @@ def _autocast() -> list[tuple[bool, torch.dtype]]:
 
 def _nesting() -> int:
     """How many blocks of autocast this thread is in."""
-    torch.autocast_increment_nesting()
-    return torch.autocast_decrement_nesting()
+    try:
+        torch.autocast_increment_nesting()
+    finally:
+        found = torch.autocast_decrement_nesting()
+    return found
 
 
 _FLAGS = (

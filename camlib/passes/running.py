@@ -39,7 +39,7 @@ def completed(attempt: Callable[[Inputs], Found], given: Inputs, *, whole: bool 
         if whole:
             raise
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.enable_grad():
                 return attempt(started(given))
         except CamlibError as error:
             raise error from None

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -171,7 +172,8 @@ class _Copies:
         """Those `written` hold what they held."""
         for tensor in self.tensors:
             if (part := written.get(id(tensor))) is not None:
-                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                inside = torch.inference_mode() if tensor.is_inference() else nullcontext()
+                with inside, torch.no_grad():
                     if tensor.shape != part.shape:
                         tensor.resize_(part.shape)
                     tensor.copy_(part)

@@ -14,6 +14,7 @@ Four rules follow.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -112,10 +113,26 @@ class Called(Undoing):
         self(Ambient().put_back, own=True)
         return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        """Undo everything."""
+    def __exit__(self, *raised: object) -> None:
+        """Undo everything, and have what was interrupted as it began end first."""
+        _end_contexts(raised[1] if len(raised) > 1 else None)
         super().__exit__()
         self.frame = None
+
+
+def _end_contexts(error: object) -> None:
+    """Nothing, but contexts that an interrupt kept from being entered are closed.
+
+    They would be when `error` is forgotten, and put back what was there before them then.
+    """
+    while isinstance(error, BaseException):
+        step = error.__traceback__
+        while step is not None:
+            if step.tb_frame.f_code.co_filename == contextlib.__file__:
+                with suppress(RuntimeError):  # those that still run
+                    step.tb_frame.clear()
+            step = step.tb_next
+        error = error.__context__
 
 
 def _goes_on(call: Called) -> bool:
