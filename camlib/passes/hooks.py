@@ -56,12 +56,16 @@ class _Hook:
     def __deepcopy__(self, _memo: object) -> Callable[..., None]:
         return nothing
 
-    def __reduce__(self) -> str:
-        return "nothing"
+    def __reduce__(self) -> Any:
+        return _of_a_copy, ()
 
 
 def nothing(*_: object) -> None:
     """The hook of a copy."""
+
+
+def _of_a_copy() -> Callable[..., None]:
+    return nothing
 
 
 def _remove(hooks: dict[int, Any], made: _Hook) -> None:

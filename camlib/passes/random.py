@@ -78,7 +78,7 @@ class _Generator:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes whether an operator draws random numbers."""
+    """Notes whether an operator draws from the generator of a device."""
 
     drew = False
 
@@ -90,8 +90,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        self.drew = self.drew or torch.Tag.nondeterministic_seeded in func.tags
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            # With a generator of its own, it draws from that.
+            given = (*args, *kwargs.values())
+            self.drew |= not any(isinstance(each, torch.Generator) for each in given)
+        return func(*args, **kwargs)
 
 
 def _devices(model: nn.Module, device: torch.device) -> Iterator[torch.device]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -57,15 +56,16 @@ def steps_of(call: Call) -> int:
     return count
 
 
-def interrupt(call: Call, step: int, times: int = 1) -> bool:
-    """Whether `call` ended with an interrupt, at `step` and as often as that right after it."""
-    count = 0
+def interrupt(call: Call, *steps: int) -> bool:
+    """Whether `call` ended with an interrupt, at one of `steps`; there is one at each of them."""
+    count, waiting = 0, sorted(steps)
 
     def at_step(_frame: object, event: str, _arg: object) -> None:
-        nonlocal count, times
+        nonlocal count
         if event in ("call", "c_return"):
             count += 1
-            if count == step:
+            if waiting and count >= waiting[0]:
+                waiting.pop(0)
                 raise KeyboardInterrupt
 
     sys.setprofile(at_step)
@@ -96,10 +96,3 @@ def interrupt_after(call: Call, seconds: float) -> bool:
     finally:
         signal.signal(signal.SIGALRM, before)
     return False
-
-
-def collected(call: Call) -> Any:
-    """What `call` returns; what it leaves to the collector is collected."""
-    found = call()
-    gc.collect()
-    return found
