@@ -249,6 +249,6 @@ _Call = tuple[Tensor, Tensor, Tensor | None]
 
 def _halves(count: int) -> Tensor:
     """Halves of `count` channels and their other halves, ``(2 * bits, count)``."""
-    bits = torch.arange((count - 1).bit_length())
-    halves = (torch.arange(count) >> bits[:, None]) % 2 == 1
+    bits = torch.arange((count - 1).bit_length(), device="cpu")
+    halves = (torch.arange(count, device="cpu") >> bits[:, None]) % 2 == 1
     return torch.cat([halves, ~halves])

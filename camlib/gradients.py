@@ -103,7 +103,9 @@ def reached(
     """
     if not scores.requires_grad:
         raise GraphError(_UNREACHED.format(names[0]))
-    cotangent = 1 / torch.arange(1, scores.shape[1] + 1).to(scores).expand_as(scores)
+    cotangent = 1 / torch.arange(1, scores.shape[1] + 1, device=scores.device).to(scores).expand_as(
+        scores
+    )
     with _overwriting():
         return torch.autograd.grad(
             scores, tensors, cotangent, retain_graph=retain_graph, allow_unused=True

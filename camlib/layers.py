@@ -102,7 +102,9 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
             default = ""
     return [
         replace(
-            c, share=float(shares.get(c.name, torch.zeros(1)).mean()), default=c.name == default
+            c,
+            share=float(shares.get(c.name, torch.zeros(1, device="cpu")).mean()),
+            default=c.name == default,
         )
         for c in found
     ]

@@ -15,6 +15,7 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
+    "draws",
     "passes.nested",
     "passes.ambient",
     "passes.undoing",

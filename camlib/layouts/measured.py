@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.inputs import Inputs
 from camlib.layouts.kinds import Shape
 from camlib.passes.hooks import hook, hook_before
@@ -62,7 +63,9 @@ class Looks:
     @cached_property
     def fields(self) -> Tensor:
         """Positions, spread, strength and numbers as channels of an activation of one sample."""
-        numbers = torch.arange(1, self.strength.numel() + 1).to(self.strength)
+        numbers = torch.arange(1, self.strength.numel() + 1, device=self.strength.device).to(
+            self.strength
+        )
         both = torch.stack([self.strength, numbers.reshape(self.strength.shape)])
         fields = torch.cat([self.positions, self.spread, both])
         axes = [self.channels, *(self.samples if a == FOLDED else a for a in self.axes)]
@@ -92,7 +95,7 @@ class Looks:
         for axis, length in enumerate(loud.shape):
             weight = loud.movedim(axis, 0).reshape(length, -1).sum(1)
             lines = away.movedim(1 + axis, 1).reshape(len(away), length, -1).sum(2)
-            numbers = torch.arange(length).to(loud)
+            numbers = torch.arange(length, device=loud.device).to(loud)
             numbers = numbers - (numbers * weight).sum() / count
             scale = size * (numbers.square() * weight).sum().sqrt()
             found.append(lines @ numbers / scale.clamp(min=1e-12))
@@ -248,9 +251,9 @@ def _noise(image: Tensor) -> Tensor:
 
     No value of it is near zero: a place that looks at one pixel alone has to change too.
     """
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, image.shape, generator=generator) * 2 - 1
-    noise = (signs * (0.75 + 0.5 * torch.rand(image.shape, generator=generator))).to(image)
+    draws = Draws(0)
+    signs = draws.numbers(2, *image.shape) * 2 - 1
+    noise = (signs * (0.75 + 0.5 * draws.uniform(*image.shape))).to(image)
     scale = torch.nan_to_num(image.float()).std()
     return noise * scale.where(scale > 0, 1).to(image)
 

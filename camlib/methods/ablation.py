@@ -206,7 +206,7 @@ class ReciproCAM(Replaying):
     def _map(self, run: Pass, number: int, activation: Tensor) -> Tensor:
         count, _, *grid = activation.shape
         cells = activation[0, 0].numel()
-        pairs = torch.cartesian_prod(torch.arange(count), torch.arange(cells))
+        pairs = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in (count, cells)))
 
         def alone(whole: Tensor, positions: Tensor) -> Tensor:
             flat = whole.flatten(2)

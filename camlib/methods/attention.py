@@ -237,7 +237,7 @@ class LeGrad(AttentionMethod):
 
 def rolled(attention: Tensor) -> Tensor:
     """A step of rollout: `attention` ``(N, T, T)`` and the identity, rows normalised."""
-    whole = attention + torch.eye(attention.shape[-1]).to(attention)
+    whole = attention + torch.eye(attention.shape[-1], device=attention.device).to(attention)
     return whole / whole.sum(-1, keepdim=True)
 
 

@@ -134,7 +134,7 @@ class DeepFeatureFactorization(Calling):
     def _scores(self, run: Pass, layout: Layout, vectors: Tensor) -> Tensor:
         """What each concept adds to the scores ``(K, classes)`` where it is all there is."""
         count, several = len(vectors), len(run.inputs)
-        pairs = torch.cartesian_prod(torch.arange(several), torch.arange(count + 1))
+        pairs = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in (several, count + 1)))
         known = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
 
         def alone(whole: Tensor, numbers: Tensor) -> Tensor:

@@ -95,13 +95,14 @@ class GuidedGradCAM(Method):
             seen = self.cam._explanation(run, signed)
             if not pixels.isfinite().all():
                 raise InputError(NOT_FINITE.format("the attribution"))
+            pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
+            factor = seen.heatmap.to(pixels.dtype)
+            if given.axis is not None:
+                factor = factor.unsqueeze(seen.score.ndim - 1 + given.axis)
+            attribution = pixels * factor
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
-        pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
-        factor = seen.heatmap.to(pixels.dtype)
-        if given.axis is not None:
-            factor = factor.unsqueeze(seen.score.ndim - 1 + given.axis)
         name = type(self).__name__
-        return replace(seen, heatmap=pixels * factor, method=name, attribution=True)
+        return replace(seen, heatmap=attribution, method=name, attribution=True)
 
     def _halves(
         self, model: nn.Module, given: Inputs, target: Any, rule: Rectifying

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from camlib import maps
 from camlib.chunks import check_counts
+from camlib.draws import Draws
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
@@ -46,8 +47,9 @@ def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
 
 def drawn(run: Pass, draws: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Every draw for every sample, by number, ``(M,)`` and ``(M,)`` at a time."""
-    samples = torch.arange(len(run.inputs))
-    pairs = torch.cartesian_prod(torch.arange(draws), samples).to(run.inputs.image.device)
+    device = run.inputs.image.device
+    samples = torch.arange(len(run.inputs), device=device)
+    pairs = torch.cartesian_prod(torch.arange(draws, device=device), samples)
     for batch in torch.split(pairs, batch_size):
         yield batch[:, 0], batch[:, 1]
 
@@ -57,8 +59,7 @@ def noisy(run: Pass, samples: int, sigma: float, seed: int, batch_size: int) -> 
     image = maps.precise(run.inputs.image)
     low, high = torch.aminmax(image.flatten(1), dim=1)
     spread = sigma * (high - low)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(samples, *run.inputs.arranged.shape[1:], generator=generator)
+    noise = Draws(seed).normal(samples, *run.inputs.arranged.shape[1:])
     noise = run.inputs.at_places(noise).to(image)  # the same whatever the order of the axes
     for draws, which in drawn(run, samples, batch_size):
         changed = image[which] + beside(spread[which], image) * noise[draws]
@@ -82,7 +83,7 @@ def on_the_way(
         InputError: `baseline` does not fit.
     """
     image = maps.precise(run.inputs.image)
-    start = torch.as_tensor(baseline).detach().to(image)
+    start = torch.as_tensor(baseline, device=image.device).detach().to(image)
     try:
         start = start.expand_as(image)
     except RuntimeError:
@@ -160,7 +161,7 @@ def _times(shares: Tensor, values: Tensor) -> Tensor:
 
 def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     """Places in [0, 1] and their weights, from the eigenvalues of the Jacobi matrix."""
-    k = torch.arange(1, count, dtype=torch.float64)
+    k = torch.arange(1, count, dtype=torch.float64, device="cpu")
     along = k / (4 * k**2 - 1).sqrt()
     values, vectors = torch.linalg.eigh(torch.diag(along, 1) + torch.diag(along, -1))
     return (values + 1) / 2, vectors[0] ** 2

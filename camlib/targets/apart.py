@@ -30,7 +30,7 @@ def in_another_batch(output: Any, count: int) -> tuple[Any, Tensor]:
     Raises:
         ValueError: nothing in `output` has an entry for each sample.
     """
-    numbers = torch.arange(-1, count) % count
+    numbers = torch.arange(-1, count, device="cpu") % count
     if isinstance(output, Tensor) and count == 1 and 1 not in output.shape[:2]:
         return _chosen(output[None], numbers, count), numbers
     several = isinstance(output, tuple | list) and len(output) == count
