@@ -103,9 +103,8 @@ def reached(
     """
     if not scores.requires_grad:
         raise GraphError(_UNREACHED.format(names[0]))
-    cotangent = 1 / torch.arange(1, scores.shape[1] + 1, device=scores.device).to(scores).expand_as(
-        scores
-    )
+    numbers = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+    cotangent = 1 / numbers.to(scores).expand_as(scores)
     with _overwriting():
         return torch.autograd.grad(
             scores, tensors, cotangent, retain_graph=retain_graph, allow_unused=True

@@ -100,14 +100,8 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
             default = _choose(model, given, target, found, preferred)
         except LayerError:
             default = ""
-    return [
-        replace(
-            c,
-            share=float(shares.get(c.name, torch.zeros(1, device="cpu")).mean()),
-            default=c.name == default,
-        )
-        for c in found
-    ]
+    means = {name: float(share.mean()) for name, share in shares.items()}
+    return [replace(c, share=means.get(c.name, 0.0), default=c.name == default) for c in found]
 
 
 def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:

@@ -141,9 +141,7 @@ class _Rectified(torch.autograd.Function):
     ) -> Tensor:
         ctx.batches, ctx.rule = True, rule
         # In the precision of the values, which are compared with it.
-        bound = (
-            inf if upper is None else torch.tensor(upper, dtype=source.dtype, device="cpu").item()
-        )
+        bound = inf if upper is None else source.new_tensor(upper, device="cpu").item()
         open_ = (source > 0) & (source < bound) if rule.masks else None
         if in_place:
             ctx.mark_dirty(source)

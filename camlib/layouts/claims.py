@@ -458,9 +458,8 @@ def _of_runs(look: Looks, runs: Tensor, grid: Grid) -> Tensor:
     measured = look.positions[:, runs]
     measured = (measured - ((measured * loud).sum(2) / count)[..., None]) * loud
     found = []
-    for claimed in torch.unravel_index(
-        torch.arange(math.prod(grid), device=runs.device).to(runs), grid
-    ):
+    numbers = torch.arange(math.prod(grid), device=runs.device).to(runs)
+    for claimed in torch.unravel_index(numbers, grid):
         line = claimed.to(loud).expand_as(loud)
         line = (line - ((line * loud).sum(1) / count)[:, None]) * loud
         size = line.norm(dim=1) * measured.norm(dim=2)

@@ -81,6 +81,15 @@ def replaced(value: Any, path: Path, tensor: Tensor) -> Any:
     return _with_parts(value, parts)
 
 
+def twin_of(value: Any) -> Any:
+    """A copy of `value` that can be given other parts, while `value` keeps these."""
+    if isinstance(value, _SHALLOW) or not isinstance(value, list | MutableMapping):
+        return copy.copy(value)
+    # One that holds its items in something of its own shares that with a shallow copy.
+    parts = [part for _, part in _parts(value)]
+    return copy.deepcopy(value, {id(part): part for part in (*parts, *tensors_in(value))})
+
+
 def _parts(value: Any) -> list[tuple[Any, Any]]:
     """Key and value of what `value` is made of; nothing if it is made of nothing known."""
     if isinstance(value, Mapping):
@@ -94,25 +103,17 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     return []
 
 
-def _twin(value: Any, parts: Sequence[Any]) -> Any:
-    """A copy of `value` that can be given other parts, while `value` keeps these."""
-    if isinstance(value, _SHALLOW) or not isinstance(value, list | MutableMapping):
-        return copy.copy(value)
-    # One that holds its items in something of its own shares that with a shallow copy.
-    return copy.deepcopy(value, {id(part): part for part in parts})
-
-
 def _with_parts(value: Any, parts: Sequence[tuple[Any, Any]]) -> Any:
     """A copy of `value` made of `parts`."""
     if not parts:
-        return _twin(value, ()) if isinstance(value, list | MutableMapping) else value
+        return twin_of(value) if isinstance(value, list | MutableMapping) else value
     if isinstance(value, tuple):
         values = [part for _, part in parts]
         # A named tuple may be made of other arguments than its fields.
         return value._make(values) if hasattr(value, "_make") else type(value)(values)
     if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
         return type(value)(dict(parts))  # type: ignore[call-arg]
-    twin = _twin(value, [part for _, part in parts])
+    twin = twin_of(value)
     for key, part in parts:
         if isinstance(twin, list | MutableMapping):
             twin[key] = part

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camlib.passes.nested import twin_of
 from camlib.targets.parts import named, parts
 
 
@@ -59,7 +60,7 @@ def _chosen(value: Any, numbers: Tensor, count: int) -> Any:
     if isinstance(value, tuple) and held:
         return value._replace(**held)  # type: ignore[attr-defined]
     if isinstance(value, MutableMapping):
-        twin = copy.copy(value)
+        twin = twin_of(value)
         for name, part in held.items():
             twin[name] = part
         return twin

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Iterator, MutableMapping
+from contextlib import suppress
+from types import SimpleNamespace
+
 import pytest
 import torch
-from nets import fitting, images
-from torch import Tensor
+import torch.ao.quantization
+from nets import Net, fitting, images, pooled
+from snapshot import snapshot
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from camlib import METHODS
+from camlib import (
+    METHODS,
+    AblationCAM,
+    AttentionMethod,
+    CamlibError,
+    GradCAM,
+    HiResCAM,
+    LayerCAM,
+    ScoreCAM,
+    layers,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning"),
@@ -52,3 +71,237 @@ def test_inference_mode_gives_plain_tensors(kind):
         seen = method.explain(batch, 1)
     for found in (seen.heatmap, seen.map, seen.score, *seen.maps):
         assert not found.is_inference()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_target_that_runs_the_model(kind, training):
+    if kind in (METHODS["cam"], METHODS["group_cam"]):
+        pytest.skip("asks for classes")
+    net, batch, other = fitting(kind), images(), images(seed=9)
+    with torch.no_grad():
+        kept = net(other[:1])
+    net.train(training)
+    calls = []
+
+    def compared(output):
+        calls.append(len(output))
+        return (output * net(other[:1].expand(len(output), -1, -1, -1))).sum(1)
+
+    expected = kind(net)(batch, lambda output: (output * kept).sum(1))
+    assert_near(kind(net)(batch, compared), expected)
+    assert calls
+    assert net.training == training
+
+
+def test_a_target_that_explains_the_model(kind):
+    if kind in (METHODS["cam"], METHODS["group_cam"]):
+        pytest.skip("asks for classes")
+    net, batch = fitting(kind).train(), images()
+    before = snapshot(net)
+
+    def weighed(output):
+        weight = GradCAM(net, "features.0")(batch[:1], 2).mean()
+        return output[:, 1] * weight
+
+    weight = GradCAM(net, "features.0")(batch[:1], 2).mean()
+    expected = kind(net)(batch, lambda output: output[:, 1] * weight)
+    assert_near(kind(net)(batch, weighed), expected)
+    assert snapshot(net) == before
+
+
+class Positions(Net):
+    """Adds what it owns, passed through a module that does not own it."""
+
+    def __init__(self, base: Net, *, buffer: bool) -> None:
+        super().__init__(base.features, base.tail)
+        shift = torch.linspace(0, 1, 6 * 16).reshape(1, 6, 4, 4)
+        if buffer:
+            self.register_buffer("shift", shift)
+        else:
+            self.shift = nn.Parameter(shift, requires_grad=False)
+        self.plain, self.held = torch.ones(1, 6, 4, 4), [torch.ones(1, 6, 4, 4)]
+        self.drop, self.same = nn.Dropout(0.5), nn.ModuleList(nn.Identity() for _ in range(3))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        found = self.same[0](self.features(batch)) + self.drop(self.shift)
+        found = found + self.same[1](self.plain) + self.same[2](self.held[0])
+        return self.tail(found)
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+@pytest.mark.parametrize("layer", ["drop", "same.1", "same.2", None])
+def test_what_the_model_owns_is_never_marked(buffer, layer):
+    net = Positions(pooled(), buffer=buffer).requires_grad_(False).eval()
+    net.train()
+    for count in (1, 2):
+        for kind in (GradCAM, HiResCAM, LayerCAM):
+            with suppress(CamlibError):
+                kind(net, layer)(images(count), 1)
+        layers.candidates(net, images(count), 1)
+        for owned in (net.shift, net.plain, net.held[0]):
+            assert not owned.requires_grad
+
+
+OBSERVERS = (
+    torch.ao.quantization.MinMaxObserver,
+    torch.ao.quantization.PerChannelMinMaxObserver,
+    torch.ao.quantization.MovingAverageMinMaxObserver,
+    torch.ao.quantization.HistogramObserver,
+)
+
+
+class Observed(Net):
+    """Calibrates as it runs."""
+
+    def __init__(self, base: Net, observer: type[nn.Module]) -> None:
+        super().__init__(base.features, base.tail)
+        per_channel = {"ch_axis": 1} if "Channel" in observer.__name__ else {}
+        self.observer = observer(**per_channel)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.tail(self.observer(self.features(batch)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("observer", OBSERVERS, ids=lambda observer: observer.__name__)
+def test_observers_keep_their_calibration(observer, calibrated):
+    net, batch = Observed(pooled(), observer), images()
+    if calibrated:
+        net(batch / 2)
+    before = {name: value.clone() for name, value in net.observer.state_dict().items()}
+    names = {name: id(value) for name, value in net.observer.named_buffers()}
+    for kind in (GradCAM, ScoreCAM, AblationCAM):
+        kind(net, "features")(3 * batch, 1)
+        assert {name: id(value) for name, value in net.observer.named_buffers()} == names
+        for name, value in net.observer.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+
+class Cached(Net):
+    """Keeps what it makes of a weight in evaluation mode, as LeViT does its biases."""
+
+    def __init__(self, base: Net) -> None:
+        super().__init__(base.features, base.tail)
+        self.bias, self.cache, self.deep = nn.Parameter(torch.zeros(6, 1, 1)), {}, {"a": [{}]}
+        self.orders, self.rows = OrderedDict(), deque(maxlen=3)
+        self.count, self.several = torch.zeros(2), {torch.zeros(1)}
+        self.state = SimpleNamespace(last=None)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if self.training:
+            bias = self.bias * 2
+        else:
+            if "bias" not in self.cache:
+                self.cache["bias"] = self.bias * 2
+            bias = self.cache["bias"]
+        found = self.features(batch) + bias
+        self.deep["a"][0]["found"] = (found,)
+        self.orders["found"] = self.state.last = found
+        self.rows.append(found)
+        self.several.add(found)
+        self.count += 1
+        return self.tail(found)
+
+
+def test_caches_and_tensors_in_containers(kind):
+    if kind is METHODS["cam"] or issubclass(kind, AttentionMethod):
+        pytest.skip("for other networks")
+    net, batch = Cached(pooled()).train(), images()
+    for _ in range(2):
+        kind(net)(batch, 1)
+        assert (net.cache, net.deep, net.orders) == ({}, {"a": [{}]}, OrderedDict())
+        assert not net.rows and len(net.several) == 1 and net.state.last is None
+        assert not net.count.any()
+    net(batch).sum().backward()
+    assert net.bias.grad.any()
+
+
+def test_weights_that_are_made_again_keep_their_graph():
+    net, batch = pooled(), images()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(net.tail[1])
+        nn.utils.spectral_norm(net.features[0])
+    net.train()
+    kept = net.tail[1].weight, net.features[0].weight
+    GradCAM(net, "features")(batch, 1)
+    assert kept[0] is net.tail[1].weight
+    assert kept[1] is net.features[0].weight
+    with parametrize.cached():
+        parametrized = nn.utils.parametrizations.weight_norm(pooled().tail[1])
+        net.tail[1] = parametrized
+        ScoreCAM(net, "features")(batch, 1)
+        net(batch).sum().backward()
+        GradCAM(net, "features")(batch, 1)
+    assert all(p.grad is not None and p.grad.any() for p in parametrized.parameters())
+
+
+def test_weights_that_are_given_other_data():
+    class Bounded(nn.Conv2d):
+        def forward(self, batch: Tensor) -> Tensor:
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 0.1)
+            return super().forward(batch)
+
+    net = pooled()
+    net.features[0] = Bounded(3, 5, 3, padding=1)
+    before = snapshot(net)
+    GradCAM(net, "features")(images(), 1)
+    AblationCAM(net, "features")(images(), 1)
+    assert snapshot(net) == before
+
+
+def test_parts_that_are_built_on_the_way():
+    class Building(Net):
+        def forward(self, batch: Tensor) -> Tensor:
+            found = self.features(batch)
+            if "head" not in self._modules:
+                self.add_module("head", nn.Linear(6, 4))
+                self.extra = nn.Parameter(torch.ones(4))
+            return self._modules["head"](found.mean((2, 3))) * self.extra
+
+    net = Building(pooled().features, nn.Identity()).eval()
+    before = snapshot(net)
+    GradCAM(net, "features")(images(), 1)
+    assert snapshot(net) == before
+
+
+class Inner(MutableMapping):
+    """Holds its items in something of its own."""
+
+    def __init__(self, **items: object) -> None:
+        self.inner = {"deep": items}
+
+    def __getitem__(self, key: str) -> object:
+        return self.inner["deep"][key]
+
+    def __setitem__(self, key: str, value: object) -> None:
+        self.inner["deep"][key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.inner["deep"][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inner["deep"])
+
+    def __len__(self) -> int:
+        return len(self.inner["deep"])
+
+
+class Mapped(Net):
+    """Takes and returns mappings."""
+
+    def forward(self, given: Inner) -> Inner:
+        self.seen = given
+        return Inner(logits=self.tail(self.features(given["pixels"])))
+
+
+def test_mappings_that_hold_their_items_inside(kind):
+    base, batch = fitting(kind), images()
+    net, kept = Mapped(base.features, base.tail).eval(), batch.clone()
+    given = Inner(pixels=batch)
+    seen = kind(net).explain((given,), 1)
+    assert given["pixels"] is batch
+    assert torch.equal(batch, kept) and not batch.requires_grad
+    assert not seen.output["logits"].requires_grad
+    assert_near(seen.heatmap, kind(base)(batch, 1))
