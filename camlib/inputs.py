@@ -98,6 +98,8 @@ class Inputs:
         rivals = tuple(dict.fromkeys([*found, path]))
         told = image_layout is not None
         picture = _stacked(tensors[path])
+        if picture.is_meta:
+            raise InputError("the images are on the meta device and hold no values; pass real ones")
         if not picture.numel():
             raise InputError(f"the images are empty: shape {tuple(picture.shape)}")
         axis = axes_of(picture.shape)[0]

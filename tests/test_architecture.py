@@ -22,6 +22,7 @@ ORDER = [
     "passes.hooks",
     "passes.state",
     "passes.random",
+    "passes.norms",
     "modules",
     "chunks",
     "maps",

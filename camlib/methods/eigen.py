@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.errors import NOT_FINITE, InputError
 from camlib.methods.agnostic import ClassAgnostic
 from camlib.methods.layer import GradientWeighted
 from camlib.modules import Layers
@@ -132,6 +133,8 @@ def _sign(projection: Tensor) -> Tensor:
 
 def _top(gram: Tensor) -> Tensor:
     """The eigenvector ``(N, m, 1)`` of the largest eigenvalue of `gram` ``(N, m, m)``."""
+    if not gram.isfinite().all():
+        raise InputError(NOT_FINITE.format("the activation"))
     values, vectors = torch.linalg.eigh(gram.detach())
     rest: Tensor = vectors[..., :-1]
     top: Tensor = vectors[..., -1:]

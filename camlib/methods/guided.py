@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.errors import InputError
+from camlib.errors import NOT_FINITE, InputError
 from camlib.forward import Pass, image_gradients
 from camlib.inputs import Inputs
-from camlib.methods.base import NOT_FINITE, Method
+from camlib.methods.base import Method
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.layer import LayerMethod

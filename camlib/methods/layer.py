@@ -247,6 +247,8 @@ class Unasked(Target):
         device: of the scores.
     """
 
+    asks = False
+
     def __init__(self, count: int, device: torch.device) -> None:
         self.count = count
         self.device = device

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.errors import InputError, warn
+from camlib.errors import NOT_FINITE, InputError, warn
 from camlib.forward import Pass, input_gradients
 from camlib.inputs import Inputs, detached
-from camlib.methods.base import NOT_FINITE, Averageable, Explained
+from camlib.methods.base import Averageable, Explained
 from camlib.methods.explanation import Explanation
 from camlib.modules import unwrap
 from camlib.passes.undoing import Called
@@ -72,6 +72,7 @@ class PixelMethod(Averageable):
             attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
             if not attribution.isfinite().all():
                 raise InputError(NOT_FINITE.format("the attribution"))
+            run.check_scores()
         return Explanation(
             heatmap=attribution,
             map=attribution,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from camlib import maps
-from camlib.chunks import check_counts
+from camlib.chunks import Chunks, check_counts
 from camlib.draws import Draws
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass
@@ -32,12 +32,24 @@ Read = Callable[[Tensor, Inputs, Target], list[Tensor]]
 def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
     """What `read` finds in all `views` of the inputs of `run`, summed for each sample."""
     totals: list[Tensor] = []
+    size: int | None = None
     for samples, image, back in views:
         # A warning if a sample is mixed with others than in the clean pass.
         if samples.tolist() != [*range(len(run.inputs))]:
             run.batching(several=len(samples) > 1)
-        inputs = run.inputs.of_samples(samples, image.to(run.inputs.image.dtype))
-        values = [back(maps.precise(v)) for v in read(samples, inputs, run.target[samples])]
+        image = image.to(run.inputs.image.dtype)
+
+        def found(rows: Tensor, samples: Tensor = samples, image: Tensor = image) -> list[Tensor]:
+            some = samples[rows]
+            inputs = run.inputs.of_samples(some, image if len(some) == len(image) else image[rows])
+            return read(some, inputs, run.target[some])
+
+        rows = torch.arange(len(samples), device=samples.device)
+        parts = [*Chunks(size or len(rows)).run(found, rows)]
+        if len(parts) > 1:
+            size = min(len(some) for some, _ in parts)
+        columns = zip(*(values for _, values in parts), strict=True)
+        values = [back(maps.precise(torch.cat(v) if len(v) > 1 else v[0])) for v in columns]
         if not totals:
             totals = [v.new_zeros(len(run.inputs), *v.shape[1:]) for v in values]
         for total, value in zip(totals, values, strict=True):

@@ -21,7 +21,7 @@ class Ambient:
     def __init__(self) -> None:
         self.inference = torch.is_inference_mode_enabled()
         self.grad = torch.is_grad_enabled()
-        self.functions = overrides._get_current_function_mode_stack()
+        self.functions = _function_modes()
         self.dispatch = _python_dispatch._get_current_dispatch_mode_stack()
         self.flags = [getattr(_python_dispatch, name, False) for name in _FLAGS]
         self.autocast = _autocast()
@@ -31,22 +31,22 @@ class Ambient:
     def put_back(self) -> None:
         """The state of this thread is that of then; what is so already is left alone."""
         # PyTorch takes modes off for a call of its own, and an interrupt there leaves them off.
-        if overrides._get_current_function_mode_stack() != self.functions:
+        if _function_modes() != self.functions:
             while torch._C._len_torch_function_stack():
                 overrides._pop_mode()  # type: ignore[no-untyped-call]
             for mode in self.functions:
-                overrides._push_mode(mode)
+                overrides._push_mode(mode)  # type: ignore[no-untyped-call]
         if _python_dispatch._get_current_dispatch_mode_stack() != self.dispatch:
             while torch._C._len_torch_dispatch_stack():
                 _python_dispatch._pop_mode()
-            for mode in self.dispatch:
-                _python_dispatch._push_mode(mode)
+            for dispatching in self.dispatch:
+                _python_dispatch._push_mode(dispatching)
         for name, flag in zip(_FLAGS, self.flags, strict=True):
             if getattr(_python_dispatch, name, False) != flag:
                 setattr(_python_dispatch, name, flag)
         if torch.is_inference_mode_enabled() != self.inference:
             _kept.append(torch._C._InferenceMode(self.inference))
-            _kept[-1].__enter__()
+            _kept[-1].__enter__()  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled() != self.grad:
             torch._C._set_grad_enabled(self.grad)
         while _nesting() > self.nesting:
@@ -62,20 +62,24 @@ class FunctionMode(TorchFunctionMode):
     """A mode that sees every call, and ends itself alone, where an interrupt ended it already."""
 
     def __exit__(self, *_: object) -> None:
-        while self in overrides._get_current_function_mode_stack():
+        while self in _function_modes():
             overrides._pop_mode()  # type: ignore[no-untyped-call]
 
 
 def enter(undo: Callable[..., None], mode: TorchDispatchMode) -> None:
     """`mode` is in force until `undo`, and no longer where an interrupt ended it already."""
     undo(partial(_leave, mode), own=True)
-    mode.__enter__()
+    mode.__enter__()  # type: ignore[no-untyped-call]
+
+
+def _function_modes() -> list[TorchFunctionMode]:
+    return overrides._get_current_function_mode_stack()  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _leave(mode: TorchDispatchMode) -> None:
     while mode in _python_dispatch._get_current_dispatch_mode_stack():
         if _python_dispatch._get_current_dispatch_mode() is mode and mode.old_dispatch_mode_flags:
-            mode.__exit__(None, None, None)
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         else:
             _python_dispatch._pop_mode()
 

@@ -33,7 +33,7 @@ def put_back_draws(undo: Undoing, model: nn.Module, device: torch.device) -> Non
     watch = None
     alone = threading.active_count() == 1
     if not alone and model not in _draws:
-        watch = _Watch()
+        watch = _Watch()  # type: ignore[no-untyped-call]
         enter(undo, watch)
 
     def drew(moved: bool) -> bool:

@@ -98,7 +98,7 @@ class State:
         self.lazy = [
             module
             for module in modules
-            if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # type: ignore[misc]
+            if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
         ]
         self.modules = [_Kept(module, sharded=sharded) for module in modules]
         groups: dict[Any, dict[int, Tensor]] = defaultdict(dict)
@@ -142,9 +142,9 @@ class State:
                 kept.put_back()
         for copies in self.copies:
             copies.put_back(written)
-        for parameter, wanted in self.frozen:
-            if parameter.requires_grad != wanted:
-                parameter.requires_grad = wanted
+        for tensor, wanted in self.frozen:
+            if tensor.requires_grad != wanted:
+                tensor.requires_grad = wanted
 
 
 @dataclass(eq=False)
@@ -162,7 +162,7 @@ class _Copies:
         alike = [tensor.shape for tensor in self.tensors] == self.shapes
         if alike and torch.equal(_joined(self.tensors), self.row):
             return
-        parts = self.row.split([shape.numel() for shape in self.shapes])
+        parts = torch.split(self.row, [shape.numel() for shape in self.shapes])
         for tensor, part, shape in zip(self.tensors, parts, self.shapes, strict=True):
             same = tensor.shape == shape and torch.equal(_bytes(_joined([tensor])), _bytes(part))
             if not same:

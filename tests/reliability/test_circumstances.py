@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator, MutableMapping
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.ao.quantization
-from nets import Net, fitting, images, pooled
+from nets import Net, convolutional, fitting, images, pooled, spread
 from snapshot import snapshot
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -21,9 +22,13 @@ from camlib import (
     AblationCAM,
     AttentionMethod,
     CamlibError,
+    ClassAgnostic,
     GradCAM,
+    GraphError,
     HiResCAM,
+    InputError,
     LayerCAM,
+    ReciproCAM,
     ScoreCAM,
     layers,
 )
@@ -305,3 +310,121 @@ def test_mappings_that_hold_their_items_inside(kind):
     assert torch.equal(batch, kept) and not batch.requires_grad
     assert not seen.output["logits"].requires_grad
     assert_near(seen.heatmap, kind(base)(batch, 1))
+
+
+class Turned(nn.Module):
+    """Tokens that become a grid, whose strides for one sample are those of channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        found = self.conv(batch)
+        tokens = found.flatten(2).mT.contiguous()
+        grid = tokens.mT.unflatten(2, found.shape[2:])
+        return self.head(self.norm(grid).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["saliency", "grad_cam", "guided_backprop", "hires_cam"])
+def test_batch_norm_of_one_sample_on_a_cpu(name):
+    net, batch, kind = spread(Turned()), images(2), METHODS[name]
+    layer = () if "layer" not in inspect.signature(kind).parameters else ("conv",)
+    together = kind(net, *layer)(batch, 1)
+    alone = torch.cat([kind(net, *layer)(image[None], 1) for image in batch])
+    assert_near(alone, together)
+
+
+class Forked(Net):
+    """Takes another way for bright images, past parts that the other does not need."""
+
+    def __init__(self, base: Net) -> None:
+        super().__init__(base.features, base.tail)
+        self.beside = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        beside = self.beside(batch)
+        found = self.features(batch)
+        if batch.mean() > 1:
+            found = found + beside
+        return self.tail(found)
+
+
+@pytest.mark.parametrize("kind", [AblationCAM, ReciproCAM])
+def test_another_way_for_another_input(kind):
+    net = spread(Forked(convolutional()))
+    method = kind(net, "features.3")
+    for batch in (images(), images() + 3, images(), images() + 3):
+        assert_near(method(batch, 1), kind(net, "features.3")(batch, 1))
+
+
+def test_a_score_that_is_not_a_number_is_told(kind):
+    net, batch = fitting(kind), images()
+    nothing = torch.full((), torch.nan)
+    if kind not in (METHODS["cam"], METHODS["group_cam"]):
+        with pytest.raises(CamlibError):
+            kind(net)(batch, lambda output: output[:, 1] * nothing)
+    batch[0, 0, 2, 2] = torch.nan
+    if not issubclass(kind, ClassAgnostic) or kind is METHODS["eigen_cam"]:
+        error = CamlibError if kind is METHODS["cam"] else InputError
+        with pytest.raises(error, match="" if kind is METHODS["cam"] else "not finite"):
+            kind(net)(batch, 1)
+
+
+MEMORY = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory."),
+    "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    "windows": RuntimeError(
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
+    ),
+    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    "cudnn": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    "python": MemoryError(),
+}
+BATCHED = {
+    "score_cam": {"batch_size": 4},
+    "ablation_cam": {"batch_size": 4, "layer": "features"},
+    "occlusion": {"batch_size": 4},
+    "smooth_grad": {"samples": 6, "batch_size": 4},
+    "integrated_gradients": {"steps": 6, "batch_size": 4},
+    "expected_gradients": {"samples": 6, "batch_size": 4},
+    "smooth_full_grad": {"samples": 6, "batch_size": 4},
+    "smooth_grad_cam_plus_plus": {"samples": 6, "batch_size": 4},
+    "integrated_grad_cam": {"steps": 6, "batch_size": 4},
+}
+
+
+@pytest.mark.filterwarnings("ignore:out of memory with:camlib.CamlibWarning")
+@pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.parametrize("error", MEMORY.values(), ids=MEMORY)
+def test_out_of_memory_is_halved(name, error):
+    if name == "ablation_cam":
+        net, part = convolutional(), 2
+    else:
+        net, part = pooled(), 0
+    batch, most = images(1), []
+    expected = METHODS[name](net, **BATCHED[name])(batch, 1)
+
+    def full(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        most.append(len(args[0]))
+        if len(args[0]) > 2:
+            raise error
+
+    (net.tail if part else net).register_forward_pre_hook(full)
+    assert_near(METHODS[name](net, **BATCHED[name])(batch, 1), expected)
+    assert max(most) > 2
+
+
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        net = pooled()
+    with pytest.raises(GraphError, match=r"made under torch.inference_mode\(\)"):
+        GradCAM(net, "features.1")(images(), 1)
+    assert ScoreCAM(net, "features")(images(), 1).any()
+
+
+def test_images_on_the_meta_device():
+    with pytest.raises(InputError, match="on the meta device and hold no values"):
+        GradCAM(pooled())(images().to("meta"), 1)
