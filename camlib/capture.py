@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from camlib.errors import GraphError, LayerError, warn
 from camlib.gradients import gradients, reached
+from camlib.inputs import plain
 from camlib.maps import Window
 from camlib.modes import run_differentiable_rnns, run_plainly
 from camlib.modules import Layer, call_of, find
@@ -168,7 +169,8 @@ def capture(
                 return None
             if optional and not _plain(args, output):
                 return None
-            where, tensor = first(name, output)
+            where, given = first(name, output)
+            tensor = plain(given)
             if tensor.is_inference():
                 if graph != "none":
                     raise GraphError(
@@ -184,12 +186,15 @@ def capture(
                     # The output itself takes part, as the model may have kept it elsewhere; but
                     # what the model holds between passes, in any of its modules, is not marked.
                     held.update(() if held else owned(model))
-                    own = id(tensor) in held
+                    own = id(given) in held
                     tensor = (tensor.detach() if own else tensor).requires_grad_()
             seen._outputs[name] = tensor, tensor._version
             passed = tensor.clone()
-            if any(tensor is given for given in args):
+            if any(given is other for other in args):
                 seen._passed_on[name] = passed
+            if given is not tensor and type(given) is not type(tensor):
+                passed = passed.as_subclass(type(given))
+                vars(passed).update(vars(given))
             return replaced(output, where, passed)
 
         return read

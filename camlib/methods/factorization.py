@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from camlib import maps, targets
 from camlib.chunks import Chunks
-from camlib.errors import InputError, LayerError, warn
+from camlib.errors import NOT_FINITE, InputError, LayerError, warn
 from camlib.forward import Pass
 from camlib.inputs import detached
 from camlib.layers import default_layer
 from camlib.layouts import Layout, adapted
 from camlib.layouts.reading import reading_of
 from camlib.methods.ablation import changed_scores
-from camlib.methods.base import NOT_FINITE
 from camlib.methods.calling import Calling
 from camlib.methods.concepts import Concepts
 from camlib.modules import Layers, names, unwrap
