@@ -160,7 +160,7 @@ def capture(
     """
     found = [find(model, layer) for layer in layers]
     seen = Capture(tuple(name for name, _ in found), graph)
-    held: set[int] = set()
+    held = owned(model)
 
     def reader(name: str) -> Callable[..., Any]:
         def read(_: nn.Module, args: Any, output: Any) -> Any:
@@ -185,8 +185,7 @@ def capture(
                 if not tensor.requires_grad:
                     # The output itself takes part, as the model may have kept it elsewhere; but
                     # what the model holds between passes, in any of its modules, is not marked.
-                    held.update(() if held else owned(model))
-                    own = id(given) in held
+                    own = id(given) in held()
                     tensor = (tensor.detach() if own else tensor).requires_grad_()
             seen._outputs[name] = tensor, tensor._version
             passed = tensor.clone()

@@ -18,10 +18,10 @@ facts shape it.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,14 +79,13 @@ def _refuse(module: nn.Module, _args: object) -> None:
     )
 
 
-def owned(model: nn.Module) -> set[int]:
-    """The identities of the tensors that `model` holds: its state, and those among attributes."""
-    found = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if name not in _OWN and (isinstance(value, Tensor) or type(value) in _CONTAINERS):
-                found.update(map(id, tensors_in(value)))
-    return found
+def owned(model: nn.Module) -> Callable[[], set[int]]:
+    """Gives the identities of the tensors that `model` holds now, not of those that a pass leaves.
+
+    Its state, and what is among its attributes.
+    """
+    held = _held.get(id(model))
+    return cache((held.state if held else State(model)).tensors)
 
 
 class State:
@@ -116,6 +115,15 @@ class State:
             else []
         )
         self.frozen: list[tuple[Tensor, bool]] = []
+
+    def tensors(self) -> set[int]:
+        """The identities of all that the modules held."""
+        found: set[int] = set()
+        for kept in self.modules:
+            found.update(map(id, (*kept.buffers.values(), *kept.parameters.values())))
+            found.update(map(id, kept.noted.tensors))
+            found.update(id(v) for v in kept.attributes.values() if isinstance(v, Tensor))
+        return found
 
     def prepare(self, model: nn.Module) -> None:
         """Call ``eval()`` of `model`; what its modules prepare in it goes back too."""
