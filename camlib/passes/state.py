@@ -93,7 +93,7 @@ class State:
 
     def __init__(self, model: nn.Module) -> None:
         modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-        sharded = any(map(_is_sharded, modules))
+        sharded = any(map(_is_sharded, {*map(type, modules)}))
         self.lazy = [
             module
             for module in modules
@@ -105,15 +105,11 @@ class State:
             for tensor in kept.small:
                 groups[tensor.dtype, tensor.device][id(tensor)] = tensor
         self.copies = [_Copies(list(group.values())) for group in groups.values()]
-        self.data = (
-            [
-                (each, each.data)
-                for each in model.parameters()
-                if type(each) is nn.Parameter and not getattr(each, "_fsdp_flattened", False)
-            ]
-            if not sharded
-            else []
-        )
+        known = [] if sharded else [*model.parameters()]
+        # FSDP lends parameters of other kinds, and those that it marks, for a pass.
+        weights = [p for p in known if type(p) is nn.Parameter and "_fsdp_flattened" not in vars(p)]
+        self.data = [(parameter, parameter.data) for parameter in weights]
+        self.places = [parameter.data_ptr() for parameter in weights]
         self.frozen: list[tuple[Tensor, bool]] = []
 
     def tensors(self) -> set[int]:
@@ -139,9 +135,10 @@ class State:
 
     def put_back(self) -> None:
         """Everything as it was."""
-        for parameter, data in self.data:
-            if parameter.data_ptr() != data.data_ptr() or parameter.shape != data.shape:
-                parameter.data = data
+        if [parameter.data_ptr() for parameter, _ in self.data] != self.places:
+            for (parameter, data), place in zip(self.data, self.places, strict=True):
+                if parameter.data_ptr() != place:
+                    parameter.data = data
         written: dict[int, Tensor] = {}
         for copies in self.copies:
             written.update(copies.written())
@@ -198,16 +195,19 @@ class _Kept:
         self.buffers = module._buffers.copy()
         self.parameters = module._parameters.copy()
         self.parts = module._modules.copy()
-        self.noted = _Noted()
-        if not _is_common(module):
+        self.inside = [*map(id, self.parameters.values()), *map(id, self.parts.values())]
+        self.noted = _NOTHING
+        if not _is_common(type(module).__module__):
+            self.noted = _Noted()
             for name, value in self.attributes.items():
                 if name not in _OWN:
                     self.noted.note(value)
-        found = [*self.buffers.values(), *self.noted.tensors]
-        known = [t for t in found if t is not None and not is_lazy(t)]
-        self.large = [tensor for tensor in known if not _is_copied(tensor)]
+        self.large: list[Tensor] = []
+        self.small: list[Tensor] = []
+        for tensor in (*self.buffers.values(), *self.noted.tensors):
+            if tensor is not None and not is_lazy(tensor):
+                (self.small if _is_copied(tensor) else self.large).append(tensor)
         self.versions = [*map(_version, self.large)]
-        self.small = [tensor for tensor in known if _is_copied(tensor)]
         self.prepared = False
         """Whether ``eval()`` changed an attribute."""
 
@@ -224,7 +224,11 @@ class _Kept:
             return True
         if self.large and [*map(_version, self.large)] != self.versions:
             return True
-        if not all(_same(one, other) for one, other in self._registered()):
+        module = self.module
+        if (self.buffers or module._buffers) and not _same(module._buffers, self.buffers):
+            return True
+        inside = [*map(id, module._parameters.values()), *map(id, module._modules.values())]
+        if inside != self.inside and not self.sharded:
             return True
         others: list[Any] = []
         if [*map(id, now.values())] != self.numbers:
@@ -232,7 +236,7 @@ class _Kept:
             pairs = [(now.get(name), self.attributes.get(name)) for name in names]
             others += [pair for pair in pairs if pair[0] is not pair[1]]
         others += self.noted.changed()
-        return any(map(tensors_in, others))
+        return bool(others) and any(map(tensors_in, others))
 
     def put_back(self) -> None:
         """All attributes, their items, and what is registered."""
@@ -258,9 +262,7 @@ class _Kept:
 
     def _registered(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         module = self.module
-        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        if self.buffers or module._buffers:
-            pairs.append((module._buffers, self.buffers))
+        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [(module._buffers, self.buffers)]
         if not self.sharded:
             pairs += [(module._parameters, self.parameters), (module._modules, self.parts)]
         return pairs
@@ -301,6 +303,9 @@ class _Noted:
                 )
 
 
+_NOTHING = _Noted()
+
+
 def prepares(module: nn.Module) -> bool:
     """Whether a module has a ``train()`` or ``eval()`` of its own, which may do more."""
     kind = type(module)
@@ -318,14 +323,16 @@ def _same(now: Any, before: Any) -> bool:
     return [*map(id, now)] == [*map(id, before)]
 
 
-def _is_common(module: nn.Module) -> bool:
-    """Whether a module is one of PyTorch's own, which keep nothing in containers."""
-    return type(module).__module__.startswith("torch.nn.modules.")
+@cache
+def _is_common(home: str) -> bool:
+    """Whether modules from there are PyTorch's own, which keep nothing in containers."""
+    return home.startswith("torch.nn.modules.")
 
 
-def _is_sharded(module: nn.Module) -> bool:
-    """Whether the parameters of a module are lent to it for a pass, by FSDP."""
-    return any(kind.__name__ in _SHARDED for kind in type(module).__mro__[:-2])
+@cache
+def _is_sharded(kind: type[object]) -> bool:
+    """Whether the parameters of such modules are lent to them for a pass, by FSDP."""
+    return any(base.__name__ in _SHARDED for base in kind.__mro__)
 
 
 def _is_copied(tensor: Tensor) -> bool:
