@@ -26,15 +26,13 @@ def axes_of(shape: Sequence[int]) -> list[int | None]:
         if shape[1] in _FEW:
             return [1]
         return [2, 1, None] if shape[2] in _FEW else [1, None, 2]
-    if len(shape) == 4:
-        last = shape[3] in _COLOURS and shape[1] not in _FEW
-        return [3, 1] if last else [1]
+    if len(shape) == 4 and shape[1] not in _FEW:
+        return [3, 1] if shape[3] in _COLOURS else [1, 3]
     if len(shape) == 5:
-        frames_first = shape[2] in (1, 3)
-        if shape[4] in _COLOURS and shape[1] not in _FEW and not frames_first:
-            return [4, 1]
-        if frames_first:
+        if shape[2] in (1, 3):  # frames come first
             return [1, 2] if shape[1] in (1, 3) else [2, 1]
+        if shape[1] not in _FEW:
+            return [4, 1] if shape[4] in _COLOURS else [1, 4]
     return [1]
 
 

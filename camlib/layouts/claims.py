@@ -336,7 +336,8 @@ def _on_axes(order: Sequence[int], look: Looks, measured: Measured) -> Iterator[
         claim = Claim.of(Frames(measured.frames, each), look)
     else:
         return
-    if claim is not None and math.prod(claim.grid) > 1:
+    # An axis of one place may as well be that of one channel, in another order.
+    if claim is not None and (claim.usual or 1 not in claim.grid) and math.prod(claim.grid) > 1:
         yield claim
 
 

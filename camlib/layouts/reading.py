@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from camlib.errors import LayoutError
 from camlib.inputs import Inputs
+from camlib.layouts.conventions import said_by
 from camlib.layouts.kinds import Layout, Shape
 from camlib.layouts.measured import Measured, measure
 from camlib.layouts.recognition import Reading, Readings, confirm
@@ -88,9 +90,11 @@ def _entrance(known: Found, given: Inputs) -> Window:
 
 
 def as_read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> Inputs:
-    """`given` with the axis of its channels at which the most of `layers` can be read.
+    """`given` with the axis of its channels as the model has it; as it is, where nothing tells.
 
-    Of several with as many, that with more axes, then the one that agrees better.
+    A convolution or norm that gets the image as it is has the channels behind the samples. Else it
+    is the axis with which the most of `layers` can be read; of several with as many, that with more
+    axes, then the one that agrees better.
 
     Args:
         model: ready for a pass.
@@ -98,15 +102,23 @@ def as_read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> Inputs:
         layers: by name; empty for all.
     """
 
-    def readable(reading: Inputs) -> tuple[float, ...]:
-        order, _ = visited(model, reading)
+    ways = {reading.axis: (reading, visited(model, reading)[0]) for reading in given.readings()}
+    if 1 in ways:
+        usual, order = ways[1]
+        entry = order.entry
+        if entry is not None and not entry.moved and said_by(entry.module):
+            return replace(usual, told=True)
+
+    def readable(reading: Inputs, order: Visits) -> tuple[float, ...]:
         found = readings(model, reading, order, layers or None)
         read = [each for n in layers or found if isinstance(each := found.get(n), Reading)]
         # Of readings that agree by chance, fewer axes do.
         measured = [each.agreement for each in read if each.agreement is not None]
         return len(read), len(reading.size) * len(measured), sum(measured)
 
-    return max(given.readings(), key=readable)
+    found = {axis: readable(*way) for axis, way in ways.items()}
+    axis = max(found, key=found.__getitem__)
+    return replace(given, axis=axis, told=True) if found[axis][0] else given
 
 
 def visited(model: nn.Module, given: Inputs) -> tuple[Visits, Any]:

@@ -144,7 +144,8 @@ class Readings:
         if len(shape) == 3 and not best.look.telling and any(look.telling for look in seen.looks):
             raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
         if best.agreement < SURE and len(best.look.axes) == len(best.grid) > 1:
-            agreement = max(max(orders(look).values()) for look in seen.looks)
+            looks = [x for x in seen.looks if x is best.look or 1 not in x.strength.shape]
+            agreement = max(max(orders(look).values()) for look in looks)
             if agreement > best.agreement + 1e-6:
                 raise LayoutError(
                     f"{best.layout!r} agrees by {best.agreement:.2f}, and another order of the "

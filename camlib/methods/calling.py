@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,9 +46,6 @@ class Calling:
     layers: tuple[str, ...] = ()
     """Dotted names of the layers that are read."""
 
-    reads: ClassVar[bool] = False
-    """Whether layers are read, which tell the axes of the image."""
-
     def __init__(
         self,
         model: nn.Module,
@@ -66,7 +63,7 @@ class Calling:
         self.image_layout = image_layout
         self.eval = eval
         self._images: dict[Any, Path] = {}
-        self._axes: dict[Any, int | None] = {}
+        self._axes: dict[Any, tuple[int | None, bool]] = {}
 
     @contextmanager
     def _prepared(self, inputs: Any) -> Iterator[tuple[nn.Module, Inputs]]:
@@ -93,12 +90,14 @@ class Calling:
 
     def _read(self, model: nn.Module, given: Inputs) -> Inputs:
         """`given` with the axis of its channels as the layers have it; measured once."""
-        if given.told or not self.reads or len(given.readings()) < 2:
+        if given.told or len(given.readings()) < 2:
             return given
         key = self.layers, given.path, given.image.shape[1:]
         if key not in self._axes:
-            self._axes[key] = as_read(model, given, self.layers).axis
-        return replace(given, axis=self._axes[key], told=True)
+            read = as_read(model, given, self.layers)
+            self._axes[key] = read.axis, read.told
+        axis, told = self._axes[key]
+        return replace(given, axis=axis, told=told)
 
 
 def check_options(kind: type, given: Iterable[str], known: Iterable[str] = ()) -> None:

@@ -46,8 +46,6 @@ class LayerMethod(MapMethod):
         ModelError: `model` is not a module, or scripted.
     """
 
-    reads = True
-
     graph: ClassVar[Graph] = "tail"
     """What autograd records on the clean pass."""
 
