@@ -50,6 +50,12 @@ _CLEAR = 0.98
 _ASTRAY = 0.75
 """A place that looks at little more than its cell looks at most so many cells beside it."""
 
+_ASLANT = 0.25
+"""From which slope on an axis of the grid lies aslant in the input."""
+
+_ASLANT_AT_ONCE = 0.1
+"""The same where each place looks at little more than its cell, and positions are exact."""
+
 _FEW = 0.03
 """The share of places that may look further away, by chance or at a border."""
 
@@ -116,20 +122,40 @@ class Claim:
         """Of claimed and measured positions along each axis, negative where it runs backwards."""
         return [self._correlation(axis) for axis in range(len(self.grid))]
 
-    @property
+    @cached_property
+    def slant(self) -> float:
+        """How far positions go along another axis of the input, over how far along the claimed.
+
+        Where they go there by more than chance.
+        """
+        axes = [axis for axis, length in enumerate(self.grid) if length > 1]
+        chance = 2.5 / math.sqrt(int(self.loud.sum()))
+        steepest = 0.0
+        for axis, other in itertools.permutations(axes, 2):
+            claimed, along = self._pair(axis)
+            aside = self.positions[other][self.loud]
+            if abs(_correlated(claimed, aside)) > chance:
+                numbers = claimed - claimed.mean()
+                slope = float(numbers @ aside) / (float(numbers @ along) or 1e-12)
+                steepest = max(steepest, abs(slope))
+        return steepest
+
+    @cached_property
     def agreement(self) -> float:
-        """The lowest of the correlations."""
-        return min(self.correlations)
+        """The lowest of the correlations; 0 where the axes of the grid lie aslant in the input."""
+        aslant = self.slant > (_ASLANT_AT_ONCE if self.local else _ASLANT)
+        return 0.0 if aslant else min(self.correlations)
 
     def agrees(self, grids: Collection[Grid]) -> bool:
         """Whether the claim is right, where other layers have `grids`.
 
         A row of tokens can be laid out in many ways, of which some agree by half. The right one
-        agrees well where tokens look at little parts of the input, each at another.
+        agrees well where tokens look at little parts of the input, each at another. A few places
+        agree by chance unless they look apart.
         """
         few = self.loud.numel() < 9
         row = self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
-        if row and self.displaced:
+        if (row and self.displaced) or (few and not self.look.telling):
             return False
         known = self.grid in grids or not (self.look.telling or isinstance(self.layout, Series))
         if row and not (self.complete and self.usual and known):

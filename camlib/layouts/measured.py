@@ -9,8 +9,8 @@ of a sample; its size differs from that of the clean pass, which shows the axis 
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -189,7 +189,6 @@ def measure(
     sample: int,
     shapes: Mapping[str, Shape],
     begin: Callable[[], Callable[[str, Measured], None]],
-    entry: nn.Module | None = None,
     strength: float = 1.0,
 ) -> None:
     """Measure what the places of layers look at in one sample of an input.
@@ -199,9 +198,8 @@ def measure(
         given: the arguments of the clean pass.
         sample: number of the sample.
         shapes: what layers returned in the clean pass, by name and call; ``"head@2"`` is the third
-            call of head, and ``""`` stands for the input of `entry`.
+            call of head, and ``"head<2"`` what it was given in that.
         begin: starts a measurement and returns what takes each layer's, as soon as it finishes.
-        entry: a part of the model of which the input is measured too.
         strength: of the noise. A norm or a sigmoid may answer the same to all strong noise.
 
     Raises:
@@ -222,7 +220,7 @@ def measure(
                 if measured := _measured(tensor, shapes[name], len(given), clean):
                     take(name, measured)
 
-        with _looking(model, shapes, entry, look):
+        with _looking(model, shapes, look):
             each.owned().run(model)
 
     with torch.inference_mode(False), torch.no_grad():
@@ -274,35 +272,31 @@ def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured 
 
 @contextmanager
 def _looking(
-    model: nn.Module,
-    shapes: Mapping[str, Shape],
-    entry: nn.Module | None,
-    look: Callable[[str, Any], None],
+    model: nn.Module, shapes: Mapping[str, Shape], look: Callable[[str, Any], None]
 ) -> Iterator[None]:
-    """`look` sees what each layer named in `shapes` returns, in this thread."""
+    """`look` sees what each layer named in `shapes` is given or returns, in this thread."""
     thread = threading.get_ident()
-    calls: Counter[str] = Counter()
 
-    def before(_module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread and not calls[""]:
-            calls[""] += 1
-            look("", args)
+    def hooks_for(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        begun, ended = itertools.count(), itertools.count()
 
-    def hook_for(name: str) -> Callable[..., None]:
+        def before(_module: nn.Module, args: Any) -> None:
+            if threading.get_ident() == thread and (call := f"{name}<{next(begun)}") in shapes:
+                look(call, args)
+
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                call = f"{name}@{calls[name]}"
-                calls[name] += 1
-                if call in shapes:
-                    look(call, output)
+            if threading.get_ident() == thread and (call := f"{name}@{next(ended)}") in shapes:
+                look(call, output)
 
-        return after
+        return before, after
 
-    wanted = {name.partition("@")[0] for name in shapes} - {""}
+    given = {name.rpartition("<")[0] for name in shapes}
+    returned = {name.rpartition("@")[0] for name in shapes}
     with ExitStack() as stack:
-        if entry is not None:
-            stack.callback(entry.register_forward_pre_hook(before).remove)
         for name, module in model.named_modules():
-            if name in wanted:
-                stack.callback(module.register_forward_hook(hook_for(name)).remove)
+            before, after = hooks_for(name)
+            if name in given:
+                stack.callback(module.register_forward_pre_hook(before).remove)
+            if name in returned:
+                stack.callback(module.register_forward_hook(after).remove)
         yield

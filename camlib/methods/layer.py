@@ -17,14 +17,14 @@ from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layers import default_layer, first_pass, last_layer
 from camlib.layouts import ChannelsFirst, Layout, adapted
-from camlib.layouts.reading import reading_of
+from camlib.layouts.reading import reading_of, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
 from camlib.modules import Layers, check_ran, names, unwrap
 from camlib.replay import Needs, Tail
 from camlib.targets import Target
-from camlib.visits import visits
+from camlib.targets.saturation import saturated
 
 
 class LayerMethod(MapMethod):
@@ -98,7 +98,8 @@ class LayerMethod(MapMethod):
         if self.layers:
             with suppress(GraphError, LayerError):
                 found = self._from(self.layers, model, given, target, rule)
-                if all(each.flatten(1).any(1).all() for each in found[1]):
+                shown = all(each.flatten(1).any(1).all() for each in found[1])
+                if shown or saturated(found[0].output, found[0].target):
                     return found
         # What was found for other inputs may say nothing here: another level of a pyramid does.
         try:
@@ -118,6 +119,7 @@ class LayerMethod(MapMethod):
         try:
             return first_pass(model, given, target)
         except (GraphError, TargetError) as error:
+            check_ran(model, visited(model, given)[0])
             asked = self.asks or target is not None
             if self.graph != "none" or (isinstance(error, TargetError) and asked):
                 raise
@@ -145,9 +147,7 @@ class LayerMethod(MapMethod):
             try:
                 run = Pass.of(model, given, target, layers, graph, rule, record=record, tails=tails)
             except LayerError:
-                with visits(model) as ran:
-                    given.owned().run(model)
-                check_ran(model, ran)
+                check_ran(model, visited(model, given)[0])
                 raise
             if run.seen.interrupted and graph == "tail":
                 continue
@@ -200,11 +200,11 @@ class LayerMethod(MapMethod):
     def _reading(self, run: Pass, name: str, shape: torch.Size) -> Reading:
         """How what layer `name` returned, of `shape`, is read."""
         key = name, shape[1:], run.inputs.form
-        if key not in self._readings:
-            self._readings[key] = reading_of(
-                run.model, run.inputs, run.order, name, shape, self.layout
-            )
-        return self._readings[key]
+        if found := self._readings.get(key, run.readings.get(key)):
+            return found
+        found = reading_of(run.model, run.inputs, run.order, name, shape, self.layout)
+        (self._readings if found.lasting else run.readings)[key] = found
+        return found
 
     def _arranged(self, run: Pass, name: str, tensor: Tensor) -> Tensor:
         """`tensor`, which came from layer `name`, as ``(N, C, *grid)``."""
