@@ -129,7 +129,7 @@ class Claim:
         Where they go there by more than chance.
         """
         axes = [axis for axis, length in enumerate(self.grid) if length > 1]
-        chance = 2.5 / math.sqrt(int(self.loud.sum()))
+        chance = 2 / math.sqrt(int(self.loud.sum()))
         steepest = 0.0
         for axis, other in itertools.permutations(axes, 2):
             claimed, along = self._pair(axis)
