@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from camlib.layouts.claims import AGREES, SURE, Claim, claims
+from camlib.layouts.claims import AGREES, SURE, Claim
 from camlib.layouts.recognition import Reading, Readings
+from camlib.layouts.search import claims
 
 Pair = tuple[float, float | None]
 """The agreement of the reading that was taken, and of the best of all others."""

@@ -15,7 +15,8 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from camlib import GradCAM, LayoutError, layers, layouts
 from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, ChannelsLast, Tokens, reading
-from camlib.layouts.reading import Found, reading_of, readings, visited
+from camlib.layouts.reader import Found
+from camlib.layouts.reading import reading_of, readings, visited
 from camlib.layouts.recognition import Reading
 from camlib.visits import Visits
 
