@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,6 +48,22 @@ def test_code_gives_what_the_readme_says():
     assert names["heatmaps"].shape == (1, 2, 128, 128)
     assert names["guided"].shape == (1, 3, 128, 128)
     assert names["picture"].shape == names["scene"].image.shape
+
+
+def test_first_snippet_and_the_demo_need_no_opencv(tmp_path):
+    """In a slim container OpenCV cannot be imported: there is no libGL."""
+    (tmp_path / "first.py").write_text(blocks("README.md")[0], encoding="utf-8")
+    code = (
+        "import sys, runpy; sys.modules['cv2'] = None; runpy.run_path('first.py')\n"
+        "from camlib.cli import main\n"
+        "main(['demo', '-o', 'demo.png'], prog_name='camlib')"
+    )
+    paths = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | paths, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
 
 
 def test_table_of_methods_is_current():
