@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camlib.errors import LayoutError
+from camlib.errors import LayoutError, OptionError
 
 Shape = Sequence[int]
 
@@ -93,7 +93,15 @@ class Custom(Layout):
 
 
 def adapted(layout: Layout | Callable[[Tensor], Tensor]) -> Layout:
-    """`layout` as a `Layout`, also where it is a plain function."""
+    """`layout` as a `Layout`, also where it is a plain function.
+
+    Raises:
+        OptionError: it is a class.
+    """
+    if isinstance(layout, type):
+        raise OptionError(
+            f"layout={layout.__name__} is a class; pass a layout: {layout.__name__}(...)"
+        )
     return layout if isinstance(layout, Layout) else Custom(layout)
 
 
