@@ -14,7 +14,8 @@ import operator
 import reprlib
 import types
 from collections import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -61,6 +62,9 @@ Positive = Annotated[float, Range(0, above=True)]
 
 Share = Annotated[float, Range(0, 1)]
 """A number from 0 to 1."""
+
+Natural = Annotated[int, Range(0)]
+"""A number that counts from 0."""
 
 Seed = Annotated[int, Range(-(2**63), 2**64 - 1)]
 """What a `torch.Generator` takes as a seed."""
@@ -199,7 +203,7 @@ def known_to(owner: Any, function: Callable[..., Any], kinds: Iterable[str]) -> 
 
 def _declared(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     """What each parameter of `function` may be, and whether it takes others as well."""
-    hints = get_type_hints(function, include_extras=True)
+    hints = _hints(function)
     kinds: dict[str, Any] = {}
     open_ended = False
     for each in inspect.signature(function).parameters.values():
@@ -211,6 +215,32 @@ def _declared(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
         elif each.kind is not each.VAR_POSITIONAL:
             kinds[each.name] = kind if each.kind is each.KEYWORD_ONLY or _is_plain(kind) else Any
     return kinds, open_ended
+
+
+def check_fields(value: Any) -> None:
+    """Check that the fields of a dataclass are what their annotations say.
+
+    Raises:
+        OptionError: one is not.
+    """
+    owner: Any = type(value)
+    for name, kind in _hints(owner).items():
+        check(name, getattr(value, name), kind)
+
+
+@functools.cache
+def _hints(annotated: Hashable) -> dict[str, Any]:
+    """The annotations of a function or class; `Any` for what only a type checker imports."""
+    held: Any = annotated
+    try:
+        return get_type_hints(held, include_extras=True)
+    except NameError:
+        found: dict[str, Any] = dict.fromkeys(held.__annotations__, Any)
+        for name, text in held.__annotations__.items():
+            alone = types.SimpleNamespace(__annotations__={name: text})
+            with suppress(NameError):
+                found |= get_type_hints(alone, held.__globals__, include_extras=True)
+        return found
 
 
 def _is_plain(kind: Any) -> bool:
