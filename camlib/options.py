@@ -51,6 +51,16 @@ class Range:
         return f"{low}, below {self.high}" if self.below else f"{low} up to {self.high}"
 
 
+class Filled:
+    """Sequences with something in them."""
+
+    def __contains__(self, values: Any) -> bool:
+        return len(values) > 0
+
+    def __str__(self) -> str:
+        return "that is not empty"
+
+
 Count = Annotated[int, Range(1)]
 """How many: 1 or more."""
 
@@ -114,9 +124,9 @@ def check(name: str, value: Any, kind: Any) -> None:
     if fits(value, kind):
         return
     given = f"{name}={_SHORT.repr(value)}"
-    if isinstance(value, str) and any(get_origin(part) is Literal for part in _parts(kind)):
+    if isinstance(value, str | tuple | list) and "Literal" in repr(kind):
         raise OptionError(f"{given} is not known; use {expected(kind)}")
-    if fits(value, _without_ranges(kind)):
+    if value not in ((), []) and fits(value, _without_ranges(kind)):
         raise OptionError(f"{given} is out of range; expected {expected(kind)}")
     raise OptionError(f"{given} is {_kind_of(value)}; expected {expected(kind)}")
 
@@ -164,7 +174,8 @@ def _words(kind: Any) -> list[str]:
     if origin is Literal:
         return [repr(part) for part in parts]
     if origin in (tuple, abc.Sequence, list):
-        return [f"a {origin.__name__.lower()} of {_PLURALS.get(parts[0], 'such')}"]
+        several = _PLURALS.get(parts[0]) or expected(parts[0])
+        return [f"a {origin.__name__.lower()} of {several}"]
     if origin is type:
         return [f"a subclass of {parts[0].__name__}"]
     if origin is abc.Callable:
@@ -252,7 +263,7 @@ def _without_ranges(kind: Any) -> Any:
     """`kind` with numbers of any size."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return parts[0]
+        return _without_ranges(parts[0])
     if origin in (tuple, abc.Sequence):
         return origin[(_without_ranges(parts[0]), *parts[1:])]
     if parts and parts == _parts(kind):
@@ -265,7 +276,7 @@ def _parts(kind: Any) -> tuple[Any, ...]:
 
 
 def _each_fits(values: Sequence[Any], kind: Any) -> bool:
-    return len(values) > 0 and all(fits(value, kind) for value in values)
+    return all(fits(value, kind) for value in values)
 
 
 def _kind_of(value: Any) -> str:

@@ -15,7 +15,7 @@ from nets import images, pooled
 
 import camlib
 from camlib import METHODS, InputError, LayerMethod, OptionError, layouts, targets
-from camlib.options import Count, Positive, Range, checked, expected, fits
+from camlib.options import Count, Filled, Positive, Range, checked, expected, fits
 
 NAN, INF = math.nan, math.inf
 
@@ -29,8 +29,9 @@ PLAIN: dict[Any, tuple[list[Any], list[Any]]] = {
     Annotated[float, Range(0, 1, below=True)]: ([0, 0.99], [1, -0.1, NAN]),
     Literal["a", "b"] | None: (["a", None], ["c", 1, True, ["a"]]),
     bool | Literal["max"]: ([True, "max"], [1, "min", None]),
-    Sequence[Positive]: ([(1,), [0.5, 2]], [(), (0,), (INF,), "12", 1, [None]]),
-    int | tuple[Count, ...]: ([1, (2, 3)], [(0, 1), (), [2, 3], 1.5]),
+    Sequence[Positive]: ([(), (1,), [0.5, 2]], [(0,), (INF,), "12", 1, [None]]),
+    Annotated[Sequence[Positive], Filled()]: ([(1,), [2]], [(), [], (0,), "12"]),
+    int | tuple[Count, ...]: ([1, (2, 3), ()], [(0, 1), [2, 3], 1.5]),
     type[LayerMethod]: ([camlib.GradCAM], [camlib.RISE, camlib.GradCAM(pooled()), "GradCAM"]),
     Callable[[int], int]: ([abs], ["abs", 3]),
 }

@@ -17,8 +17,11 @@ from camlib.forward import Pass, scores_at
 from camlib.inputs import Inputs
 from camlib.methods.base import MapMethod
 from camlib.methods.options import HidingOptions, MapOptions
-from camlib.options import Count, Range, Seed, checked
+from camlib.options import Count, Filled, Range, Seed, checked
 from camlib.targets.classes import Asked, asked_as
+
+Lengths = Count | Annotated[tuple[Count, ...], Filled()]
+"""A number of places along each axis, or one for all."""
 
 
 class Hiding(MapMethod):
@@ -186,8 +189,8 @@ class Occlusion(Hiding):
         self,
         model: nn.Module,
         *,
-        window: Count | tuple[Count, ...] | None = None,
-        stride: Count | tuple[Count, ...] | None = None,
+        window: Lengths | None = None,
+        stride: Lengths | None = None,
         value: float = 0.0,
         **options: Unpack[HidingOptions],
     ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -17,10 +18,10 @@ from camlib import maps
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
-from camlib.options import Positive
+from camlib.options import Filled, Positive
 from camlib.targets import Target
 
-Scales = Sequence[Positive]
+Scales = Annotated[Sequence[Positive], Filled()]
 """Factors of the size of an image."""
 
 View = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]

@@ -26,7 +26,7 @@ def figure(
     images: Any,
     maps: Mapping[str, Any],
     *,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     labels: Labels | None = None,
     views: Sequence[View] = ("overlay",),
     mode: Mode = "centered",
