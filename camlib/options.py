@@ -214,11 +214,11 @@ def known_to(owner: Any, function: Callable[..., Any], kinds: Iterable[str]) -> 
 
 def _declared(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     """What each parameter of `function` may be, and whether it takes others as well."""
-    hints = _hints(function)
+    declared = hints(function)
     kinds: dict[str, Any] = {}
     open_ended = False
     for each in inspect.signature(function).parameters.values():
-        kind = hints.get(each.name, Any)
+        kind = declared.get(each.name, Any)
         if each.kind is each.VAR_KEYWORD:
             parts = get_args(kind)  # of Unpack
             open_ended = not parts
@@ -235,22 +235,23 @@ def check_fields(value: Any) -> None:
         OptionError: one is not.
     """
     owner: Any = type(value)
-    for name, kind in _hints(owner).items():
+    for name, kind in hints(owner).items():
         check(name, getattr(value, name), kind)
 
 
 @functools.cache
-def _hints(annotated: Hashable) -> dict[str, Any]:
+def hints(annotated: Hashable) -> dict[str, Any]:
     """The annotations of a function or class; `Any` for what only a type checker imports."""
     held: Any = annotated
     try:
         return get_type_hints(held, include_extras=True)
     except NameError:
+        scope = getattr(inspect.unwrap(held), "__globals__", {})
         found: dict[str, Any] = dict.fromkeys(held.__annotations__, Any)
         for name, text in held.__annotations__.items():
             alone = types.SimpleNamespace(__annotations__={name: text})
             with suppress(NameError):
-                found |= get_type_hints(alone, held.__globals__, include_extras=True)
+                found |= get_type_hints(alone, scope, include_extras=True)
         return found
 
 

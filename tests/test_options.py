@@ -193,3 +193,29 @@ def test_help_of_grad_cam():
     assert inspect.signature(camlib.LayerCAM).parameters["fuse"].default == "scaled_max"
     calls = inspect.signature(camlib.GradCAM.__call__).parameters
     assert [*calls][1:] == ["inputs", "target", "relu", "resize", "normalize"]
+
+
+def test_methods_of_users_need_no_annotations():
+    class Plain(camlib.GradCAM):
+        def __init__(self, model, layer=None, *, own=1, **options):
+            super().__init__(model, layer, **options)
+            self.own = own
+
+    class Unresolved(camlib.GradCAM):
+        """A method.
+
+        Args:
+            own: what only a type checker imports.
+        """
+
+        @checked
+        def __init__(self, model: Any, *, own: Missing = 1, fuse: Count = 3) -> None:  # noqa: F821
+            super().__init__(model)
+
+    net = pooled()
+    assert Plain(net, own=2)(images()).shape[0] == len(images())
+    with pytest.raises(OptionError, match=r"^ow= is not an option of Plain; did you mean own=\?$"):
+        Plain(net, ow=2)
+    assert isinstance(Unresolved(net, own="anything"), camlib.GradCAM)
+    with pytest.raises(OptionError, match="fuse='a' is of type str"):
+        Unresolved(net, fuse="a")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
+
+from camlib.options import hints
 
 _ARGUMENTS = re.compile(r"^Args:\n((?: .*\n|\n(?= ))*)\n*", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n     .*)*)", re.MULTILINE)
@@ -30,7 +32,7 @@ def _signature(kind: Any) -> inspect.Signature:
     *own, last = signature.parameters.values()
     if last.kind is not last.VAR_KEYWORD:
         return signature
-    known = get_args(get_type_hints(init, include_extras=True)[last.name])
+    known = get_args(hints(init).get(last.name))
     if not known:
         return signature
     names = known[0].__annotations__
