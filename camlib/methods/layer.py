@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.capture import Graph
-from camlib.errors import CamlibError, GraphError, LayerError, LayoutError, TargetError
+from camlib.errors import GraphError, LayerError, LayoutError, TargetError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layers import default_layer, first_pass, last_layer
@@ -227,7 +227,7 @@ class LayerMethod(MapMethod):
             self._advice[layer] = "another layer may know more"
             # The map is there already. What it takes to name a better layer, such as a backward
             # pass, may be what the model cannot do, and must not cost the map.
-            with suppress(CamlibError, RuntimeError):
+            with suppress(Exception):
                 asked = None if isinstance(run.target, Unasked) else run.target
                 name = default_layer(run.model, run.inputs, asked)
                 if name != layer:

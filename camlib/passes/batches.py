@@ -72,10 +72,11 @@ def batching(
             try:
                 with torch.no_grad():
                     output = run(samples, pair.clone(memory_format=format))
-            except Exception:  # it does not take this format; or a pass to come tells what is wrong
-                continue
-            known[key] = Batching(format, mixed(output, clean, samples[-1:]))
-            break
+                known[key] = Batching(format, mixed(output, clean, samples[-1:]))
+                break
+            except Exception as error:  # a pass to come tells of it
+                if not any(word in str(error) for word in _OF_FORMAT):
+                    break
     return known[key]
 
 
@@ -113,5 +114,8 @@ def _formats(image: Tensor) -> tuple[torch.memory_format, ...]:
         return (torch.preserve_format,)
     return torch.channels_last, torch.preserve_format
 
+
+_OF_FORMAT = "view", "contiguous", "stride", "memory format"
+"""What errors speak of where a model does not take images with channels last."""
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, Batching]] = WeakKeyDictionary()
