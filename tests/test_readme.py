@@ -83,6 +83,15 @@ def test_links_lead_somewhere(page):
         assert ((ROOT / page).parent / link).exists(), link
 
 
+def test_ci_finds_the_test_command_of_the_readme():
+    [pattern] = re.findall(r"grep -E '(.*)' README.md", (ROOT / ".ci/run").read_text())
+    found = re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(found) == 1
+    assert all(
+        (ROOT / "scripts" / name).stat().st_mode & 0o100 for name in ("test", "check", "docs")
+    )
+
+
 def test_every_module_stands_on_the_plan():
     plan = (ROOT / "docs/design.md").read_text(encoding="utf-8")
     package = ROOT / "camlib"
