@@ -73,6 +73,7 @@ from camlib.methods import (
 )
 
 if TYPE_CHECKING:
+    from camlib import visual, zoo
     from camlib.visual import figure, to_image
     from camlib.visual.overlay import overlay
 
@@ -148,12 +149,20 @@ __all__ = [
     "overlay",
     "targets",
     "to_image",
+    "visual",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """What draws is loaded when it is asked for: training scripts do not."""
-    if name in ("figure", "overlay", "to_image", "visual"):
-        visual = import_module("camlib.visual")
-        return visual if name == "visual" else getattr(visual, name)
+    """What draws, and the built-in network, are loaded when they are asked for."""
+    if name in ("visual", "zoo"):
+        return import_module(f"camlib.{name}")
+    if name in ("figure", "overlay", "to_image"):
+        return getattr(import_module("camlib.visual"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names alone, also before they are loaded."""
+    return [*__all__, "__version__"]

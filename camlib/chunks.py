@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlib.errors import InputError, warn
+from camlib.errors import warn
+from camlib.options import Count, check
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """Shows how far a loop has come, such as `tqdm.tqdm`."""
@@ -33,14 +34,14 @@ class Chunks:
         progress: wraps the loop over chunks.
 
     Raises:
-        InputError: `size` is below 1.
+        OptionError: `size` is no count.
     """
 
     size: int | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        check_counts(batch_size=self.size)
+        check("batch_size", self.size, Count | None)
 
     def run(
         self, function: Callable[[Tensor], Tensor], items: Tensor, *like: Tensor
@@ -73,17 +74,6 @@ class Chunks:
                     continue
                 yield part, found
                 chunk = chunk[len(part) :]
-
-
-def check_counts(**counts: int | None) -> None:
-    """Nothing, if each of `counts` is 1 or more, or left open.
-
-    Raises:
-        InputError: one is below 1.
-    """
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name}={count!r} leaves nothing to do; use 1 or more")
 
 
 def fitting(*like: Tensor) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from camlib.errors import InputError
+from camlib.errors import InputError, OptionError
 
 _FEW = (1, 2, 3, 4)
 """How many channels make an axis of channels, and hardly a side of a picture."""
@@ -63,7 +63,7 @@ def check_layout(image_layout: str | None) -> None:
     """Check that `image_layout` names samples first, at most one axis of channels, and a grid.
 
     Raises:
-        InputError: it does not.
+        OptionError: it does not.
     """
     if image_layout is None:
         return
@@ -72,7 +72,7 @@ def check_layout(image_layout: str | None) -> None:
     distinct = len(set(letters)) == len(letters)
     if upper and distinct and 1 <= len(letters) - 1 - ("C" in letters) <= 3:
         return
-    raise InputError(
+    raise OptionError(
         f"image_layout={image_layout!r} is not known; expected a letter for each axis: N for "
         "samples first, C for channels where there are any, and one to three others for the grid, "
         "such as 'NCHW', 'NHWC', 'NHW', 'NTCHW', 'NCL' or 'NL'"

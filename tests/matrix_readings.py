@@ -50,7 +50,7 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
     wrong = [max(other, 0.0) for _, other in pairs if other is not None]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
-    bins = np.linspace(0, 1, 51)
+    bins = np.linspace(0, 1, 51).tolist()
     axes.hist(right, bins, color="tab:blue", alpha=0.8, label=f"taken, {len(right)} layers")
     axes.hist(wrong, bins, color="tab:orange", alpha=0.8, label=f"best other, {len(wrong)} layers")
     for bound, what in ((AGREES, "axes"), (SURE, "rows of tokens")):

@@ -15,6 +15,7 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
+    "options",
     "passes.nested",
     "passes.state",
     "modules",
@@ -46,6 +47,8 @@ ORDER = [
     "channelwise",
     "layers",
     "blocks",
+    "methods.described",
+    "methods.options",
     "methods.explanation",
     "methods.concepts",
     "methods.calling",
@@ -77,6 +80,7 @@ ORDER = [
     "integrations",
     "zoo",
     "cli",
+    "__main__",
 ]
 """From the ground up: a module imports only from those before it, or from its own package."""
 
@@ -170,6 +174,18 @@ def test_drawing_is_loaded_when_it_is_asked_for():
     assert run(code) == ["False", "camlib.visual.overlay", "True"]
     with pytest.raises(AttributeError, match="module 'camlib' has no attribute 'overly'"):
         camlib.overly  # noqa: B018
+
+
+def test_tab_completion_shows_the_public_names_and_no_helpers():
+    code = (
+        "import camlib, sys; print(*dir(camlib)); import camlib.cli, camlib.visual, camlib.zoo; "
+        "print(*dir(camlib))"
+    )
+    shown = run(code)
+    names = [*camlib.__all__, "__version__"]
+    assert shown == 2 * sorted(names)
+    assert {"overlay", "figure", "to_image", "visual", "zoo", "GradCAM"} <= set(names)
+    assert not {"capture", "maps", "methods", "import_module"} & set(names)
 
 
 def test_the_test_above_would_see_it():

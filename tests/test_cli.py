@@ -393,7 +393,7 @@ def test_methods_are_listed_with_paper_and_cost():
 
 
 def test_command_runs_as_a_module():
-    command = [sys.executable, "-W", "error", "-m", "camlib.cli", "--version"]
+    command = [sys.executable, "-W", "error", "-m", "camlib", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == (f"camlib {camlib.__version__}\n", "")
 

@@ -248,7 +248,7 @@ def test_constrained_layout_as_the_default_moves_nothing(images, heatmaps):
         ({"images": []}, "images is empty; expected at least one picture"),
         ({"images": torch.ones(2, 3, 4, 4) * 3}, "image holds values from 3 to 3; expected finite"),
         ({"names": ["a"]}, "names has 1 entries; expected one for each of 2 images"),
-        ({"views": ("raw",)}, r"views=\('raw',\) is not known; expected a sequence of 'overlay', "),
+        ({"views": ("raw",)}, r"views=\('raw',\) is not known; use a sequence of 'overlay', "),
         ({"views": ()}, r"views=\(\) is not known"),
         (
             {"maps": {"a": explanation(target=torch.tensor([0, 7]))}, "labels": ["cat"]},

@@ -281,8 +281,8 @@ def test_heatmap_that_does_not_fit_a_volume_is_refused(heatmap, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": 1.5}, "alpha=1.5 is out of range; expected a number from 0 to 1"),
-        ({"alpha": math.nan}, "alpha=nan is out of range"),
+        ({"alpha": 1.5}, "alpha=1.5 is out of range; expected a number from 0 up to 1"),
+        ({"alpha": math.nan}, "alpha=nan is not finite"),
         ({"threshold": -0.1}, "threshold=-0.1 is out of range"),
         ({"colormap": "virdis"}, "colormap 'virdis' not found; did you mean 'viridis'?"),
         ({"colormap": "?"}, r"colormap '\?' not found; use a name in matplotlib.colormaps"),
@@ -365,8 +365,8 @@ def test_array_attributions_equal_tensors():
 @pytest.mark.parametrize(
     ("attribution", "options", "message"),
     [
-        (torch.ones(3, 4, 4), {"mode": "centred"}, "mode 'centred' not found; expected one of"),
-        (torch.ones(3, 4, 4), {"percentile": 0}, "percentile=0 is out of range; expected 0 < "),
+        (torch.ones(3, 4, 4), {"mode": "centred"}, "mode='centred' is not known; use 'centered'"),
+        (torch.ones(3, 4, 4), {"percentile": 0}, "percentile=0 is out of range; expected"),
         (torch.ones(5, 4, 4), {}, "5 channels has no colours; .* use mode='diverging'"),
         ([1.0], {}, "attribution is of type 'list'; expected a tensor or a NumPy array"),
         (torch.ones(4, 4), {}, r"shape \(4, 4\) cannot be shown; expected \(C, H, W\)"),

@@ -258,7 +258,7 @@ def test_layer_that_does_not_fit_the_layout_given_says_how_to_change_it():
 
 
 @pytest.mark.parametrize(
-    "image_layout", ["HWC", "CHW", "N", "NC", "NCC", "nchw", "NCDHWT", "N CHW", "", 3]
+    "image_layout", ["HWC", "CHW", "N", "NC", "NCC", "nchw", "NCDHWT", "N CHW", ""]
 )
 @pytest.mark.parametrize("kind", [GradCAM, Saliency, RISE, ScoreCAM, CAM, GroupCAM])
 def test_layout_that_is_none(kind, image_layout):

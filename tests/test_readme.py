@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,6 +50,22 @@ def test_code_gives_what_the_readme_says():
     assert names["picture"].shape == names["scene"].image.shape
 
 
+def test_first_snippet_and_the_demo_need_no_opencv(tmp_path):
+    """In a slim container OpenCV cannot be imported: there is no libGL."""
+    (tmp_path / "first.py").write_text(blocks("README.md")[0], encoding="utf-8")
+    code = (
+        "import sys, runpy; sys.modules['cv2'] = None; runpy.run_path('first.py')\n"
+        "from camlib.cli import main\n"
+        "main(['demo', '-o', 'demo.png'], prog_name='camlib')"
+    )
+    paths = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | paths, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
+
+
 def test_table_of_methods_is_current():
     rows = [
         f"| `{name}` | `{kind.__name__}` | {kind.paper()} | {kind.cost} |"
@@ -62,6 +81,15 @@ def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_ci_finds_the_test_command_of_the_readme():
+    [pattern] = re.findall(r"grep -E '(.*)' README.md", (ROOT / ".ci/run").read_text())
+    found = re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(found) == 1
+    assert all(
+        (ROOT / "scripts" / name).stat().st_mode & 0o100 for name in ("test", "check", "docs")
+    )
 
 
 def test_every_module_stands_on_the_plan():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from camlib.layouts.reading import reading_of, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
+from camlib.methods.options import MapOptions
 from camlib.modules import Layers, check_ran, names, unwrap
+from camlib.options import checked
 from camlib.replay import Needs, Tail
 from camlib.targets import Target
 from camlib.targets.saturation import saturated
@@ -38,10 +40,8 @@ class LayerMethod(MapMethod):
             ``"geometric"``, ``"log_exp"``, ``"exp_mean"``, ``"scaled_max"``, ``"sum"``, as
             `camlib.maps.fuse` has them; ``None`` returns each, ``(N, L, H, W)``.
         layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
-        options: see `MapMethod`.
 
     Raises:
-        InputError: an option has no such value.
         LayerError: a layer is not in `model`.
         ModelError: `model` is not a module, or scripted.
     """
@@ -55,17 +55,17 @@ class LayerMethod(MapMethod):
     asks: ClassVar[bool] = True
     """Whether it needs a score. If not, none is asked for where the user gives no target."""
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
         fuse: Fuse = "mean",
-        layout: Layout | None = None,
-        **options: Any,
+        layout: Layout | Callable[[Tensor], Tensor] | None = None,
+        **options: Unpack[MapOptions],
     ) -> None:
         super().__init__(model, **options)
-        maps.check(fuse=fuse, normalize=self.normalize)
         self.layers = names(unwrap(model), layer)
         self._chosen = not self.layers
         self.fuse = fuse
@@ -245,6 +245,7 @@ class Unasked(Target):
         device: of the scores.
     """
 
+    @checked
     def __init__(self, count: int, device: torch.device) -> None:
         self.count = count
         self.device = device

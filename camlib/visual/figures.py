@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from camlib.errors import InputError
 from camlib.methods.explanation import Explanation
+from camlib.options import Count, Share, checked
 from camlib.visual.attribution import Mode
 from camlib.visual.columns import Labels, columns, painted
 from camlib.visual.page import PANEL, Row, draw
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def figure(
     images: Any,
     maps: Mapping[str, Any],
     *,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     labels: Labels | None = None,
     views: Sequence[View] = ("overlay",),
     mode: Mode = "centered",
-    alpha: float = 0.5,
+    alpha: Share = 0.5,
     colormap: str = "jet",
-    slices: int = 5,
+    slices: Count = 5,
     kind: Kind | None = None,
 ) -> Figure:
     """A matplotlib figure: a row for each image and view, a column for each entry of `maps`.

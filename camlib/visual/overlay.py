@@ -17,6 +17,7 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.maps import precise, resize
+from camlib.options import Share, checked
 from camlib.visual.pictures import Picture, check_unit, is_signal, is_volume, unpack_stored
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ _CACHED = 2**18
 """How many pixels are blended at once on a CPU."""
 
 
+@checked
 def overlay(
     image: Picture,
     heatmap: Tensor | NDArray[Any],
-    alpha: float = 0.5,
+    alpha: Share = 0.5,
     colormap: str = "jet",
     emphasize: bool = False,
-    threshold: float | None = None,
+    threshold: Share | None = None,
 ) -> Picture:
     """`image` under the colours of `heatmap`: ``(1 - alpha) * image + alpha * colour``.
 
@@ -66,9 +68,6 @@ def overlay(
     if is_volume(image):
         count, size = len(image), image.shape[2:]
     heat = precise(_heat(heatmap, count, len(size)).to(pixels.device))
-    for name, fraction in (("alpha", alpha), ("threshold", threshold or 0)):
-        if not 0 <= fraction <= 1:
-            raise InputError(f"{name}={fraction!r} is out of range; expected a number from 0 to 1")
     stored = pixels.dtype == torch.uint8
     check_unit(heatmap=heat, **({} if stored else {"image": pixels}))
     white = 255 if stored else 1
