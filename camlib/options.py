@@ -51,6 +51,7 @@ class Range:
         return f"{low}, below {self.high}" if self.below else f"{low} up to {self.high}"
 
 
+@dataclass(frozen=True)
 class Filled:
     """Sequences with something in them."""
 
