@@ -72,6 +72,7 @@ ORDER = [
     "methods.smooth",
     "methods.augmented",
     "methods",
+    "metrics",
     "visual",
     "integrations",
     "zoo",
