@@ -151,12 +151,13 @@ class Curve(Measure):
     """
 
     insert = False
+    usual: Baseline = "zero"
 
     def __init__(
         self,
         score: Asked = "probability",
         step: int | None = None,
-        baseline: Baseline = "zero",
+        baseline: Baseline | None = None,
         seed: int = 0,
         curve: bool = False,
     ) -> None:
@@ -168,7 +169,7 @@ class Curve(Measure):
                 "function of the images"
             )
         self.step = step
-        self.baseline = baseline
+        self.baseline = self.usual if baseline is None else baseline
         self.seed = seed
         self.curve = curve
 
@@ -200,6 +201,7 @@ class Insertion(Curve):
 
     higher = True
     insert = True
+    usual = "blur"
 
 
 def deletion(

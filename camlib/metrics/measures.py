@@ -130,8 +130,8 @@ class Measuring(Calling):
             image = given.run.inputs.at_places(image.to(given.image.dtype))
             rows = chunk[:, 1].to(device)
             found = scores_at(given.run, given.samples(rows), image, target)
-            each = found.chunk(len(kinds), 1)
-            return torch.stack([given.picked(rows, part) for part in each], 1)
+            by_kind = found.chunk(len(kinds), 1)
+            return torch.stack([given.picked(rows, part) for part in by_kind], 1)
 
         found = [part for _, part in self.chunks.run(scores, items, given.run.inputs.image)]
         if not found:
@@ -141,7 +141,7 @@ class Measuring(Calling):
         for (changed, wanted), part, count in zip(asked.items(), parts, counts, strict=True):
             for kind in wanted:
                 own = part[:, kinds.index(kind)]
-                given._scores[changed, kind] = own.reshape(len(given.values), count, -1)
+                given._scores[changed, kind] = own.reshape(len(given.values), count, own.shape[1])
 
 
 class _Joined(Target):
