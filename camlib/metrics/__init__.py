@@ -14,12 +14,18 @@ from camlib.metrics.localisation import (
     pointing_game,
     relevance_rank_accuracy,
 )
+from camlib.metrics.randomisation import (
+    Randomisation,
+    parameter_randomisation,
+    random_logit,
+)
 from camlib.metrics.regions import Regions, localize
 from camlib.metrics.removal import road
 from camlib.metrics.stability import coherency, complexity, sensitivity_max
 
 __all__ = [
     "FAITHFULNESS",
+    "Randomisation",
     "Regions",
     "adcc",
     "arcc",
@@ -39,8 +45,10 @@ __all__ = [
     "localize",
     "max_box_accuracy",
     "mean_by_class",
+    "parameter_randomisation",
     "pixel_average_precision",
     "pointing_game",
+    "random_logit",
     "relevance_rank_accuracy",
     "road",
     "sensitivity_max",

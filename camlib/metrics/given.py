@@ -100,6 +100,11 @@ class Given:
         found: Made = self._made[key]
         return found
 
+    def by_class(self, values: Tensor) -> Tensor:
+        """`values` of maps ``(R,)`` for each class that a map is of, ``(R, K)``."""
+        count = 1 if self.own or not self.run.shape else self.run.shape[0]
+        return values[:, None].expand(-1, count)
+
     def shaped(self, values: Tensor) -> Tensor:
         """`values` ``(R, K, ...)`` by sample: ``(N, ...)``, or ``(N, K, ...)`` for several."""
         return values.reshape(len(self.run.inputs), *self.run.shape, *values.shape[2:])

@@ -128,7 +128,7 @@ class Coherency(Asking):
         for rows, _, values in explained(given, self.method, Masked()):
             again, before = values.flatten(1).double(), given.values[rows].flatten(1).double()
             found[rows] = ((1 + pearson(before, again, 1)) / 2).to(found.dtype)
-        return _classes(given, found)
+        return given.by_class(found)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class SensitivityMax(Asking):
         for rows, numbers, values in explained(given, self.method, self.shaken):
             apart[rows, numbers] = (values - given.values[rows]).flatten(1).norm(dim=1)
         size = given.values.flatten(1).norm(dim=1)
-        return _classes(given, apart.amax(1) / size.where(size > 0, 1))
+        return given.by_class(apart.amax(1) / size.where(size > 0, 1))
 
 
 class Complexity(Measure):
@@ -200,13 +200,7 @@ class Complexity(Measure):
 
     def values(self, given: Given) -> Tensor:
         """The mean of the map."""
-        return _classes(given, given.values.flatten(1).mean(1))
-
-
-def _classes(given: Given, values: Tensor) -> Tensor:
-    """`values` of maps ``(R,)`` for each class that they are measured for, ``(R, K)``."""
-    count = 1 if given.own or not given.run.shape else given.run.shape[0]
-    return values[:, None].expand(-1, count)
+        return given.by_class(given.values.flatten(1).mean(1))
 
 
 def coherency(
