@@ -73,6 +73,8 @@ from camlib.methods import (
 )
 
 if TYPE_CHECKING:
+    from camlib import metrics
+    from camlib.metrics import localize
     from camlib.visual import figure, to_image
     from camlib.visual.overlay import overlay
 
@@ -145,6 +147,8 @@ __all__ = [
     "figure",
     "layers",
     "layouts",
+    "localize",
+    "metrics",
     "overlay",
     "targets",
     "to_image",
@@ -152,7 +156,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What draws is loaded when it is asked for: training scripts do not."""
+    """What draws or measures is loaded when it is asked for: training scripts do not."""
+    if name in ("localize", "metrics"):
+        metrics = import_module("camlib.metrics")
+        return metrics if name == "metrics" else metrics.localize
     if name in ("figure", "overlay", "to_image", "visual"):
         visual = import_module("camlib.visual")
         return visual if name == "visual" else getattr(visual, name)

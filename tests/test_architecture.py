@@ -73,6 +73,7 @@ ORDER = [
     "methods.augmented",
     "methods",
     "metrics",
+    "metrics.accumulators",
     "visual",
     "integrations",
     "zoo",
@@ -80,10 +81,14 @@ ORDER = [
 ]
 """From the ground up: a module imports only from those before it, or from its own package."""
 
-UPWARD = {("methods.explanation", "visual"), ("methods.concepts", "visual")}
+UPWARD = {
+    ("methods.explanation", "visual"),
+    ("methods.concepts", "visual"),
+    ("metrics", "visual"),
+}
 """A result draws itself: it asks for `visual` when it is asked to."""
 
-FREE = {"visual", "integrations", "zoo", "cli"}
+FREE = {"metrics.accumulators", "visual", "integrations", "zoo", "cli"}
 """Where third parties other than torch may be imported."""
 
 
@@ -170,6 +175,17 @@ def test_drawing_is_loaded_when_it_is_asked_for():
     assert run(code) == ["False", "camlib.visual.overlay", "True"]
     with pytest.raises(AttributeError, match="module 'camlib' has no attribute 'overly'"):
         camlib.overly  # noqa: B018
+
+
+def test_metrics_need_torch_alone():
+    code = (
+        "import sys, camlib; print('camlib.metrics' in sys.modules); "
+        "camlib.localize; print(*sys.modules)"
+    )
+    first, *loaded = run(code)
+    assert first == "False"
+    assert "camlib.metrics.faithfulness" in loaded
+    assert not {"torchmetrics", "numpy.testing", "scipy", "camlib.visual"} & set(loaded)
 
 
 def test_the_test_above_would_see_it():

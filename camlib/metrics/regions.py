@@ -41,10 +41,10 @@ class Regions(Drawn):
     boxes: list[Tensor]
 
     def figure(self, images: Any = None, **options: Any) -> Figure:
-        """The boxes on the heatmaps, on `images` if given; see `camlib.visual.region_figure`."""
-        from camlib.visual import region_figure
+        """The boxes on the heatmaps, on `images` if given, as `camlib.visual.figure` draws them."""
+        from camlib.visual import figure
 
-        return region_figure(self, images, **options)
+        return figure(images, {"regions": self}, **options)
 
     def __repr__(self) -> str:
         counts = [len(boxes) for boxes in self.boxes]

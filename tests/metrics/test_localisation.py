@@ -7,6 +7,7 @@ import pytest
 import torch
 from metrics_reference import order
 
+import camlib
 from camlib import InputError, metrics
 from camlib.metrics.regions import connected
 
@@ -251,3 +252,26 @@ def test_localize():
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call(*maps_and_masks())
+
+
+def test_figure_draws_the_boxes():
+    heatmap = torch.zeros(2, 40, 60)
+    heatmap[0, 10:20, 20:50] = 1
+    seen = metrics.localize(heatmap)
+    picture = torch.zeros(2, 3, 80, 120)
+    drawn = camlib.figure(picture, {"Grad-CAM": seen}, views=("overlay", "cells"))
+    panels = [axes.images[0].get_array() for axes in drawn.axes if axes.images]
+    for panel in (panels[1], panels[3]):
+        white = torch.from_numpy(panel == 255).all(2)
+        assert panel.shape == (80, 120, 3)
+        assert white[20, 40:100].all()
+        assert white[20:40, 40].all()
+        assert white[39, 40:100].all()
+        assert not white[22:38, 42:98].any()
+        assert not white[:20].any()
+    assert not (panels[5] == 255).all(2).any()
+    texts = [text.get_text() for text in drawn.texts]
+    assert {"1 region", "0 regions"} <= set(texts)
+    assert seen.figure() is not None
+    with pytest.raises(InputError, match=r"has the regions of 2 picture\(s\)"):
+        camlib.figure(picture[:1], {"Grad-CAM": seen})
