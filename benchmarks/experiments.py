@@ -204,7 +204,7 @@ def ablation(options: Options) -> Iterable[Table]:
 def metrics(options: Options) -> Iterable[Table]:
     """Metrics of maps, beside plain passes over as many images and the other libraries."""
     for title, count in PASSES.items():
-        batch = 16 if title == "confidence" else 2 if title == "road" else 4
+        batch = 16 if title == "confidence" else 1
         setting = Setting("mobilenet_v2", batch=batch, device=options.device)
         calls = {PLAIN: plain(setting, batch * count)}
         failed: dict[str, str] = {}
@@ -213,7 +213,7 @@ def metrics(options: Options) -> Iterable[Table]:
                 calls[library] = measuring(setting, title, library)
             except Exception as error:
                 failed[library] = sentence(error)
-        rounds = min(options.rounds, 3) if title == "road" else options.rounds
+        rounds = min(options.rounds, 3)
         found, stopped = times(calls, rounds, PLAIN)
         failed |= stopped
         rows = [

@@ -43,11 +43,7 @@ def imputed(images: Tensor, missing: Tensor, tolerance: float = 1e-5) -> Tensor:
     hole = missing.to(values)
     known = values * (1 - hole)
     system = _Grid.of(hole)
-    right = torch.zeros_like(values)
-    for (down, across), weight in _WEIGHTS.items():
-        near = _shifted(known, down, across) + _shifted(known, -down, -across)
-        right = right.add_(near, alpha=weight)
-    right = right.mul_(hole)
+    right = _neighbours(known).mul_(hole)
     found = system.cycle(right)
     residual = right - system.applied(found)
     goal = tolerance * right.flatten(2).norm(dim=2)[..., None, None]
@@ -75,21 +71,18 @@ class _Grid:
     Attributes:
         ties: strength of the tie from each place to the one at an offset, ``(N, 1, H, W)``.
         known: strength of the ties to known pixels.
+        hole: 1 for each missing pixel, if places are pixels and not blocks.
     """
 
     ties: dict[tuple[int, int], Tensor]
     known: Tensor
+    hole: Tensor | None = None
 
     @classmethod
     def of(cls, hole: Tensor) -> _Grid:
         """The grid of the pixels where `hole` is 1."""
         ties = {o: w * hole * _shifted(hole, *o) for o, w in _WEIGHTS.items()}
-        rest = torch.zeros_like(hole)
-        for (down, across), weight in _WEIGHTS.items():
-            for sign in (1, -1):
-                inside = _shifted(1 - hole, sign * down, sign * across)
-                rest = rest + weight * inside
-        return cls(ties, rest * hole)
+        return cls(ties, _neighbours(1 - hole) * hole, hole)
 
     @cached_property
     def total(self) -> Tensor:
@@ -136,8 +129,10 @@ class _Grid:
         return _Grid({offset: tie / 2 for offset, tie in ties.items()}, whole)
 
     def applied(self, values: Tensor) -> Tensor:
-        """The system's matrix times `values` ``(N, C, H, W)``."""
+        """The matrix times `values` ``(N, C, H, W)``, which are 0 where nothing is missing."""
         found = self.total * values
+        if self.hole is not None:  # all ties are alike
+            return found.sub_(_neighbours(values).mul_(self.hole))
         for (down, across), tie in self.ties.items():
             found = found.sub_(tie * _shifted(values, down, across))
             found = found.sub_(_shifted(tie * values, -down, -across))
@@ -162,6 +157,14 @@ def _shifted(values: Tensor, down: int, across: int) -> Tensor:
     height, width = values.shape[2:]
     padded = F.pad(values, (max(-across, 0), max(across, 0), max(-down, 0), max(down, 0)))
     return padded[..., max(down, 0) :, max(across, 0) :][..., :height, :width]
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """The weighted sum of what is around each place: rows first, then columns."""
+    padded = F.pad(values, (1, 1, 1, 1))
+    rows = (2 * padded[..., 1:-1, :]).add_(padded[..., :-2, :]).add_(padded[..., 2:, :])
+    found = (2 * rows[..., 1:-1]).add_(rows[..., :-2]).add_(rows[..., 2:])
+    return found.sub_(values, alpha=4).div_(12)
 
 
 def _halved(values: Tensor) -> Tensor:
