@@ -73,7 +73,8 @@ from camlib.methods import (
 )
 
 if TYPE_CHECKING:
-    from camlib import visual, zoo
+    from camlib import metrics, visual, zoo
+    from camlib.metrics import localize
     from camlib.visual import figure, to_image
     from camlib.visual.overlay import overlay
 
@@ -146,6 +147,8 @@ __all__ = [
     "figure",
     "layers",
     "layouts",
+    "localize",
+    "metrics",
     "overlay",
     "targets",
     "to_image",
@@ -155,9 +158,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What draws, and the built-in network, are loaded when they are asked for."""
-    if name in ("visual", "zoo"):
+    """What draws or measures, and the built-in network, are loaded when they are asked for."""
+    if name in ("metrics", "visual", "zoo"):
         return import_module(f"camlib.{name}")
+    if name == "localize":
+        return import_module("camlib.metrics").localize
     if name in ("figure", "overlay", "to_image"):
         return getattr(import_module("camlib.visual"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

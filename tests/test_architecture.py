@@ -76,6 +76,8 @@ ORDER = [
     "methods.smooth",
     "methods.augmented",
     "methods",
+    "metrics",
+    "metrics.accumulators",
     "visual",
     "integrations",
     "zoo",
@@ -84,10 +86,14 @@ ORDER = [
 ]
 """From the ground up: a module imports only from those before it, or from its own package."""
 
-UPWARD = {("methods.explanation", "visual"), ("methods.concepts", "visual")}
+UPWARD = {
+    ("methods.explanation", "visual"),
+    ("methods.concepts", "visual"),
+    ("metrics", "visual"),
+}
 """A result draws itself: it asks for `visual` when it is asked to."""
 
-FREE = {"visual", "integrations", "zoo", "cli"}
+FREE = {"metrics.accumulators", "visual", "integrations", "zoo", "cli"}
 """Where third parties other than torch may be imported."""
 
 
@@ -186,6 +192,17 @@ def test_tab_completion_shows_the_public_names_and_no_helpers():
     assert shown == 2 * sorted(names)
     assert {"overlay", "figure", "to_image", "visual", "zoo", "GradCAM"} <= set(names)
     assert not {"capture", "maps", "methods", "import_module"} & set(names)
+
+
+def test_metrics_need_torch_alone():
+    code = (
+        "import sys, camlib; print('camlib.metrics' in sys.modules); "
+        "camlib.localize; print(*sys.modules)"
+    )
+    first, *loaded = run(code)
+    assert first == "False"
+    assert "camlib.metrics.faithfulness" in loaded
+    assert not {"torchmetrics", "numpy.testing", "scipy", "camlib.visual"} & set(loaded)
 
 
 def test_the_test_above_would_see_it():

@@ -14,6 +14,7 @@ from torch import Tensor
 from camlib.errors import InputError
 from camlib.maps import normalize
 from camlib.methods.explanation import Explanation
+from camlib.metrics.regions import Regions
 from camlib.visual.attribution import Mode, to_image
 from camlib.visual.samples import AXES, Kind
 
@@ -31,6 +32,7 @@ class Column:
         cells: the heatmaps on the layer's own grid, ``(N, *grid)`` in [0, 1], where it is known.
         captions: under each map, in one or two lines.
         signed: whether the maps are attributions.
+        boxes: around regions of each map, ``(B, 4)``: left, top, right and bottom in its pixels.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Column:
     cells: Tensor
     captions: Sequence[str]
     signed: bool
+    boxes: Sequence[Tensor] = ()
 
 
 def painted(column: Column, mode: Mode) -> Column:
@@ -70,6 +73,8 @@ def columns(
     """
     if isinstance(value, Explanation):
         return _explained(title, value, count, kind, labels)
+    if isinstance(value, Regions):
+        return [_boxed(title, value, count, kind)]
     if not isinstance(value, Tensor | np.ndarray):
         raise InputError(
             f"maps[{title!r}] is of type {type(value).__name__!r}; expected heatmaps, attributions "
@@ -92,6 +97,18 @@ def columns(
             f"column; if these are no {kind}s, say so by kind="
         )
     return [Column(title, maps, maps, [""] * count, signed)]
+
+
+def _boxed(title: str, value: Regions, count: int, kind: Kind) -> Column:
+    if len(value.boxes) != count or kind != "picture":
+        raise InputError(
+            f"maps[{title!r}] has the regions of {len(value.boxes)} picture(s); expected those of "
+            f"{count} {kind}(s), as in images"
+        )
+    heat = normalize(value.heatmaps[:, None])[:, 0]
+    found = [len(boxes) for boxes in value.boxes]
+    captions = [f"{each} region{'s' * (each != 1)}" for each in found]
+    return Column(title, heat, heat, captions, False, value.boxes)
 
 
 def _explained(

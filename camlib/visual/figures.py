@@ -51,8 +51,8 @@ def figure(
             the smallest value to the largest.
         maps: by column title: heatmaps ``(N, H, W)`` in [0, 1], signed attributions
             ``(N, C, H, W)`` with 1 or 3 channels or those of `images`, or what
-            `cam.explain(...)` returned; of signals and volumes likewise. N may be left out for
-            one image. NumPy attributions have their channels last.
+            `cam.explain(...)` or `camlib.localize(...)` returned; of signals and volumes likewise.
+            N may be left out for one image. NumPy attributions have their channels last.
         names: what stands under each image.
         labels: the names of the classes, for maps that know their class.
         views: the rows of each image. ``("overlay", "emphasized")`` is the usual comparison;

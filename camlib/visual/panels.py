@@ -38,11 +38,13 @@ class Brush:
             return to_array(heat)
         under = heat.new_zeros(3, *heat.shape) if image is None else image
         if view == "cells":
-            return to_array(colorize(_cells(column, i, under.shape[1:]), self.colormap))
+            found = to_array(colorize(_cells(column, i, under.shape[1:]), self.colormap))
+            return _with_boxes(found, column, i)
         opacity = 1 if image is None else self.alpha
-        return to_array(
+        found = to_array(
             overlay(under, heat, opacity, self.colormap, emphasize=view == "emphasized")
         )
+        return _with_boxes(found, column, i)
 
     def signal(self, signal: Tensor | None, column: Column, i: int, view: View) -> Line:
         """`signal` ``(C, L)`` in the colours of map `i` of `column`; the map itself without one."""
@@ -59,6 +61,26 @@ class Brush:
         if view == "cells":
             heat = _cells(column, i, size)[None]
         return Line(heat if signal is None else signal, colorize(heat, self.colormap))
+
+
+def _with_boxes(picture: NDArray[Any], column: Column, i: int) -> NDArray[Any]:
+    """`picture` ``(H, W, 3)`` with white lines around the regions of map `i` of `column`."""
+    if not column.boxes:
+        return picture
+    found = picture.copy()
+    height, width = found.shape[:2]
+    down, across = (a / b for a, b in zip((height, width), column.maps.shape[1:], strict=True))
+    line = max(min(height, width) // 100, 1)
+    for left, top, right, bottom in column.boxes[i].tolist():
+        rows, columns = (
+            slice(round(start * scale), max(round(end * scale), round(start * scale) + 1))
+            for start, end, scale in ((top, bottom, down), (left, right, across))
+        )
+        inside = found[rows, columns]
+        inner = inside[line:-line, line:-line].copy()
+        inside[:] = 255
+        inside[line:-line, line:-line] = inner
+    return found
 
 
 def _cells(column: Column, i: int, size: Sequence[int]) -> Tensor:
