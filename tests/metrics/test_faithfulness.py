@@ -486,6 +486,30 @@ def test_other_models_inputs_and_targets():
     torch.testing.assert_close(found, expected)
 
 
+def test_lists_mappings_and_inference_mode():
+    net, batch, maps = convolutional(), images(2), torch.rand(2, 8, 8)
+    expected = metrics.faithfulness(net, batch, maps, 1, metrics=["deletion", "average_drop"])
+
+    class Listed(nn.Module):
+        def forward(self, pictures):
+            return {"logits": net(torch.stack(pictures))}
+
+    class Named(nn.Module):
+        def forward(self, pixels, scale):
+            return net(pixels * scale[:, None, None, None])
+
+    # What stands beside the image goes with its sample.
+    scale = torch.tensor([1.0, 0.5])
+    named = {"pixels": batch / scale[:, None, None, None], "scale": scale}
+    for model, given in ((Listed(), list(batch)), (Named(), named)):
+        with torch.inference_mode():
+            found = metrics.faithfulness(
+                model, given, maps, 1, metrics=["deletion", "average_drop"], batch_size=5
+            )
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
+
+
 def test_attributions_are_summed_over_channels(case):
     net, batch, _ = case
     signed = Saliency(net)(batch, 1)
