@@ -94,7 +94,7 @@ def read(path):
         return np.array(image)
 
 
-@pytest.mark.parametrize("options", [[], ["--all"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--all"], marks=pytest.mark.slow)])
 def test_demo_shows_methods_for_two_classes(folder, drawn, options):
     said = ["wrote camlib-demo.png"]
     if options:
@@ -347,6 +347,7 @@ def test_weights_that_cannot_be_downloaded(folder, monkeypatch):
     assert files(folder) == ["scene.png"]
 
 
+@pytest.mark.slow
 def test_networks_that_start_with_zeros_have_a_default_layer():
     assert done("layers", "vit_b_16").count("default") == 1
 

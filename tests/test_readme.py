@@ -27,7 +27,14 @@ def blocks(page):
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page == "docs/guide.md"))
+        for page in PAGES
+        if blocks(page)
+    ],
+)
 def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
@@ -102,6 +109,7 @@ def test_every_module_stands_on_the_plan():
             assert f"  {path.name}/ " in plan or f"  {path.name}/\n" in plan, path.name
 
 
+@pytest.mark.slow
 def test_examples_run_offline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for example in sorted((ROOT / "examples").glob("*.py")):
