@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import check_counts
 from camlib.metrics.baselines import Baseline, baseline_of
 from camlib.metrics.given import Given
 from camlib.metrics.measures import Measure, Perturbation, measured
+from camlib.options import Count, Seed, checked
 from camlib.targets.classes import Asked
 
 SUBSET = 224
@@ -59,16 +59,16 @@ class FaithfulnessCorrelation(Measure):
 
     higher = True
 
+    @checked
     def __init__(
         self,
         score: Asked = "logit",
-        draws: int = 100,
-        size: int | None = None,
+        draws: Count = 100,
+        size: Count | None = None,
         baseline: Baseline = "zero",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(score)
-        check_counts(draws=draws, size=size)
         self.replaced = Replaced(baseline, draws, size, seed)
 
     def needs(self) -> tuple[tuple[Perturbation, Asked], ...]:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import check_counts
 from camlib.errors import InputError
 from camlib.metrics.baselines import Baseline, baseline_of
 from camlib.metrics.given import Given
 from camlib.metrics.measures import Measure, Perturbation, measured
+from camlib.options import Count, Seed, checked
 from camlib.targets.classes import Asked
 
 STEPS = 28
@@ -104,16 +104,16 @@ class Curve(Measure):
     insert = False
     usual: Baseline = "zero"
 
+    @checked
     def __init__(
         self,
         score: Asked = "probability",
-        step: int | None = None,
+        step: Count | None = None,
         baseline: Baseline | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         curve: bool = False,
     ) -> None:
         super().__init__(score)
-        check_counts(step=step)
         if isinstance(baseline, str) and baseline not in ("zero", "blur"):
             raise InputError(
                 f"baseline={baseline!r} is not known; use 'zero', 'blur', a number, a tensor or a "

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import check_counts
 from camlib.errors import InputError
 from camlib.metrics.given import Given
 from camlib.metrics.measures import Measure, Perturbation, measured
+from camlib.options import Count, Seed, checked
 from camlib.targets.classes import Asked
 
 Change = Literal["gaussian", "square"] | Callable[[Tensor, int], Tensor]
@@ -82,18 +82,18 @@ class Infidelity(Measure):
 
     higher = False
 
+    @checked
     def __init__(
         self,
         score: Asked = "logit",
         change: Change = "square",
-        draws: int = 100,
+        draws: Count = 100,
         scale: float = 0.2,
-        side: int | None = None,
+        side: Count | None = None,
         normalize: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(score)
-        check_counts(draws=draws, side=side)
         if not callable(change) and change not in ("gaussian", "square"):
             raise InputError(
                 f"change={change!r} is not known; use 'square', 'gaussian' or a function of the "

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import check_counts
 from camlib.errors import InputError
+from camlib.inputs import ModelInputs
 from camlib.methods.base import Method
 from camlib.metrics.confidence import Masked
 from camlib.metrics.correlation import pearson
 from camlib.metrics.given import Given, by_row
 from camlib.metrics.measures import Measure, Perturbation, measured
+from camlib.options import Count, Positive, Seed, checked
 from camlib.targets.classes import Asked
 
 Explainer = Method | Callable[[Tensor, Any], Tensor]
@@ -62,7 +63,7 @@ def explanations(
     changed = inputs.at_places(image)
     asked = given.run.target[samples] if target is None else target
     if isinstance(method, Method):
-        found = method(inputs.of_samples(samples, changed), asked)
+        found = method(cast(ModelInputs, inputs.of_samples(samples, changed)), asked)
     else:
         classes = getattr(asked, "classes", asked)
         found = method(changed, asked if classes is None else classes)
@@ -163,17 +164,15 @@ class SensitivityMax(Asking):
     name = "sensitivity_max"
     higher = False
 
+    @checked
     def __init__(
         self,
         method: Explainer | None = None,
-        radius: float = 0.02,
-        draws: int = 10,
-        seed: int = 0,
+        radius: Positive = 0.02,
+        draws: Count = 10,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(method)
-        check_counts(draws=draws)
-        if not radius > 0:
-            raise InputError(f"radius={radius} is out of range; use a number above 0")
         self.shaken = Shaken(radius, draws, seed)
 
     def values(self, given: Given) -> Tensor:

@@ -528,7 +528,7 @@ def test_attributions_are_summed_over_channels(case):
         ({"score": "logit"}, "divides by the score, which has to be positive"),
         ({"score": "odds"}, "score='odds' is not known"),
         ({"tolerance": -1}, "tolerance=-1 is out of range"),
-        ({"batch_size": 0}, "batch_size=0 leaves nothing to do"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
     ],
 )
 def test_what_does_not_fit_average_drop_is_refused(change, message):
@@ -540,14 +540,14 @@ def test_what_does_not_fit_average_drop_is_refused(change, message):
 def test_what_does_not_fit_is_refused():
     net, batch, maps = convolutional(), images(2), torch.rand(2, 8, 8)
     for call, options, message in [
-        (metrics.deletion, {"step": 0}, "step=0 leaves nothing to do"),
+        (metrics.deletion, {"step": 0}, "step=0 is out of range"),
         (metrics.deletion, {"baseline": "grey"}, "baseline='grey' is not known"),
         (metrics.deletion, {"baseline": torch.rand(5, 5)}, "does not fit images"),
         (metrics.road, {"order": "morf"}, "order='morf' is not known"),
         (metrics.road, {"shares": (0, 0.5)}, "are out of range"),
         (metrics.road, {"noise": -1}, "noise=-1 is out of range"),
         (metrics.infidelity, {"change": "noise"}, "change='noise' is not known"),
-        (metrics.infidelity, {"draws": 0}, "draws=0 leaves nothing to do"),
+        (metrics.infidelity, {"draws": 0}, "draws=0 is out of range"),
         (metrics.coherency, {"method": None}, "pass method="),
         (metrics.sensitivity_max, {"method": GradCAM(net), "radius": 0}, "radius=0 is out of"),
         (metrics.average_gain, {"score": "logit", "target": TARGETS}, "what a probability lacks"),
