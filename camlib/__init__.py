@@ -73,7 +73,7 @@ from camlib.methods import (
 )
 
 if TYPE_CHECKING:
-    from camlib.visual import figure, to_image
+    from camlib.visual import figure, load, to_image
     from camlib.visual.overlay import overlay
 
 __version__ = "0.1.0"
@@ -145,6 +145,7 @@ __all__ = [
     "figure",
     "layers",
     "layouts",
+    "load",
     "overlay",
     "targets",
     "to_image",
@@ -153,7 +154,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What draws is loaded when it is asked for: training scripts do not."""
-    if name in ("figure", "overlay", "to_image", "visual"):
+    if name in ("figure", "load", "overlay", "to_image", "visual"):
         visual = import_module("camlib.visual")
         return visual if name == "visual" else getattr(visual, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,10 +19,11 @@ from camlib.cli.arguments import (
     scenenet,
     untrained_named,
 )
-from camlib.cli.files import read, save_array, writing
+from camlib.cli.files import save_array, writing
 from camlib.cli.terminal import bar, first_line, say, table, warnings_in_a_line
 from camlib.errors import CamlibError, InputError, ModelError
 from camlib.visual import figure, save_picture
+from camlib.visual.reading import read
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -82,13 +82,15 @@ class Explanation(Drawn):
 
         Args:
             images: what was explained: a batch ``(N, C, H, W)`` or ``(N, C, D, H, W)`` in [0, 1]
-                or uint8, with its axes as the model takes them, or one image of any kind that
-                `camlib.overlay` takes. The result has its channels after the samples.
+                or uint8, with its axes as the model takes them; what `camlib.load` returned; or
+                any picture that `camlib.overlay` takes, or a list of these, with ``transform=``
+                where the model saw another size. The result of a batch has its channels after the
+                samples.
             options: of `camlib.overlay`.
         """
         from camlib.visual import overlay
 
-        return overlay(self.channels_first(images), self.heatmap, **options)
+        return overlay(images, self, **options)
 
     def channels_first(self, values: Any) -> Any:
         """`values`, a batch with the axes of the input, with channels after the samples.
