@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,18 @@ class Drawn(ABC):
         """The result beside or on `images`, if given."""
 
     def show(self, images: Any = None, **options: Any) -> None:
-        """Display the figure, in a notebook."""
-        from IPython.display import display
+        """Display the figure, in a notebook.
 
-        display(self.figure(images, **options))
+        Raises:
+            InputError: there is no notebook.
+        """
+        running = sys.modules.get("IPython")
+        if running is None or running.get_ipython() is None:
+            raise InputError(
+                "show() displays a figure in a notebook, and none is running; write it to a file: "
+                "save('figure.png'), with the same arguments behind the name"
+            )
+        running.display.display(self.figure(images, **options))
 
     def save(self, path: str | Path, images: Any = None, **options: Any) -> None:
         """Write the figure to `path`; the suffix says the format."""

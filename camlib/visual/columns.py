@@ -31,6 +31,7 @@ class Column:
         cells: the heatmaps on the layer's own grid, ``(N, *grid)`` in [0, 1], where it is known.
         captions: under each map, in one or two lines.
         signed: whether the maps are attributions.
+        seen: the size of what the model saw, where it is known.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Column:
     cells: Tensor
     captions: Sequence[str]
     signed: bool
+    seen: tuple[int, ...] = ()
 
 
 def painted(column: Column, mode: Mode) -> Column:
@@ -112,6 +114,7 @@ def _explained(
     further = heatmap.ndim > axes + 2
     scores = value.score.reshape(count, -1).tolist()
     target = None if value.target is None else value.target.reshape(count, -1).tolist()
+    seen = value.size if axes == AXES["picture"] else ()
     found = []
     for k in range(heatmap.shape[1]):
         captions = [
@@ -128,7 +131,8 @@ def _explained(
             maps, cells = maps[:, None], cells[:, None]
         cells = normalize(cells)
         for j, name in enumerate(value.layers if further else [", ".join(value.layers)]):
-            found.append(Column(f"{title}\n{name}", maps[:, j], cells[:, j], captions, False))
+            heads = f"{title}\n{name}"
+            found.append(Column(heads, maps[:, j], cells[:, j], captions, False, seen))
     return found
 
 

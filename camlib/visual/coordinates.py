@@ -47,6 +47,11 @@ class Grey(NamedTuple):
     across: float = 0
     down: float = 0
 
+    @property
+    def negative(self) -> Grey:
+        """White less this picture."""
+        return Grey(1 - self.base, -self.across, -self.down)
+
     def at(self, x: Any, y: Any) -> Any:
         """Its values at the positions `x` and `y`."""
         return self.base + self.across * x + self.down * y
@@ -177,10 +182,12 @@ def _dithered(grey: Grey, size: tuple[int, int]) -> NDArray[np.uint8]:
     """`grey` in 8 bits ``(H, W)`` that are right on the average of any few pixels."""
     # In steps of a 256th of 8 bits, one axis at a time: a photo may have a hundred megapixels.
     rows, columns = ((np.arange(length) + 0.5) / length for length in size)
-    across = ((grey.base + grey.across * columns) * 65280).astype(np.uint16)
-    steps = (grey.down * rows * 65280).astype(np.uint16)[:, None] + across[None]
+    across, down = (grey.base + grey.across * columns) * 65280, grey.down * rows * 65280
+    # Through signed integers: where one falls below zero, the sum does not.
+    across, down = (each.astype(np.int32).astype(np.uint16) for each in (across, down))
+    steps = down[:, None] + across[None]
     # Golden ratios in two dimensions: even over any neighbourhood.
-    rows, columns = (np.arange(length, dtype=np.uint64) for length in size)
-    noise = (rows * 193).astype(np.uint8)[:, None] + (columns * 146).astype(np.uint8)[None]
+    height, width = (np.arange(length) for length in size)
+    noise = (height * 193).astype(np.uint8)[:, None] + (width * 147).astype(np.uint8)[None]
     up = (steps & 255).astype(np.uint8) > noise
     return (steps >> 8).astype(np.uint8) + up

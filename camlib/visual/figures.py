@@ -9,11 +9,15 @@ from camlib.errors import InputError
 from camlib.methods.explanation import Explanation
 from camlib.visual.attribution import Mode
 from camlib.visual.columns import Labels, columns, painted
+from camlib.visual.overlay import Channels, Fit
 from camlib.visual.page import PANEL, Row, draw
 from camlib.visual.panels import Brush, View
-from camlib.visual.pictures import to_array
+from camlib.visual.photos import Photos
+from camlib.visual.pictures import check_choices, to_array
+from camlib.visual.placement import Placement, placements_of
 from camlib.visual.samples import Kind, channels_of, count_of, kind_of, read
 from camlib.visual.signals import WIDTH, Line
+from camlib.visual.transforms import Transform
 from camlib.visual.volumes import as_slices
 
 if TYPE_CHECKING:
@@ -29,9 +33,13 @@ def figure(
     views: Sequence[View] = ("overlay",),
     mode: Mode = "centered",
     alpha: float = 0.5,
-    colormap: str = "jet",
+    colormap: Any = "jet",
     slices: int = 5,
     kind: Kind | None = None,
+    transform: Transform | Placement | None = None,
+    fit: Fit | None = None,
+    channels: Channels = "RGB",
+    veil: float = 0,
 ) -> Figure:
     """A matplotlib figure: a row for each image and view, a column for each entry of `maps`.
 
@@ -42,11 +50,11 @@ def figure(
     volumes and clips some slices or frames are shown, among them the hottest of each column.
 
     Args:
-        images: one picture as for `overlay`, a batch ``(N, C, H, W)``, or a list of pictures,
-            which may differ in size; a tensor of signals ``(N, C, L)`` or of volumes or clips
-            ``(N, C, D, H, W)``; ``None`` shows the maps alone. Pictures and volumes of a tensor
-            with neither 1 nor 3 channels are shown as the mean of their channels in grey, from
-            the smallest value to the largest.
+        images: one picture as for `overlay`, a batch ``(N, C, H, W)``, a list of pictures, which
+            may differ in size, or what `camlib.load` returned; a tensor of signals ``(N, C, L)`` or
+            of volumes or clips ``(N, C, D, H, W)``; ``None`` shows the maps alone. Pictures and
+            volumes of a tensor with neither 1 nor 3 channels are shown as the mean of their
+            channels in grey, from the smallest value to the largest.
         maps: by column title: heatmaps ``(N, H, W)`` in [0, 1], signed attributions
             ``(N, C, H, W)`` with 1 or 3 channels or those of `images`, or what
             `cam.explain(...)` returned; of signals and volumes likewise. N may be left out for
@@ -64,6 +72,11 @@ def figure(
         kind: what one sample is, where shapes cannot tell. By default explanations do, then a
             tensor of five axes holds volumes, one whose heatmaps are ``(N, L)`` signals, and
             everything else is a picture.
+        transform: what made the model's input from pictures, see `overlay`; attributions too then
+            lie where the model looked.
+        fit: see `overlay`.
+        channels: ``"BGR"`` for pictures as OpenCV reads them.
+        veil: how dark the part of a picture becomes that the model did not see, from 0 to 1.
 
     Raises:
         InputError: an argument that does not fit; the message says what to do.
@@ -84,24 +97,31 @@ def figure(
         if isinstance(value, Explanation):
             images = value.channels_first(images)
             break
+    check_choices(fit=(fit, Fit), channels=(channels, Channels))
+    placements: Sequence[Placement] = ()
+    if isinstance(images, Photos):
+        images, placements = list(images.pictures), images.placements
     kind = kind_of(images, maps, kind)
+    if transform is not None and images is not None and kind == "picture":
+        placements = placements_of(transform, images)
     samples = None if images is None else read(images, kind)
     count = count_of(next(iter(maps.values())), kind) if samples is None else len(samples)
     names = [""] * count if names is None else [names] if isinstance(names, str) else names
     if len(names) != count:
         raise InputError(f"names has {len(names)} entries; expected one for each of {count} images")
-    channels = channels_of(images, kind)
+    if samples is not None and channels == "BGR":
+        samples = [values.flip(0) for values in samples]
     shown = [
         column
         for title, value in maps.items()
-        for column in columns(title, value, count, kind, channels, labels)
+        for column in columns(title, value, count, kind, channels_of(images, kind), labels)
     ]
     places = [""] * count
     if kind == "volume":
         samples, shown, names, places = as_slices(samples, shown, names, slices, mode)
     elif kind == "picture":
         shown = [painted(column, mode) for column in shown]
-    brush = Brush(mode, alpha, colormap)
+    brush = Brush(mode, alpha, colormap, placements, fit, veil)
     panel = brush.signal if kind == "signal" else brush.picture
     rows = []
     for i, place in enumerate(places):

@@ -31,6 +31,7 @@ from camlib.visual.pictures import (
     unpack_stored,
 )
 from camlib.visual.placement import Placement, by, check_shape, may_be_grid, measured
+from camlib.visual.style import imported
 from camlib.visual.transforms import Transform
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def overlay(
             "channels": channels,
             "veil": veil,
         }
-        return _each(image, heatmap, transform, options)  # type: ignore[return-value]
+        return _each(image, heatmap, transform, options)
     seen: tuple[int, ...] | None = None
     if isinstance(heatmap, Explanation):
         image, seen, heatmap = heatmap.channels_first(image), heatmap.size, _heatmap(heatmap)
@@ -201,8 +202,7 @@ def color_table(colormap: Any, device: torch.device, steps: int = 256) -> Tensor
 
 @lru_cache(maxsize=64)
 def _named_colors(colormap: str, device: torch.device, steps: int) -> Tensor:
-    import matplotlib
-
+    matplotlib = imported()
     if colormap not in matplotlib.colormaps:
         near = get_close_matches(colormap, matplotlib.colormaps, n=1)
         advice = f"did you mean {near[0]!r}?" if near else "use a name in matplotlib.colormaps"

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from camlib.visual.style import check_letters, house_style, new_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -66,9 +68,12 @@ def draw(titles: Sequence[str], rows: Sequence[Row], panel: float = PANEL) -> Fi
         rows: of the page.
         panel: the width of a panel in inches.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    check_letters([*titles, *(text for row in rows for text in (*row.captions, row.label))])
+    with house_style():
+        return _drawn(titles, rows, panel)
 
+
+def _drawn(titles: Sequence[str], rows: Sequence[Row], panel: float) -> Figure:
     # Measuring text is slow, and captions repeat.
     written = {*titles, *(caption for row in rows for caption in row.captions)}
     fitted = {text: _fit(text, panel) for text in written}
@@ -82,10 +87,7 @@ def draw(titles: Sequence[str], rows: Sequence[Row], panel: float = PANEL) -> Fi
     width = left + len(titles) * (panel + _GAP)
     height = top + sum(heights) + sum(below) + _GAP * len(rows)
 
-    figure = Figure(figsize=(width, height), dpi=150, layout=None)
-    # Whoever has set constrained layout as the default would see the panels moved.
-    figure.set_layout_engine("none")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
 
     def write(x: float, y: float, text: str, **where: Any) -> None:
         # A class may be called "$100"; the default would read that as mathematics.

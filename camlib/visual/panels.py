@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from camlib.errors import InputError
 from camlib.maps import resize
 from camlib.visual.attribution import Mode, to_image
 from camlib.visual.columns import Column
-from camlib.visual.overlay import colorize, emphasized, overlay
+from camlib.visual.overlay import Fit, colorize, emphasized, overlay
 from camlib.visual.pictures import check_unit, to_array
+from camlib.visual.placement import Placement, by, check_shape
 from camlib.visual.signals import Line
 
 if TYPE_CHECKING:
@@ -25,24 +28,58 @@ View = Literal["overlay", "emphasized", "cells"]
 
 @dataclass(frozen=True)
 class Brush:
-    """How maps are painted; the attributes are arguments of `camlib.visual.figure`."""
+    """How maps are painted; the attributes are arguments of `camlib.visual.figure`.
+
+    Attributes:
+        placements: where the input of the model lies on each picture; none if it is all of it.
+    """
 
     mode: Mode
     alpha: float
-    colormap: str
+    colormap: Any
+    placements: Sequence[Placement] = ()
+    fit: Fit | None = None
+    veil: float = 0
 
     def picture(self, image: Tensor | None, column: Column, i: int, view: View) -> NDArray[Any]:
         """Map `i` of `column` over `image` ``(3, H, W)``; attributions are painted already."""
         heat = column.maps[i]
+        placement = self.placements[i] if self.placements and image is not None else None
         if column.signed:
-            return to_array(heat)
+            return to_array(heat if placement is None else self._placed(heat, placement))
         under = heat.new_zeros(3, *heat.shape) if image is None else image
-        if view == "cells":
+        if view == "cells" and placement is None:
             return to_array(colorize(_cells(column, i, under.shape[1:]), self.colormap))
         opacity = 1 if image is None else self.alpha
+        if placement is not None and view == "cells":
+            heat, opacity = _cells(column, i, placement.seen), 1
+        fit = self.fit
+        if image is not None and placement is None and fit is None and column.seen:
+            check_shape(column.seen, image.shape[1:], exact=True)
+            fit = "stretch"
         return to_array(
-            overlay(under, heat, opacity, self.colormap, emphasize=view == "emphasized")
+            overlay(
+                under,
+                heat,
+                opacity,
+                self.colormap,
+                emphasize=view == "emphasized",
+                transform=placement,
+                fit=fit,
+                veil=self.veil,
+            )
         )
+
+    def _placed(self, painted: Tensor, placement: Placement) -> Tensor:
+        """An attribution ``(3, h, w)``, painted, where it lies on a photo: ``(3, H, W)``, uint8."""
+        if painted.shape[1:] != placement.seen:
+            raise InputError(
+                f"transform makes an input of {by(placement.seen)} from this photo, but the "
+                f"attribution is of one of {by(painted.shape[1:])}; pass the transform that made it"
+            )
+        nothing = to_image(painted.new_zeros(3, 1, 1, dtype=torch.float32), self.mode)
+        values = placement.on_photo(painted[None].float())[0].round().to(torch.uint8)
+        return values.where(placement.covered(values.device), nothing)
 
     def signal(self, signal: Tensor | None, column: Column, i: int, view: View) -> Line:
         """`signal` ``(C, L)`` in the colours of map `i` of `column`; the map itself without one."""

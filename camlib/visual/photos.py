@@ -16,7 +16,7 @@ from camlib.errors import InputError
 from camlib.visual.coordinates import size_of
 from camlib.visual.placement import Placement, measured
 from camlib.visual.reading import read, rgb
-from camlib.visual.transforms import Transform, applied, called, is_processor
+from camlib.visual.transforms import Transform, applied, as_pil, called, is_processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +115,7 @@ def _applied(transform: Transform, picture: Any) -> Any:
     except Exception:
         if not isinstance(picture, np.ndarray):
             raise
-    from PIL.Image import fromarray
-
-    return applied(transform, fromarray(picture))
+    return applied(transform, as_pil(picture))
 
 
 def _tensor(result: Any, transform: Transform) -> Tensor:

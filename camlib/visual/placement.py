@@ -1,7 +1,7 @@
 """Where the input of a model lies on the photo that a transform made it from: measured.
 
-Pictures of coordinates go through the transform: black, white, grey that grows from left to right,
-and grey that grows from top to bottom. Black and white tell what the transform does to a value, so
+Pictures of coordinates go through the transform: black, white, grey that grows from left to right
+and from top to bottom, and the negatives of these two. Black and white tell what the transform does to a value, so
 that each grey that arrives is a position on the photo; a straight line through these positions is
 accurate to a small part of a pixel. A last picture, in which both coordinates are mixed, must
 arrive as the lines say, and the same each time.
@@ -37,7 +37,7 @@ from camlib.visual.coordinates import (
 )
 from camlib.visual.transforms import Transform, applied, called, picture_in
 
-_CHECKS = 8
+_CHECKS = 6
 """How often the last picture is sent: a flip drawn half of the time passes unseen once in 500."""
 
 _SNAP = 0.25
@@ -120,7 +120,13 @@ def measured(transform: Transform | Placement, photo: Any) -> Placement:
         def arrived(picture: Any) -> Tensor:
             return ((send(picture) - black) * change).sum(0) / strength.clamp(min=1e-12)
 
-        across, down = upright(arrived(make(ACROSS)), arrived(make(DOWN)))
+        # Halves of a value are rounded up, which the negative undoes.
+        across, down = upright(
+            *(
+                (arrived(make(each)) + 1 - arrived(make(each.negative))) / 2
+                for each in (ACROSS, DOWN)
+            )
+        )
         last = make(BLEND)
         checks = [arrived(last) for _ in range(_CHECKS)]
     if any((each - checks[0])[seen].abs().max() > 0.02 for each in checks[1:]):
@@ -133,6 +139,15 @@ def measured(transform: Transform | Placement, photo: Any) -> Placement:
     h, w = black.shape[1:]
     window = _snapped(rows, size[0]), _snapped(columns, size[1])
     return Placement(size, (h, w), window, transposed=columns.axis == 0)
+
+
+def placements_of(transform: Transform | Placement, images: Any) -> list[Placement]:
+    """Where the input lies on each picture of `images`, one picture, a batch or a list."""
+    found = []
+    for image in images if isinstance(images, list | tuple) else [images]:
+        count = len(image) if isinstance(image, Tensor) and image.ndim == 4 else 1
+        found += [measured(transform, image)] * count
+    return found
 
 
 def may_be_grid(grid: Sequence[int], size: Sequence[int]) -> bool:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from camlib.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 Transform = Callable[..., Any]
 """From a picture to what a model takes."""
@@ -33,7 +37,19 @@ def applied(transform: Transform, picture: Any) -> Any:
         return getattr(transform, "image_processor", transform)(picture, return_tensors="pt")
     if _is_of("albumentations", transform):
         return transform(image=np.asarray(picture))
+    if isinstance(picture, np.ndarray) and _is_of("torchvision.transforms.v2", transform):
+        # Version 2 hands arrays through untouched, up to where one becomes an image.
+        picture = as_pil(picture)
     return transform(picture)
+
+
+def as_pil(array: NDArray[Any]) -> Image:
+    """`array` ``(H, W)`` or ``(H, W, C)``, uint8 or floating point in [0, 1], as a PIL image."""
+    from PIL.Image import fromarray
+
+    if array.dtype.kind == "f":
+        array = (array * 255).round().astype(np.uint8)
+    return fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def is_processor(transform: Any) -> bool:
@@ -92,7 +108,7 @@ def _misfit(transform: Transform, what: str) -> InputError:
 
 
 def _is_of(library: str, transform: Any) -> bool:
-    return any(kind.__module__.partition(".")[0] == library for kind in type(transform).__mro__)
+    return any(f"{kind.__module__}.".startswith(f"{library}.") for kind in type(transform).__mro__)
 
 
 def _is_pil(image: Any) -> bool:
