@@ -236,7 +236,7 @@ def test_rounding_beyond_the_range_is_clipped(image, heatmap):
         (torch.full((3, 4, 4), torch.nan), "image holds values from nan to nan; expected finite"),
         (
             Image.new("F", (4, 4), 300.0),
-            r"holds floating point from 300 to 300; expected values in \[0, 1\] or \[0, 255\]; scale",
+            r"floating point from 300 to 300; expected values in \[0, 1\] or \[0, 255\]; scale",
         ),
     ],
 )

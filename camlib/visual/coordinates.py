@@ -182,12 +182,15 @@ def _dithered(grey: Grey, size: tuple[int, int]) -> NDArray[np.uint8]:
     """`grey` in 8 bits ``(H, W)`` that are right on the average of any few pixels."""
     # In steps of a 256th of 8 bits, one axis at a time: a photo may have a hundred megapixels.
     rows, columns = ((np.arange(length) + 0.5) / length for length in size)
-    across, down = (grey.base + grey.across * columns) * 65280, grey.down * rows * 65280
-    # Through signed integers: where one falls below zero, the sum does not.
-    across, down = (each.astype(np.int32).astype(np.uint16) for each in (across, down))
-    steps = down[:, None] + across[None]
+    across, down = (
+        # Through signed integers: where one falls below zero, the sum does not.
+        (each * 65280).astype(np.int32).astype(np.uint16)
+        for each in (grey.base + grey.across * columns, grey.down * rows)
+    )
+    steps: NDArray[np.uint16] = down[:, None] + across[None]
     # Golden ratios in two dimensions: even over any neighbourhood.
     height, width = (np.arange(length) for length in size)
     noise = (height * 193).astype(np.uint8)[:, None] + (width * 147).astype(np.uint8)[None]
     up = (steps & 255).astype(np.uint8) > noise
-    return (steps >> 8).astype(np.uint8) + up
+    dithered: NDArray[np.uint8] = (steps >> 8).astype(np.uint8) + up
+    return dithered

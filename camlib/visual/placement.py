@@ -1,10 +1,10 @@
 """Where the input of a model lies on the photo that a transform made it from: measured.
 
 Pictures of coordinates go through the transform: black, white, grey that grows from left to right
-and from top to bottom, and the negatives of these two. Black and white tell what the transform does to a value, so
-that each grey that arrives is a position on the photo; a straight line through these positions is
-accurate to a small part of a pixel. A last picture, in which both coordinates are mixed, must
-arrive as the lines say, and the same each time.
+and from top to bottom, and the negatives of these two. Black and white tell what the transform does
+to a value, so that each grey that arrives is a position on the photo; a straight line through these
+positions is accurate to a small part of a pixel. A last picture, in which both coordinates are
+mixed, must arrive as the lines say, and the same each time.
 """
 
 from __future__ import annotations

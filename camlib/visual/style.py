@@ -8,6 +8,7 @@ matplotlib's own: a name in Chinese, Japanese or Korean needs one that has its l
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ def imported() -> Any:
         import matplotlib
     except ValueError:
         wrong = os.environ.pop(_BACKEND)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]  # half imported
         try:
             import matplotlib
         finally:
