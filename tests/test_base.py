@@ -119,7 +119,8 @@ def notebook(monkeypatch, running=True):
     """What is displayed in a notebook that takes the place of IPython's."""
     shown = []
     display = SimpleNamespace(display=shown.append)
-    found = SimpleNamespace(get_ipython=lambda: object() if running else None, display=display)
+    kernel = object() if running else None
+    found = SimpleNamespace(get_ipython=lambda: kernel, display=display, version_info=(9, 0))
     monkeypatch.setitem(sys.modules, "IPython", found)
     return shown
 
