@@ -15,6 +15,7 @@ from camlib.cli.arguments import (
     destinations,
     device_named,
     method_named,
+    named,
     network_named,
     scenenet,
     untrained_named,
@@ -114,7 +115,21 @@ def demo(*, output: Path, seed: int, every: bool) -> None:
     default="DEFAULT",
     show_default=True,
     metavar="FILE|NAME",
-    help="A file with a state dict, or published weights, downloaded on first use.",
+    help="A file with weights, or the name of published ones, downloaded on first use.",
+)
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Names of the classes: a file with one a line, JSON, or a folder with a folder for each.",
+)
+@click.option(
+    "--multi-label", is_flag=True, help="Several classes may be present: sigmoid, not softmax."
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Read a whole pickled model, which can run any code: only if you know who made it.",
 )
 @click.option(
     "--layer",
@@ -155,6 +170,9 @@ def explain(
     images: tuple[Path, ...],
     model: str,
     weights: str,
+    classes: Path | None,
+    multi_label: bool,
+    trust: bool,
     layers: tuple[str, ...],
     methods: tuple[str, ...],
     targets: tuple[str, ...],
@@ -170,8 +188,9 @@ def explain(
     kinds = {name: method_named(name) for name in methods}
     places = destinations(images, output)
     where = device_named(device)
-    network = network_named(model, weights)
-    classes = list(dict.fromkeys(class_index(target, network.classes) for target in targets))
+    network = network_named(model, weights, trust=trust)
+    network = named(network, classes, several=multi_label)
+    asked = list(dict.fromkeys(class_index(target, network.classes) for target in targets))
     network.model.to(where)
     chosen = {name: built(kind, network, layers) for name, kind in kinds.items()}
     failed = False
@@ -179,7 +198,7 @@ def explain(
     for image, place in bar("images")(list(loop)) if len(images) > 1 else loop:
         try:
             with warnings_in_a_line(image):
-                _explain(image, place, network, chosen, classes, raw=raw)
+                _explain(image, place, network, chosen, asked, raw=raw)
         except CamlibError as error:
             failed = True
             about = "" if str(image) in str(error) else f"{image}: "
