@@ -115,6 +115,18 @@ def test_explanation_is_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["maps.png"]
 
 
+def test_notebook_shows_a_few_of_many_samples(monkeypatch):
+    from camlib import visual
+
+    drawn = []
+    real = visual.figure
+    monkeypatch.setattr(visual, "figure", lambda *args, **how: drawn.append(real(*args, **how)))
+    monkeypatch.setattr(visual, "to_png", lambda figure: b"")
+    many = torch.cat([images()] * 10)
+    GradCAM(pooled()).explain(many, target=0, relu=False)._repr_png_()
+    assert len(drawn[0].axes) == 16 < len(many)
+
+
 def notebook(monkeypatch, running=True):
     """What is displayed in a notebook that takes the place of IPython's."""
     shown = []

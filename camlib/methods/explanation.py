@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,10 @@ from camlib.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_SHOWN = 16
+"""How many samples a notebook shows of an explanation that is the value of a cell."""
 
 
 class Drawn(ABC):
@@ -121,9 +125,20 @@ class Explanation(Drawn):
         from camlib.visual import to_png
 
         try:
-            return to_png(self.figure())
+            return to_png(self._first(_SHOWN).figure())
         except InputError:  # maps in units of the score have no colours; a notebook shows the repr
             return None
+
+    def _first(self, count: int) -> Explanation:
+        """What was found for the first `count` samples."""
+        return replace(
+            self,
+            heatmap=self.heatmap[:count],
+            map=self.map[:count],
+            maps=tuple(each[:count] for each in self.maps),
+            score=self.score[:count],
+            target=None if self.target is None else self.target[:count],
+        )
 
     def __repr__(self) -> str:
         shape = tuple(self.heatmap.shape)

@@ -52,7 +52,7 @@ def painted(column: Column, mode: Mode) -> Column:
     return replace(column, maps=maps, cells=maps)
 
 
-def columns(
+def columns_of(
     title: str, value: Any, count: int, kind: Kind, channels: int | None, labels: Labels | None
 ) -> list[Column]:
     """The columns for one entry of a figure's maps, with a row for each of `count` samples.

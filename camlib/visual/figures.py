@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+import torch
+
 from camlib.errors import InputError
 from camlib.methods.explanation import Explanation
 from camlib.visual.attribution import Mode
-from camlib.visual.columns import Labels, columns, painted
-from camlib.visual.overlay import Channels, Fit
-from camlib.visual.page import PANEL, Row, draw
+from camlib.visual.columns import Labels, columns_of, painted
+from camlib.visual.overlay import Channels, Fit, colorize
+from camlib.visual.page import PANEL, Row, Scale, draw
 from camlib.visual.panels import Brush, View
 from camlib.visual.photos import Photos
 from camlib.visual.pictures import check_choices, to_array
@@ -40,6 +43,9 @@ def figure(
     fit: Fit | None = None,
     channels: Channels = "RGB",
     veil: float = 0,
+    columns: int = 1,
+    colorbar: bool = False,
+    panel: float | None = None,
 ) -> Figure:
     """A matplotlib figure: a row for each image and view, a column for each entry of `maps`.
 
@@ -77,6 +83,10 @@ def figure(
         fit: see `overlay`.
         channels: ``"BGR"`` for pictures as OpenCV reads them.
         veil: how dark the part of a picture becomes that the model did not see, from 0 to 1.
+        columns: how many images stand side by side.
+        colorbar: whether a bar tells the colours of heatmaps: each map has them from its own lowest
+            to its own highest value, unless it was given on another scale.
+        panel: the width of a picture in inches.
 
     Raises:
         InputError: an argument that does not fit; the message says what to do.
@@ -98,6 +108,8 @@ def figure(
             images = value.channels_first(images)
             break
     check_choices(fit=(fit, Fit), channels=(channels, Channels))
+    if columns < 1:
+        raise InputError(f"columns={columns!r} is out of range; expected 1 or more")
     placements: Sequence[Placement] = ()
     if isinstance(images, Photos):
         images, placements = list(images.pictures), images.placements
@@ -114,7 +126,7 @@ def figure(
     shown = [
         column
         for title, value in maps.items()
-        for column in columns(title, value, count, kind, channels_of(images, kind), labels)
+        for column in columns_of(title, value, count, kind, channels_of(images, kind), labels)
     ]
     places = [""] * count
     if kind == "volume":
@@ -122,12 +134,12 @@ def figure(
     elif kind == "picture":
         shown = [painted(column, mode) for column in shown]
     brush = Brush(mode, alpha, colormap, placements, fit, veil)
-    panel = brush.signal if kind == "signal" else brush.picture
+    paint = brush.signal if kind == "signal" else brush.picture
     rows = []
     for i, place in enumerate(places):
         for view in views:
             under = None if samples is None else samples[i]
-            panels = [panel(under, column, i, view) for column in shown]
+            panels: list[Any] = [paint(under, column, i, view) for column in shown]
             captions = [column.captions[i] for column in shown]
             if under is not None:
                 panels.insert(0, Line(under) if kind == "signal" else to_array(under))
@@ -142,4 +154,35 @@ def figure(
     titles = [column.title for column in shown]
     if samples is not None:
         titles.insert(0, "signal" if kind == "signal" else "image")
-    return draw(titles, rows, WIDTH if kind == "signal" else PANEL)
+    wide = min(columns, count)
+    scale = _scale(colormap) if colorbar and not all(column.signed for column in shown) else None
+    width = panel or (WIDTH if kind == "signal" else PANEL)
+    return draw(titles * wide, _side_by_side(rows, wide, len(views)), width, scale)
+
+
+def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
+    """`rows`, so many of each image, with `wide` images in each."""
+    if wide == 1:
+        return list(rows)
+    found = []
+    for start in range(0, len(rows), wide * views):
+        for view in range(views):
+            side = rows[start + view : start + wide * views : views]
+            panels = [each for row in side for each in row.panels]
+            captions = [each for row in side for each in row.captions]
+            missing = (wide - len(side)) * len(side[0].panels)
+            blank = np.full((1, 1, 3), 255, np.uint8)
+            found.append(
+                Row(
+                    panels=[*panels, *[blank] * missing],
+                    captions=[*captions, *[""] * missing],
+                    label=side[0].label,
+                    samples=wide,
+                )
+            )
+    return found
+
+
+def _scale(colormap: Any) -> Scale:
+    shades = colorize(torch.linspace(1, 0, 256)[:, None], colormap)
+    return Scale(to_array(shades), "high", "low", "each map by itself")
