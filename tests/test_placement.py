@@ -222,8 +222,11 @@ def test_transform_that_turns_a_photo_upright():
 def test_map_on_the_photo_is_that_of_a_loop(window, transposed):
     placement = Placement((20, 30), (4, 5), window, transposed)
     heat = torch.rand(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = placement.on_photo(heat[None, None])[0, 0]
-    covered = placement.covered(heat.device)
+    region = placement.region
+    covered = torch.zeros(20, 30, dtype=torch.bool)
+    covered[region] = True
+    found = torch.zeros(20, 30, dtype=heat.dtype)
+    found[region] = placement.on_region(heat[None, None])[0, 0]
     grid = heat.T if transposed else heat
     rows, columns = grid.shape
     for i in range(20):
@@ -240,6 +243,12 @@ def test_map_on_the_photo_is_that_of_a_loop(window, transposed):
             lower = grid[c, b] * (1 - x + b) + grid[c, d] * (x - b)
             expected = upper * (1 - y + a) + lower * (y - a) if inside else 0
             assert found[i, j] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_photo_beside_all_that_the_model_saw():
+    placement = Placement((20, 30), (4, 5), ((1.5, 2.0), (0.0, 1.0)))
+    image = torch.rand(3, 20, 30)
+    assert torch.equal(overlay(image, torch.rand(4, 5), transform=placement), image)
 
 
 def test_what_the_model_did_not_see_is_left_as_it_is_or_veiled(photo):

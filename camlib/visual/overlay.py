@@ -121,8 +121,12 @@ def overlay(
     stored = pixels.dtype == torch.uint8
     check_unit(heatmap=heat, **({} if stored else {"image": pixels}))
     placement = _placement(transform, image, heat.shape[1:], seen)
-    covered = None if placement is None else placement.covered(pixels.device)
-    if placement is None and fit is None and len(size) == 2:
+    photo, region = pixels, (slice(None), slice(None))
+    if placement is not None:
+        region = placement.region
+        pixels = photo[..., region[0], region[1]]
+        size = pixels.shape[2:]
+    elif fit is None and len(size) == 2:
         check_shape(seen or heat.shape[1:], size, exact=seen is not None)
     white = 255 if stored else 1
     colors = color_table(colormap, pixels.device) * (alpha * white)
@@ -131,13 +135,13 @@ def overlay(
     deep = len(pixels) // count
     blended = pixels.new_empty(pixels.shape)
     # Parts that stay in the processor's cache: memory takes longer than arithmetic.
-    step = max(1, _CACHED // math.prod(size)) if pixels.device.type == "cpu" else count
+    step = max(1, _CACHED // max(math.prod(size), 1)) if pixels.device.type == "cpu" else count
     planes = colors.new_empty(3, min(step, count) * deep, *size[-2:])
     for start in range(0, count, step):
         part = slice(start * deep, (start + step) * deep)
         here = heat[start : start + step].clamp(0, 1)[:, None]
-        here = resize(here, size) if placement is None else placement.on_photo(here)
-        here = here.reshape(-1, *size[-2:])
+        here = resize(here, size) if placement is None else placement.on_region(here)
+        here = here.flatten(0, -3)
         if emphasize:
             here = emphasized(here)
         mixed = look_up(here, colors, out=planes[:, : len(here)])
@@ -146,12 +150,19 @@ def overlay(
         mixed = torch.add(mixed, under, alpha=1 - alpha, out=mixed if stored else blended[part])
         if threshold is not None:
             torch.where((here >= threshold)[:, None], mixed, under, out=mixed)
-        if covered is not None:
-            torch.where(covered, mixed, under * (1 - veil), out=mixed)
         mixed.clamp_(0, white)
         if stored:
             blended[part] = mixed.round_().to(torch.int16)
+    if placement is not None:
+        whole = photo.clone() if veil == 0 else _darker(photo, veil)
+        whole[..., region[0], region[1]] = blended
+        blended = whole
     return restore(blended)  # type: ignore[no-any-return]
+
+
+def _darker(pixels: Tensor, veil: float) -> Tensor:
+    dark = pixels * (1 - veil)
+    return dark.round().to(pixels.dtype) if pixels.dtype == torch.uint8 else dark
 
 
 def emphasized(heat: Tensor) -> Tensor:

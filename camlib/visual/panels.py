@@ -78,8 +78,11 @@ class Brush:
                 f"attribution is of one of {by(painted.shape[1:])}; pass the transform that made it"
             )
         nothing = to_image(painted.new_zeros(3, 1, 1, dtype=torch.float32), self.mode)
-        values = placement.on_photo(painted[None].float())[0].round().to(torch.uint8)
-        return values.where(placement.covered(values.device), nothing)
+        whole = nothing.repeat(1, *placement.photo)
+        rows, columns = placement.region
+        values = placement.on_region(painted[None].float())[0]
+        whole[:, rows, columns] = values.round().to(torch.uint8)
+        return whole
 
     def signal(self, signal: Tensor | None, column: Column, i: int, view: View) -> Line:
         """`signal` ``(C, L)`` in the colours of map `i` of `column`; the map itself without one."""

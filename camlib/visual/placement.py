@@ -72,14 +72,27 @@ class Placement:
         (top, bottom), (left, right) = edges
         return left, top, right, bottom
 
-    def on_photo(self, maps: Tensor) -> Tensor:
-        """`maps` ``(N, K, h, w)`` of the input on the photo, ``(N, K, H, W)``; zero beside it."""
-        maps = maps.transpose(-1, -2) if self.transposed else maps
-        return place(maps, self.photo, self.window)
+    @property
+    def region(self) -> tuple[slice, slice]:
+        """Which rows and columns of the photo the model saw: pixels whose middle it did."""
+        found = []
+        for ends, length in zip(self.window, self.photo, strict=True):
+            start, end = (share * length - 0.5 for share in sorted(ends))
+            first = min(max(math.ceil(start), 0), length)
+            found.append(slice(first, min(max(math.floor(end) + 1, first), length)))
+        rows, columns = found
+        return rows, columns
 
-    def covered(self, device: torch.device) -> Tensor:
-        """Which pixels of the photo the model saw, bool ``(H, W)``."""
-        return place(torch.ones(1, 1, 1, 1, device=device), self.photo, self.window)[0, 0] > 0.5
+    def on_region(self, maps: Tensor) -> Tensor:
+        """`maps` ``(N, K, h, w)`` of the input on the `region` of the photo."""
+        size, window = [], []
+        for part, length, ends in zip(self.region, self.photo, self.window, strict=True):
+            pixels = part.stop - part.start
+            size.append(pixels)
+            start, end = ((share * length - part.start) / max(pixels, 1) for share in ends)
+            window.append((start, end))
+        maps = maps.transpose(-1, -2) if self.transposed else maps
+        return place(maps, size, tuple(window))
 
 
 def measured(transform: Transform | Placement, photo: Any) -> Placement:
