@@ -131,6 +131,12 @@ WAYS = {
         "x.pth",
         torch_saved(lambda state: {"model": prefixed(state, "backbone.", "_orig_mod.", "module.")}),
     ),
+    "parts of another network beside": (
+        "x.pth",
+        torch_saved(
+            lambda state: {**prefixed(state, "model."), "a.fc.weight": torch.ones(3, 9)},
+        ),
+    ),
     "another order": ("x.pth", torch_saved(lambda state: dict(sorted(state.items())))),
     "half precision": (
         "x.pth",
