@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.options import Range, checked
-from camlib.visual.overlay import color_table, look_up
+from camlib.visual.colors import color_table, look_up
 from camlib.visual.pictures import is_volume, to_uint8
 
 if TYPE_CHECKING:
