@@ -131,8 +131,13 @@ from nets import convolutional
 from test_accumulators import NAMES, data
 from camlib.metrics.accumulators import Faithfulness, Localisation, MaxBoxAccuracy
 
-def meters():
-    return Faithfulness(convolutional(), NAMES), Localisation(classes=3), MaxBoxAccuracy()
+def meters(**options):
+    net = convolutional()
+    return (
+        Faithfulness(net, NAMES, **options),
+        Localisation(classes=3, **options),
+        MaxBoxAccuracy(**options),
+    )
 
 def add(made, part):
     batch, maps, masks, classes = (each[part] for each in data())
@@ -149,11 +154,9 @@ def work(rank, file):
     made = meters()
     add(made, slice(0, 6) if rank == 0 else slice(6, 9))
     together = values(made)
-    one = meters()
+    one = meters(sync_on_compute=False)
     add(one, slice(0, 6))
     add(one, slice(6, 9))
-    for each in one:
-        each.sync_on_compute = False
     for found, expected in zip(together, values(one), strict=True):
         assert torch.equal(found, expected), (found, expected)
     dist.destroy_process_group()
