@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.cases import LAST, LIBRARIES, Setting, overlays
 from benchmarks.measure import Ratio, elapsed, peak, ready, sentence, times
+from benchmarks.metrics import PASSES, PEERS, measuring, plain
 
 PLAIN = "plain inference"
 
@@ -200,6 +201,28 @@ def ablation(options: Options) -> Iterable[Table]:
         yield table
 
 
+def metrics(options: Options) -> Iterable[Table]:
+    """Metrics of maps, beside plain passes over as many images and the other libraries."""
+    for title, count in PASSES.items():
+        batch = 16 if title == "confidence" else 1
+        setting = Setting("mobilenet_v2", batch=batch, device=options.device)
+        calls = {PLAIN: plain(setting, batch * count)}
+        failed: dict[str, str] = {}
+        for library in ("camlib", *PEERS[title]):
+            try:
+                calls[library] = measuring(setting, title, library)
+            except Exception as error:
+                failed[library] = sentence(error)
+        rounds = min(options.rounds, 3)
+        found, stopped = times(calls, rounds, PLAIN)
+        failed |= stopped
+        rows = [
+            Row(name, found.get(name), failed.get(name, ""))
+            for name in (PLAIN, "camlib", *PEERS[title])
+        ]
+        yield Table(f"{title.capitalize()}: MobileNetV2, {batch * count} passes", PLAIN, rows)
+
+
 def pictures(options: Options) -> Iterable[Table]:
     """64 overlays."""
     for dtype in (torch.float32, torch.uint8):
@@ -249,6 +272,7 @@ def _import(module: str, compiled: str) -> float:
 EXPERIMENTS: dict[str, Callable[[Options], Iterable[Table]]] = {
     each.__name__: each
     for each in (
-        *(methods, stages, classes, peers, first, growth, score, ablation, pictures, imports),
+        *(methods, stages, classes, peers, first, growth, score, ablation, metrics, pictures),
+        imports,
     )
 }

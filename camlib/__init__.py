@@ -73,7 +73,9 @@ from camlib.methods import (
 )
 
 if TYPE_CHECKING:
-    from camlib.visual import figure, to_image
+    from camlib import metrics, visual, zoo
+    from camlib.metrics import localize
+    from camlib.visual import figure, load, to_image
     from camlib.visual.overlay import overlay
 
 __version__ = "0.1.0"
@@ -145,15 +147,28 @@ __all__ = [
     "figure",
     "layers",
     "layouts",
+    "load",
+    "localize",
+    "metrics",
     "overlay",
     "targets",
     "to_image",
+    "visual",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """What draws is loaded when it is asked for: training scripts do not."""
-    if name in ("figure", "overlay", "to_image", "visual"):
-        visual = import_module("camlib.visual")
-        return visual if name == "visual" else getattr(visual, name)
+    """What draws or measures, and the built-in network, are loaded when they are asked for."""
+    if name in ("metrics", "visual", "zoo"):
+        return import_module(f"camlib.{name}")
+    if name == "localize":
+        return import_module("camlib.metrics").localize
+    if name in ("figure", "load", "overlay", "to_image"):
+        return getattr(import_module("camlib.visual"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names alone, also before they are loaded."""
+    return [*__all__, "__version__"]

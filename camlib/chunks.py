@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from camlib.errors import InputError, warn
+from camlib.errors import warn
+from camlib.options import Count, check
 
 Found = TypeVar("Found")
 
@@ -37,14 +38,14 @@ class Chunks:
         progress: wraps the loop over chunks.
 
     Raises:
-        InputError: `size` is below 1.
+        OptionError: `size` is no count.
     """
 
     size: int | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        check_counts(batch_size=self.size)
+        check("batch_size", self.size, Count | None)
 
     def run(
         self, function: Callable[[Tensor], Found], items: Tensor, *like: Tensor
@@ -77,17 +78,6 @@ class Chunks:
                     continue
                 yield part, found
                 chunk = chunk[len(part) :]
-
-
-def check_counts(**counts: int | None) -> None:
-    """Nothing, if each of `counts` is 1 or more, or left open.
-
-    Raises:
-        InputError: one is below 1.
-    """
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name}={count!r} leaves nothing to do; use 1 or more")
 
 
 def fitting(*like: Tensor) -> int:

@@ -16,9 +16,13 @@ class Draws:
         """In [0, 1), of `shape`."""
         return torch.rand(shape, generator=self._generator, dtype=torch.float32, device="cpu")
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Of mean 0 and variance 1, of `shape`."""
-        return torch.randn(shape, generator=self._generator, dtype=torch.float32, device="cpu")
+        return torch.randn(shape, generator=self._generator, dtype=dtype, device="cpu")
+
+    def order(self, count: int) -> Tensor:
+        """The integers from 0 up to `count`, in a random order."""
+        return torch.randperm(count, generator=self._generator, dtype=torch.int64, device="cpu")
 
     def numbers(self, stop: int, *shape: int) -> Tensor:
         """Integers from 0 up to `stop`, of `shape`."""

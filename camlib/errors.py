@@ -2,11 +2,11 @@
 
     CamlibError
     ├── InputError      (ValueError)    inputs, images or options that cannot be used
+    │   └── OptionError (TypeError)     an option that there is not, or a value it cannot have
     ├── LayerError      (ValueError)    a layer that does not exist, did not run or holds no map
     ├── LayoutError     (ValueError)    an activation whose axes cannot be told apart
     ├── TargetError     (ValueError)    a target that does not fit the model's output
     ├── ModelError      (TypeError)     a model that is not of the form a method needs
-    ├── OptionError     (TypeError)     an option that a method does not have
     └── GraphError      (RuntimeError)  no gradient flows where one is needed
     CamlibWarning       (UserWarning)   a result that is probably not what was meant
 
@@ -27,6 +27,10 @@ class InputError(CamlibError, ValueError):
     """Inputs, images or options that cannot be used."""
 
 
+class OptionError(InputError, TypeError):
+    """An option that there is not, or a value that it cannot have."""
+
+
 class LayerError(CamlibError, ValueError):
     """A layer that does not exist, did not run, or holds no map."""
 
@@ -41,10 +45,6 @@ class TargetError(CamlibError, ValueError):
 
 class ModelError(CamlibError, TypeError):
     """A model that is not of the form a method needs."""
-
-
-class OptionError(CamlibError, TypeError):
-    """An option that a method does not have."""
 
 
 class GraphError(CamlibError, RuntimeError):

@@ -19,8 +19,9 @@ from camlib.errors import NOT_FINITE, InputError, LayerError
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
 from camlib.layouts import Layout
+from camlib.layouts.recognition import Reading
 from camlib.maps import Window, precise
-from camlib.passes.batches import Batching, agree, batching, mixed
+from camlib.passes.batches import Batching, agree, batching, check_order, mixed
 from camlib.passes.one_run import OneRun, one_run
 from camlib.passes.running import answer
 from camlib.replay import Tail
@@ -51,6 +52,7 @@ class Pass:
         order: the modules that ran, if they were recorded.
         tails: what follows each layer, if it can be run again.
         graphed: whether the model needs a graph from the image on, whatever is asked for.
+        readings: of layers that are read so in this pass alone.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Pass:
     order: Visits
     tails: Sequence[Tail] = ()
     graphed: bool = False
+    readings: dict[Any, Reading] = field(default_factory=dict)
     _batching: dict[bool, Batching] = field(default_factory=dict)
     _settled: set[int] = field(default_factory=set)
 
@@ -92,6 +95,13 @@ class Pass:
         read = one_run(
             model, inputs, layers, graph, rule, record=record, optional=optional, tails=tails
         )
+        if not callable(target) or isinstance(target, Target):
+
+            def again(samples: Tensor, image: Tensor) -> Any:
+                given = inputs.of_samples(samples, image)
+                return answer(model, given, graphed=read.graphed)
+
+            check_order(model, inputs, read.output, again)
         with torch.enable_grad():
             shown = read.output
             if undecided(target, shown):

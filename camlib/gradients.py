@@ -132,7 +132,7 @@ class _Backward:
         several = len(cotangents) > 1
         with _overwriting(), torch.set_grad_enabled(self.create_graph or torch.is_grad_enabled()):
             if several and not self.alone:
-                with suppress(Exception):  # an operator without a batching rule
+                with suppress(RuntimeError):  # an operator without a batching rule
                     return self._pass(ends, cotangents, keep=True, batched=True)
             rows = [
                 self._pass(ends, cotangent, keep=keep or several, batched=False)

@@ -7,7 +7,7 @@ are several, `camlib.images` measures which of them is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,9 @@ from camlib.errors import InputError
 from camlib.passes.nested import mapped, tensors_in
 from camlib.paths import Path, Pictures, Where, at, matching, put, walk
 from camlib.readings import axes_of, axis_in, layout_named
+
+ModelInputs = Tensor | tuple[Any, ...] | Mapping[str, Any] | Sequence[Tensor | Mapping[str, Any]]
+"""What a model may be called with: see `Inputs.of`."""
 
 
 @dataclass(frozen=True)

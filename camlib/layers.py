@@ -23,7 +23,8 @@ from camlib.errors import LayerError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, Layout
-from camlib.layouts.reading import Found, as_read, readings, visited
+from camlib.layouts.reader import Found
+from camlib.layouts.reading import as_read, readings, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
 from camlib.modes import explaining

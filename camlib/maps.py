@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from camlib.errors import InputError
-
 Normalize = bool | Literal["minmax", "max", "centered"]
 """How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``"centered"`` to
 [0, 1] with 0.5 for "no evidence", ``False`` not."""
@@ -37,26 +35,6 @@ _MANY = 4
 """From how many maps on, and how many rows for each of the grid, rows are worth taking whole."""
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def check(*, fuse: Fuse, normalize: Normalize | None) -> None:
-    """Nothing, if these are ways to fuse and to normalise; ``None`` leaves the latter open.
-
-    Raises:
-        InputError: one is not.
-    """
-    if fuse is not None and fuse not in _FUSIONS:
-        known = ", ".join(map(repr, _FUSIONS))
-        raise InputError(f"fuse={fuse!r} is not known; use one of {known} or None")
-    if not isinstance(normalize, bool) and normalize not in (
-        "minmax",
-        "max",
-        "centered",
-        None,
-    ):
-        raise InputError(
-            f"normalize={normalize!r} is not known; use True, 'minmax', 'max', 'centered' or False"
-        )
 
 
 def positions(tensor: Tensor) -> tuple[int, ...]:
@@ -116,15 +94,10 @@ def is_whole(window: Window) -> bool:
     return all(ends == (0, 1) for ends in window)
 
 
-def _by_rows(maps: Tensor, height: int, size: Sequence[int]) -> bool:
-    """Whether `maps` of `height` are interpolated to `size` by whole rows."""
-    many = len(size) == 2 and maps.shape[:2].numel() >= _MANY and size[0] >= _MANY * height
-    return many and not maps.requires_grad and maps.device.type == "cpu"
-
-
 def _interpolated(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     height = maps.shape[-2]
-    if not _by_rows(maps, height, size):
+    many = len(size) == 2 and maps.shape[:2].numel() >= _MANY and size[0] >= _MANY * height
+    if not many or maps.requires_grad or maps.device.type != "cpu":
         return F.interpolate(maps, size, mode=_INTERPOLATION[len(size)], align_corners=False)
     # Along the short rows of the grid first, then whole rows at a time, as fast as memory is.
     rows = F.interpolate(maps, (height, size[1]), mode="bilinear", align_corners=False)
@@ -161,9 +134,7 @@ def flat(maps: Tensor) -> Tensor:
     return _flat(*_extremes(maps), maps.dtype)
 
 
-def normalize(
-    maps: Tensor, how: Normalize = True, *, inplace: bool = False, grid: Sequence[int] = ()
-) -> Tensor:
+def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
     """Each map of `maps` ``(N, K, *grid)`` on a common scale.
 
     Args:
@@ -172,27 +143,29 @@ def normalize(
             ``"max"``: divided by its largest absolute value, so that 0 stays "no evidence" and a
             uniform map stays visible; ``"centered"``: ``0.5 + M / (2 max|M|)``, so that 0.5 is "no
             evidence" in a map that keeps its sign; ``False``: left in its unit.
-        inplace: whether `maps` may be overwritten, which spares memory of their size; not for
-            autograd.
-        grid: size of the maps that `maps` were resized from, if `resize` did nothing else, and
-            nothing has since; spares looking through all values.
     """
     if how is False:
         return maps
-    ends = maps
-    if grid and _by_rows(maps, grid[0], maps.shape[2:]):
-        # Between two rows of the grid, values go one way: the extremes are in the outer rows.
-        parts = _between(grid[0], maps.shape[2])
-        ends = maps[:, :, [end for start, part in parts for end in (start, start + len(part) - 1)]]
-    low, high = _extremes(ends)
+    low, scale, shift = _scale(maps, how)
+    return maps / scale + shift if low is None else (maps - low) / scale
+
+
+def normalize_(maps: Tensor, how: Normalize = True) -> Tensor:
+    """`normalize` in place, of `maps` that autograd does not record. It spares their memory."""
+    if how is False:
+        return maps
+    low, scale, shift = _scale(maps, how)
+    return maps.div_(scale).add_(shift) if low is None else maps.sub_(low).div_(scale)
+
+
+def _scale(maps: Tensor, how: Normalize) -> tuple[Tensor | None, Tensor, float]:
+    """What `normalize` subtracts from each map, if anything, divides it by, and adds to it."""
+    low, high = _extremes(maps)
     if how in ("max", "centered"):
         peak = torch.maximum(high, -low)
-        scale, shift = peak.where(peak > 0, math.inf), 0.0
-        if how == "centered":
-            scale, shift = 2 * scale, 0.5
-        return maps.div_(scale).add_(shift) if inplace else maps / scale + shift
-    span = (high - low).where(~_flat(low, high, maps.dtype), math.inf)
-    return maps.sub_(low).div_(span) if inplace else (maps - low) / span
+        scale = peak.where(peak > 0, math.inf)
+        return (None, 2 * scale, 0.5) if how == "centered" else (None, scale, 0.0)
+    return low, (high - low).where(~_flat(low, high, maps.dtype), math.inf), 0.0
 
 
 def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from camlib.errors import InputError
+from camlib.errors import InputError, OptionError
 
 _FEW = (1, 2, 3, 4)
 """How many channels make an axis of channels, and hardly a side of a picture."""
@@ -26,15 +26,13 @@ def axes_of(shape: Sequence[int]) -> list[int | None]:
         if shape[1] in _FEW:
             return [1]
         return [2, 1, None] if shape[2] in _FEW else [1, None, 2]
-    if len(shape) == 4:
-        last = shape[3] in _COLOURS and shape[1] not in _FEW
-        return [3, 1] if last else [1]
+    if len(shape) == 4 and shape[1] not in _FEW:
+        return [3, 1] if shape[3] in _COLOURS else [1, 3]
     if len(shape) == 5:
-        frames_first = shape[2] in (1, 3)
-        if shape[4] in _COLOURS and shape[1] not in _FEW and not frames_first:
-            return [4, 1]
-        if frames_first:
+        if shape[2] in (1, 3):  # frames come first
             return [1, 2] if shape[1] in (1, 3) else [2, 1]
+        if shape[1] not in _FEW:
+            return [4, 1] if shape[4] in _COLOURS else [1, 4]
     return [1]
 
 
@@ -65,7 +63,7 @@ def check_layout(image_layout: str | None) -> None:
     """Check that `image_layout` names samples first, at most one axis of channels, and a grid.
 
     Raises:
-        InputError: it does not.
+        OptionError: it does not.
     """
     if image_layout is None:
         return
@@ -74,7 +72,7 @@ def check_layout(image_layout: str | None) -> None:
     distinct = len(set(letters)) == len(letters)
     if upper and distinct and 1 <= len(letters) - 1 - ("C" in letters) <= 3:
         return
-    raise InputError(
+    raise OptionError(
         f"image_layout={image_layout!r} is not known; expected a letter for each axis: N for "
         "samples first, C for channels where there are any, and one to three others for the grid, "
         "such as 'NCHW', 'NHWC', 'NHW', 'NTCHW', 'NCL' or 'NL'"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from camlib.passes.ambient import enter
+from camlib.passes.courses import UNKNOWN, Course, Courses
 from camlib.passes.hooks import hook, hook_before
-from camlib.passes.moves import Moves
 from camlib.passes.nested import activations
 from camlib.passes.undoing import Undoing
 
@@ -26,25 +27,28 @@ class Visit:
         name: dotted name.
         module: the module.
         shapes: of the first floating-point tensor that it returned, in each of its calls.
+        courses: what became of the image on the way to each of these.
         parts: how many floating-point tensors it returned side by side with the first.
         passed_on: whether it returned what it was given by another module, as a dropout does in
             evaluation mode.
-        moved: whether anything before its end may have moved places, see `Moves`.
-        since: whether anything has since the image entered.
     """
 
     name: str
     module: nn.Module
     shapes: tuple[tuple[int, ...], ...]
+    courses: tuple[Course, ...]
     parts: int
     passed_on: bool
-    moved: bool
-    since: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what it returned in its last call."""
         return self.shapes[-1]
+
+    @property
+    def course(self) -> Course:
+        """What became of the image on the way to what it returned in its last call."""
+        return self.courses[-1]
 
     @property
     def calls(self) -> int:
@@ -54,27 +58,38 @@ class Visit:
 
 @dataclass(frozen=True)
 class Entry:
-    """The first module with weights that gets an image.
+    """A call of a module with weights in which an image enters the part of a model that learns.
 
     Attributes:
+        name: dotted name of the module.
+        call: which of its calls.
         module: the module.
-        shape: of what it gets.
-        moved: whether anything before it may have moved places.
+        shape: of the image as the module gets it.
+        course: what became of the image before.
     """
 
+    name: str
+    call: int
     module: nn.Module
     shape: tuple[int, ...]
-    moved: bool
+    course: Course
 
 
 class Visits(list[Visit]):
     """The modules of a pass in the order in which they finish.
 
     Attributes:
-        entry: where the image enters; ``None`` if no module with weights gets one.
+        entries: where the image enters, by way of each branch; those numbered in a `Course`.
+        finished: the calls in the order in which they finish, ``"name@call"``; those numbered in a
+            `Course`.
+        cuts: where places were cut, padded and rolled; another model for all that is read.
     """
 
-    entry: Entry | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Entry] = []
+        self.finished: list[str] = []
+        self.cuts: Hashable = ()
 
 
 @contextmanager
@@ -89,17 +104,30 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     """
     visited: dict[str, Visit] = {}
     order = Visits()
-    moves = Moves()
+    courses = Courses()
     returned: dict[int, tuple[ref[Tensor], int]] = {}
+    entering: list[tuple[Tensor, Course | None]] = []
 
-    def arrive(module: nn.Module, args: Any) -> None:
-        if order.entry is not None or not args:
-            return
-        given = args[0]
-        image = isinstance(given, Tensor) and given.ndim == axes + 2
-        if image and given.is_floating_point():
-            order.entry = Entry(module, tuple(given.shape), moves.moved)
-            moves.since = False
+    def begin(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not visited:
+            for _, tensor in activations((args, kwargs)):
+                courses.set(tensor, Course())
+
+    def arrive(name: str, module: nn.Module, args: Any) -> None:
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and given.ndim == axes + 2 and given.is_floating_point():
+            course = courses.of(given)
+            if (course or UNKNOWN).entry < 0:
+                calls = visited[name].calls if name in visited else 0
+                new = Entry(name, calls, module, tuple(given.shape), course or UNKNOWN)
+                order.entries.append(new)
+                number = len(order.entries) - 1
+                courses.set(given, replace(new.course, since=False, entry=number, cut=()))
+                entering.append((given, course))
+
+    def leave() -> None:
+        while entering:
+            courses.set(*entering.pop())
 
     def version(tensor: Tensor) -> int:
         return 0 if tensor.is_inference() else tensor._version
@@ -110,16 +138,29 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
 
     def noter(name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:
+            leave()
             found = activations(output)
             if not found:
                 return
             path, first = found[0]
             parts = sum(len(other) == len(path) for other, _ in found)
-            shapes = visited.pop(name).shapes if name in visited else ()
-            shapes = (*shapes, tuple(first.shape))
+            earlier = visited.pop(name, None)
+            course = courses.of(first)
             passed_on = any(first is given for given in args) and by_a_module(first)
             returned[id(first)] = ref(first), version(first)
-            visited[name] = Visit(name, module, shapes, parts, passed_on, moves.moved, moves.since)
+            visited[name] = Visit(
+                name,
+                module,
+                (*(earlier.shapes if earlier else ()), tuple(first.shape)),
+                (*(earlier.courses if earlier else ()), course or UNKNOWN),
+                parts,
+                passed_on,
+            )
+            order.finished.append(f"{name}@{visited[name].calls - 1}")
+            for _, tensor in found:
+                if (known := courses.of(tensor)) is not None:
+                    number = len(order.finished) - 1
+                    courses.set(tensor, replace(known, behind=number, cut=()))
 
         return note
 
@@ -128,8 +169,15 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
             scripted = isinstance(module, torch.jit.ScriptModule)
             if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
                 hook(undo, module, noter(name))
-                if axes and next(module.parameters(recurse=False), None) is not None:
-                    hook_before(undo, module, arrive)
-        enter(undo, moves)
+                if axes and not any(True for _ in module.children()) and any(_own(module)):
+                    hook_before(undo, module, partial(arrive, name))
+        if not isinstance(model, torch.jit.ScriptModule):
+            hook_before(undo, model, begin, with_kwargs=True)
+        enter(undo, courses)
         yield order
     order += visited.values()
+    order.cuts = tuple(courses.cuts)
+
+
+def _own(module: nn.Module) -> Iterator[bool]:
+    return (True for _ in module.parameters(recurse=False))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from camlib.layouts.claims import AGREES, SURE, Claim, claims
+from camlib.layouts.claims import AGREES, SURE, Claim
 from camlib.layouts.recognition import Reading, Readings
+from camlib.layouts.search import claims
 
 Pair = tuple[float, float | None]
 """The agreement of the reading that was taken, and of the best of all others."""
@@ -49,7 +50,7 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
     wrong = [max(other, 0.0) for _, other in pairs if other is not None]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
-    bins = np.linspace(0, 1, 51)
+    bins = np.linspace(0, 1, 51).tolist()
     axes.hist(right, bins, color="tab:blue", alpha=0.8, label=f"taken, {len(right)} layers")
     axes.hist(wrong, bins, color="tab:orange", alpha=0.8, label=f"best other, {len(wrong)} layers")
     for bound, what in ((AGREES, "axes"), (SURE, "rows of tokens")):

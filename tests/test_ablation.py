@@ -233,7 +233,9 @@ def test_gradient_flows_through_the_map(kind):
 def test_bad_options():
     with pytest.raises(InputError, match="score='softmax' is not known; use 'probability' or"):
         ReciproCAM(pooled(), "features", score="softmax")
-    with pytest.raises(InputError, match="batch_size=0 leaves nothing to do"):
+    with pytest.raises(
+        InputError, match="batch_size=0 is out of range; expected an integer of 1 or more"
+    ):
         AblationCAM(pooled(), "features", batch_size=0)
 
 

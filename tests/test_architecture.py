@@ -15,6 +15,7 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
+    "options",
     "draws",
     "passes.nested",
     "passes.ambient",
@@ -38,7 +39,8 @@ ORDER = [
     "gradients",
     "passes.running",
     "passes.batches",
-    "passes.moves",
+    "passes.operators",
+    "passes.courses",
     "visits",
     "layouts",
     "samples",
@@ -51,6 +53,8 @@ ORDER = [
     "channelwise",
     "layers",
     "blocks",
+    "methods.described",
+    "methods.options",
     "methods.explanation",
     "methods.concepts",
     "methods.calling",
@@ -78,17 +82,24 @@ ORDER = [
     "methods.smooth",
     "methods.augmented",
     "methods",
+    "metrics",
+    "metrics.accumulators",
     "visual",
     "integrations",
     "zoo",
     "cli",
+    "__main__",
 ]
 """From the ground up: a module imports only from those before it, or from its own package."""
 
-UPWARD = {("methods.explanation", "visual"), ("methods.concepts", "visual")}
+UPWARD = {
+    ("methods.explanation", "visual"),
+    ("methods.concepts", "visual"),
+    ("metrics", "visual"),
+}
 """A result draws itself: it asks for `visual` when it is asked to."""
 
-FREE = {"visual", "integrations", "zoo", "cli"}
+FREE = {"metrics.accumulators", "visual", "integrations", "zoo", "cli"}
 """Where third parties other than torch may be imported."""
 
 
@@ -175,6 +186,29 @@ def test_drawing_is_loaded_when_it_is_asked_for():
     assert run(code) == ["False", "camlib.visual.overlay", "True"]
     with pytest.raises(AttributeError, match="module 'camlib' has no attribute 'overly'"):
         camlib.overly  # noqa: B018
+
+
+def test_tab_completion_shows_the_public_names_and_no_helpers():
+    code = (
+        "import camlib, sys; print(*dir(camlib)); import camlib.cli, camlib.visual, camlib.zoo; "
+        "print(*dir(camlib))"
+    )
+    shown = run(code)
+    names = [*camlib.__all__, "__version__"]
+    assert shown == 2 * sorted(names)
+    assert {"overlay", "figure", "to_image", "visual", "zoo", "GradCAM"} <= set(names)
+    assert not {"capture", "maps", "methods", "import_module"} & set(names)
+
+
+def test_metrics_need_torch_alone():
+    code = (
+        "import sys, camlib; print('camlib.metrics' in sys.modules); "
+        "camlib.localize; print(*sys.modules)"
+    )
+    first, *loaded = run(code)
+    assert first == "False"
+    assert "camlib.metrics.faithfulness" in loaded
+    assert not {"torchmetrics", "numpy.testing", "scipy", "camlib.visual"} & set(loaded)
 
 
 def test_the_test_above_would_see_it():

@@ -108,14 +108,17 @@ def test_what_is_complete_up_to_rounding_is_not_warned_of():
 @pytest.mark.parametrize("kind", AVERAGED)
 def test_numbers_that_leave_nothing_to_do(kind):
     for name in (count(kind), "batch_size"):
-        with pytest.raises(InputError, match=f"{name}=0 leaves nothing to do; use 1 or more"):
+        with pytest.raises(
+            InputError, match=f"{name}=0 is out of range; expected an integer of 1 or more"
+        ):
             kind(pooled(), **{name: 0})
 
 
 def test_noise_below_zero():
     for sigma in (-0.1, float("nan")):
         with pytest.raises(
-            InputError, match=f"sigma={sigma} is no width; use a share of the range"
+            InputError,
+            match=f"sigma={sigma} is (out of range|not finite); expected a number of 0 or more",
         ):
             SmoothGrad(pooled(), sigma=sigma)
 

@@ -160,6 +160,8 @@ def test_unknown_options():
     with pytest.raises(OptionError, match=r"DeepFeatureFactorization; did you mean concepts="):
         DeepFeatureFactorization(pooled(), concept=3)
     with pytest.raises(InputError, match=r"expected images as .* got NoneType"):
+        GradCAM(pooled())(None)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'inputs'"):
         GradCAM(pooled())()
 
 

@@ -73,7 +73,9 @@ def test_nothing_to_do():
 
 
 def test_bad_size():
-    with pytest.raises(InputError, match="batch_size=0 leaves nothing to do; use 1 or more"):
+    with pytest.raises(
+        InputError, match="batch_size=0 is out of range; expected an integer of 1 or more"
+    ):
         Chunks(0)
 
 

@@ -26,8 +26,9 @@ from camlib.layouts import (
     Series,
     Tokens,
 )
-from camlib.layouts.claims import Claim, claims
+from camlib.layouts.claims import Claim
 from camlib.layouts.measured import Measured
+from camlib.layouts.search import claims
 from camlib.maps import Window
 
 WHOLE = ((0.0, 1.0), (0.0, 1.0))

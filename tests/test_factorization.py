@@ -360,11 +360,17 @@ def test_places_have_the_colour_of_their_strongest_concept():
 
 def test_bad_arguments():
     net, batch = pooled(), images(2)
-    with pytest.raises(InputError, match="concepts=0 leaves nothing to do; use 1 or more"):
+    with pytest.raises(
+        InputError, match="concepts=0 is out of range; expected an integer of 1 or more"
+    ):
         DeepFeatureFactorization(net, concepts=0)
-    with pytest.raises(InputError, match="iterations=0 leaves nothing to do; use 1 or more"):
+    with pytest.raises(
+        InputError, match="iterations=0 is out of range; expected an integer of 1 or more"
+    ):
         DeepFeatureFactorization(net, iterations=0)
-    with pytest.raises(InputError, match="batch_size=0 leaves nothing to do"):
+    with pytest.raises(
+        InputError, match="batch_size=0 is out of range; expected an integer of 1 or more"
+    ):
         DeepFeatureFactorization(net, batch_size=0)
     with pytest.raises(LayerError, match=r"expected one layer to factor, got \('features\.2', "):
         DeepFeatureFactorization(net, ["features.2", "features"])

@@ -139,11 +139,14 @@ def test_clips_have_masks_of_their_frames():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"groups": 0}, "groups=0 leaves nothing to do; use 1 or more"),
-        ({"percentile": 100}, "percentile=100 leaves nothing of a mask; use 0 up to 99"),
-        ({"percentile": -1}, "percentile=-1 leaves nothing of a mask; use 0 up to 99"),
+        ({"groups": 0}, "groups=0 is out of range; expected an integer of 1 or more"),
+        (
+            {"percentile": 100},
+            "percentile=100 is out of range; expected a number from 0, below 100",
+        ),
+        ({"percentile": -1}, "percentile=-1 is out of range; expected a number from 0, below 100"),
         ({"score": "softmax"}, "score='softmax' is not known; use 'probability' or 'logit'"),
-        ({"batch_size": 0}, "batch_size=0 leaves nothing to do; use 1 or more"),
+        ({"batch_size": 0}, "batch_size=0 is out of range; expected an integer of 1 or more"),
     ],
 )
 def test_bad_options(options, message):

@@ -155,12 +155,18 @@ def test_graph_is_that_of_the_gradient_and_an_activation(in_place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cam": RISE}, "cam=<class '.*RISE'> is no method of a layer; pass a class such as"),
-        ({"cam": LayerCAM(pooled())}, r"cam=LayerCAM\(Net, .*\) is no method of a layer"),
+        ({"cam": RISE}, "cam=<class '.*RISE'> is a class; expected a subclass of LayerMethod"),
+        (
+            {"cam": LayerCAM(pooled())},
+            r"cam=LayerCAM\(Net, .*\) is of type LayerCAM; expected a subclass",
+        ),
         ({"cam": LayerCAM, "fuse": None}, "fuse=None leaves several maps to multiply with"),
         ({"relu": False}, r"relu cannot be chosen: the map is a factor in \[0, 1\]"),
         ({"differentiable": True}, "differentiable cannot be chosen: the map is a factor"),
-        ({"cam": ScoreCAM, "batch_size": 0}, "batch_size=0 leaves nothing to do"),
+        (
+            {"cam": ScoreCAM, "batch_size": 0},
+            "batch_size=0 is out of range; expected an integer of 1 or more",
+        ),
     ],
 )
 def test_bad_options(options, message):

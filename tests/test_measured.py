@@ -364,9 +364,9 @@ def test_what_the_first_layer_gets():
             return super().forward(batch[..., 2:, 3:])
 
     net = Cut(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
-    shapes = {"": (2, 3, 4, 7), "features@0": (2, 4, 4, 7)}
-    found = taken(net, images(2, 6, 10), shapes, entry=net.features)
-    assert list(found) == ["", "features@0"]
+    shapes = {"features<0": (2, 3, 4, 7), "features@0": (2, 4, 4, 7)}
+    found = taken(net, images(2, 6, 10), shapes)
+    assert list(found) == ["features<0", "features@0"]
     expected = centres(4, 7, window=((2 / 6, 1), (3 / 10, 1)))
     for seen in found.values():
         torch.testing.assert_close(seen.look(1).positions, expected, atol=1e-5, rtol=0)

@@ -128,14 +128,30 @@ def test_score_that_depends_on_nothing_warns():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (RISE, {"masks": 0}, "masks=0 leaves nothing to do; use 1 or more"),
-        (RISE, {"cells": 0}, "cells=0 leaves nothing to do; use 1 or more"),
-        (RISE, {"probability": 0}, "probability=0 is none above 0 and up to 1"),
-        (RISE, {"probability": 1.5}, "probability=1.5 is none above 0 and up to 1"),
+        (RISE, {"masks": 0}, "masks=0 is out of range; expected an integer of 1 or more"),
+        (RISE, {"cells": 0}, "cells=0 is out of range; expected an integer of 1 or more"),
+        (
+            RISE,
+            {"probability": 0},
+            "probability=0 is out of range; expected a number above 0 up to 1",
+        ),
+        (
+            RISE,
+            {"probability": 1.5},
+            "probability=1.5 is out of range; expected a number above 0 up to 1",
+        ),
         (RISE, {"score": "softmax"}, "score='softmax' is not known; use 'probability' or 'logit'"),
-        (Occlusion, {"window": (3, 0)}, r"window=\(3, 0\) leaves nothing to do; use 1 or more"),
-        (Occlusion, {"stride": 0}, "stride=0 leaves nothing to do; use 1 or more"),
-        (Occlusion, {"batch_size": 0}, "batch_size=0 leaves nothing to do"),
+        (
+            Occlusion,
+            {"window": (3, 0)},
+            r"window=\(3, 0\) is out of range; expected an integer of 1 or more",
+        ),
+        (Occlusion, {"stride": 0}, "stride=0 is out of range; expected an integer of 1 or more"),
+        (
+            Occlusion,
+            {"batch_size": 0},
+            "batch_size=0 is out of range; expected an integer of 1 or more",
+        ),
         (Occlusion, {"normalize": "none"}, "normalize='none' is not known"),
     ],
 )

@@ -137,8 +137,8 @@ def test_baseline_may_turn_weights_negative():
     [
         ({"score": "softmax"}, "score='softmax' is not known; use 'probability' or 'logit'"),
         ({"baseline": "grey"}, "baseline='grey' is not known; use 'zero', 'blur' or None"),
-        ({"batch_size": 0}, "batch_size=0 leaves nothing to do; use 1 or more"),
-        ({"max_channels": -1}, "max_channels=-1 leaves nothing to do"),
+        ({"batch_size": 0}, "batch_size=0 is out of range; expected an integer of 1 or more"),
+        ({"max_channels": -1}, "max_channels=-1 is out of range; expected an integer of 1 or more"),
     ],
 )
 def test_bad_options(options, message):

@@ -15,7 +15,8 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from camlib import GradCAM, LayoutError, layers, layouts
 from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, ChannelsLast, Tokens, reading
-from camlib.layouts.reading import Found, reading_of, readings, visited
+from camlib.layouts.reader import Found
+from camlib.layouts.reading import reading_of, readings, visited
 from camlib.layouts.recognition import Reading
 from camlib.visits import Visits
 
@@ -68,6 +69,13 @@ NETS = {
 }
 """Networks, and the number and size of their images."""
 
+EACH = [
+    pytest.param(
+        *net, id=name, marks=[pytest.mark.slow] * (name in ("transformer of a volume", "windows"))
+    )
+    for name, net in NETS.items()
+]
+
 
 def read(model: nn.Module, batch: Tensor, wanted: tuple[str, ...] | None = None) -> Found:
     """How layers are read, of a pass of `model` on `batch`; those `wanted`, or all."""
@@ -97,7 +105,7 @@ def measured(monkeypatch) -> list[set[str]]:
     return seen
 
 
-@pytest.mark.parametrize(("build", "size"), NETS.values(), ids=NETS)
+@pytest.mark.parametrize(("build", "size"), EACH)
 def test_some_layers_are_read_as_all_are(build, size):
     net, batch = build(), images(*size)
     whole = read(copy.deepcopy(net), batch)
@@ -118,7 +126,7 @@ def test_layers_asked_for_one_after_another_are_read_as_all_at_once():
         assert said(read(net, batch), name) == said(whole, name)
 
 
-@pytest.mark.parametrize(("build", "size"), NETS.values(), ids=NETS)
+@pytest.mark.parametrize(("build", "size"), EACH)
 def test_no_more_is_measured_than_needed(build, size, measured):
     """Beside what is asked for, the first layer of each shape, which tells the others the grid."""
     net, batch = build(), images(*size)
@@ -126,22 +134,21 @@ def test_no_more_is_measured_than_needed(build, size, measured):
     moved = {
         f"{visit.name}@{call}": shape
         for visit in order
-        if visit.moved
-        for call, shape in enumerate(visit.shapes)
-        if len(shape) > 2
+        for call, (shape, course) in enumerate(zip(visit.shapes, visit.courses, strict=True))
+        if (course.moved or course.joined) and len(shape) > 2
     }
     first = {shape: name for name, shape in reversed(moved.items())}
+    entries = {f"{e.name}<{e.call}" for e in order.entries if e.course.moved}
     for visit in order[::5]:
         measured.clear()
         read(copy.deepcopy(net), batch, (visit.name,))
         last = f"{visit.name}@{visit.calls - 1}"
         for taken in measured:
-            assert taken <= {"", last, *first.values()}
+            assert taken <= {*entries, last, *first.values()}
             assert last in taken or last not in moved
     measured.clear()
     read(net, batch)
-    entry = {""} if order.entry.moved else set()
-    assert measured == ([moved.keys() | entry] if moved else [])
+    assert measured == ([moved.keys() | entries] if moved else [])
 
 
 def test_network_in_which_nothing_moves_is_never_measured(measured):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from torchvision import models
 
-from camlib import METHODS
+from camlib import METHODS, zoo
+from camlib.visual import save_picture
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -23,10 +29,30 @@ def blocks(page):
     return [code for needed, code in found if not needed or find_spec(needed)]
 
 
-@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-def test_code_runs(page, tmp_path, monkeypatch):
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A folder with a photo in it, where published weights are random and nothing is downloaded."""
     monkeypatch.chdir(tmp_path)
+    scene = zoo.scene(3, size=320).image.repeat(1, 1, 2)
+    save_picture(scene, "photo.jpg")
+
+    def random(weights, **_):
+        name = type(weights).__name__.removesuffix("_Weights").lower()
+        return models.get_model(name).state_dict()
+
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", random)
+
+
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page == "docs/guide.md"))
+        for page in PAGES
+        if blocks(page)
+    ],
+)
+def test_code_runs(page, offline):
     names = {"__name__": "page"}
     for block in blocks(page):
         exec(compile(block, page, "exec"), names)
@@ -37,14 +63,33 @@ def test_code_runs(page, tmp_path, monkeypatch):
                 assert heatmap.max() <= 1
 
 
-def test_code_gives_what_the_readme_says():
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+def test_code_gives_what_the_readme_says(offline):
     names = {"__name__": "page"}
     for block in blocks("README.md"):
         exec(compile(block, "README.md", "exec"), names)
+    with Image.open("overlay.png") as drawn:
+        assert drawn.size == (640, 320)
     assert names["heatmap"].shape == (1, 128, 128)
     assert names["heatmaps"].shape == (1, 2, 128, 128)
     assert names["guided"].shape == (1, 3, 128, 128)
     assert names["picture"].shape == names["scene"].image.shape
+
+
+def test_first_snippet_and_the_demo_need_no_opencv(tmp_path):
+    """In a slim container OpenCV cannot be imported: there is no libGL."""
+    (tmp_path / "first.py").write_text(blocks("README.md")[0], encoding="utf-8")
+    code = (
+        "import sys, runpy; sys.modules['cv2'] = None; runpy.run_path('first.py')\n"
+        "from camlib.cli import main\n"
+        "main(['demo', '-o', 'demo.png'], prog_name='camlib')"
+    )
+    paths = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | paths, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
 
 
 def test_table_of_methods_is_current():
@@ -64,6 +109,15 @@ def test_links_lead_somewhere(page):
         assert ((ROOT / page).parent / link).exists(), link
 
 
+def test_ci_finds_the_test_command_of_the_readme():
+    [pattern] = re.findall(r"grep -E '(.*)' README.md", (ROOT / ".ci/run").read_text())
+    found = re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(found) == 1
+    assert all(
+        (ROOT / "scripts" / name).stat().st_mode & 0o100 for name in ("test", "check", "docs")
+    )
+
+
 def test_every_module_stands_on_the_plan():
     plan = (ROOT / "docs/design.md").read_text(encoding="utf-8")
     package = ROOT / "camlib"
@@ -74,6 +128,7 @@ def test_every_module_stands_on_the_plan():
             assert f"  {path.name}/ " in plan or f"  {path.name}/\n" in plan, path.name
 
 
+@pytest.mark.slow
 def test_examples_run_offline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for example in sorted((ROOT / "examples").glob("*.py")):

@@ -96,13 +96,19 @@ def test_larger_images_do_not_take_places_along():
 
 def test_bad_options():
     for name in ("samples", "batch_size"):
-        with pytest.raises(InputError, match=f"{name}=0 leaves nothing to do; use 1 or more"):
+        with pytest.raises(
+            InputError, match=f"{name}=0 is out of range; expected an integer of 1 or more"
+        ):
             SmoothGradCAMPlusPlus(pooled(), **{name: 0})
-    with pytest.raises(InputError, match="sigma=-1 is no width; use a share of the range"):
+    with pytest.raises(
+        InputError, match="sigma=-1 is out of range; expected a number of 0 or more"
+    ):
         SmoothGradCAMPlusPlus(pooled(), sigma=-1)
-    with pytest.raises(InputError, match="steps=0 leaves nothing to do; use 1 or more"):
+    with pytest.raises(
+        InputError, match="steps=0 is out of range; expected an integer of 1 or more"
+    ):
         IntegratedGradCAM(pooled(), steps=0)
-    with pytest.raises(InputError, match=r"scales=\(1, 0\) leave nothing to look at; use numbers"):
+    with pytest.raises(InputError, match=r"scales=\(1, 0\) is out of range; expected a sequence"):
         CAMERAS(pooled(), scales=(1, 0))
     with pytest.raises(InputError, match=r"baseline of shape \(3, 4, 4\) does not fit images"):
         IntegratedGradCAM(pooled(), baseline=torch.zeros(3, 4, 4))(images())

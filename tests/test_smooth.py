@@ -376,13 +376,20 @@ def test_what_cannot_be_averaged():
 def test_bad_options():
     method = GradCAM(pooled())
     for name in ("samples", "batch_size"):
-        with pytest.raises(InputError, match=f"{name}=0 leaves nothing to do; use 1 or more"):
+        with pytest.raises(
+            InputError, match=f"{name}=0 is out of range; expected an integer of 1 or more"
+        ):
             Smooth(method, **{name: 0})
     for sigma in (-0.1, float("nan")):
-        with pytest.raises(InputError, match=f"sigma={sigma} is no width; use a share of the"):
+        with pytest.raises(
+            InputError,
+            match=f"sigma={sigma} is (out of range|not finite); expected a number of 0 or more",
+        ):
             Smooth(method, sigma=sigma)
     for scales in ((), (1, 0), (-1.0,)):
-        with pytest.raises(InputError, match=r"scales=\(.*\) leave nothing to look at; use"):
+        with pytest.raises(
+            InputError, match=r"scales=\(.*\) is (out of range|empty); expected a seq"
+        ):
             Augmented(method, scales=scales)
 
 

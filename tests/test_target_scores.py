@@ -219,12 +219,12 @@ def test_predicted_token():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: targets.TopK(0), "k=0 leaves no class; use 1 or more"),
+        (lambda: targets.TopK(0), "k=0 is out of range; expected"),
         (lambda: targets.Probability(1, activation="relu"), "activation='relu' is not known"),
-        (lambda: targets.Contrast(nearest=0), "nearest=0 leaves no class to contrast with"),
-        (lambda: targets.MultiLabel(threshold=1), "threshold=1 is no probability; use 0 to 1"),
+        (lambda: targets.Contrast(nearest=0), "nearest=0 is out of range; expected"),
+        (lambda: targets.MultiLabel(threshold=1), "threshold=1 is out of range; expected"),
         (lambda: targets.Similarity(metric="l2"), "metric='l2' is not known; use 'cosine'"),
-        (lambda: targets.Detection(rank=-1), "rank=-1 is no rank; use 0 for the best"),
+        (lambda: targets.Detection(rank=-1), "rank=-1 is out of range; expected an integer"),
         (lambda: targets.Detection(activation="tanh"), "activation='tanh' is not known"),
     ],
 )

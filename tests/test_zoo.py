@@ -18,7 +18,7 @@ from torch import nn
 from camlib import zoo
 from camlib.errors import InputError
 from camlib.zoo import CLASSES, Scene, SceneNet, batch, load, preprocess, scene
-from camlib.zoo.drawing import Box, coverage
+from camlib.zoo.drawing import Box, coverage, enlarged
 from camlib.zoo.evaluate import average_precision, class_maps, evaluate
 from camlib.zoo.train import main, two_classes
 
@@ -45,6 +45,43 @@ def test_a_seed_gives_the_same_scene_in_every_process_and_release():
     assert drawn.names == ("heart", "ring", "heart")
     assert drawn.masks.sum((1, 2)).tolist() == [1209, 998, 1218]
     assert drawn.image.mean((1, 2)).tolist() == pytest.approx([0.478, 0.568, 0.409], abs=2e-3)
+
+
+def cubic(grid: np.ndarray, size: int) -> np.ndarray:
+    """Keys' cubic interpolation with a = -0.75, a pixel at a time, in float64."""
+
+    def kernel(t: float) -> float:
+        t, a = abs(t), -0.75
+        if t <= 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    cells = len(grid)
+    found = np.zeros((size, size, 3))
+    for row in range(size):
+        for column in range(size):
+            y, x = ((n + 0.5) * cells / size - 0.5 for n in (row, column))
+            for i in range(math.floor(y) - 1, math.floor(y) + 3):
+                for j in range(math.floor(x) - 1, math.floor(x) + 3):
+                    value = grid[min(max(i, 0), cells - 1), min(max(j, 0), cells - 1)]
+                    found[row, column] += kernel(y - i) * kernel(x - j) * value
+    return found
+
+
+@pytest.mark.parametrize(("cells", "size"), [(3, 20), (5, 33), (8, 16)])
+def test_noise_is_enlarged_cubically(cells, size):
+    grid = np.random.default_rng(cells).uniform(-1, 1, (cells, cells, 3))
+    np.testing.assert_allclose(enlarged(grid, size), cubic(grid, size), atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [64, 100, 128, 160])
+def test_noise_is_enlarged_as_opencv_does_to_the_bit(size):
+    """The built-in network was trained on scenes drawn with OpenCV."""
+    cv2 = pytest.importorskip("cv2")
+    for cells in range(3, 9):
+        grid = np.random.default_rng(cells).uniform(-1, 1, (cells, cells, 3))
+        expected = cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
+        assert (enlarged(grid, size) == expected).all()
 
 
 def test_global_random_state_is_left_alone():
@@ -274,12 +311,14 @@ def test_the_mean_of_a_class_map_is_the_score_less_the_bias(network):
     torch.testing.assert_close(between, F.avg_pool2d(coarse, 2, stride=1))
 
 
+@pytest.mark.slow
 def test_fresh_scenes_are_recognised(network):
     found = evaluate(network, [scene(seed) for seed in range(10_000, 10_200)])
     assert found.mean_average_precision > 0.97
     assert min(found.average_precision.values()) > 0.95
 
 
+@pytest.mark.slow
 def test_evidence_lies_on_the_class_and_not_on_its_neighbour(network):
     found = evaluate(network, [two_classes(seed) for seed in range(10_000, 10_112)])
     assert found.pointing > 0.9

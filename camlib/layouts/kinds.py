@@ -14,13 +14,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camlib.errors import LayoutError
+from camlib.errors import LayoutError, OptionError
+from camlib.options import Count, Natural, check_fields
 
 Shape = Sequence[int]
 
 
 class Layout(ABC):
     """Reads an activation as ``(N, C, *grid)``."""
+
+    def __post_init__(self) -> None:
+        """Check the fields of a layout that is a dataclass.
+
+        Raises:
+            OptionError: one is not what its annotation says.
+        """
+        check_fields(self)
 
     @property
     def samples_axis(self) -> int:
@@ -93,7 +102,15 @@ class Custom(Layout):
 
 
 def adapted(layout: Layout | Callable[[Tensor], Tensor]) -> Layout:
-    """`layout` as a `Layout`, also where it is a plain function."""
+    """`layout` as a `Layout`, also where it is a plain function.
+
+    Raises:
+        OptionError: it is a class.
+    """
+    if isinstance(layout, type):
+        raise OptionError(
+            f"layout={layout.__name__} is a class; pass a layout: {layout.__name__}(...)"
+        )
     return layout if isinstance(layout, Layout) else Custom(layout)
 
 
@@ -211,9 +228,9 @@ class Tokens(_Sequence):
             them; `prefix` and `suffix` do not count then.
     """
 
-    prefix: int = 0
-    grid: tuple[int, ...] | None = None
-    suffix: int = 0
+    prefix: Natural = 0
+    grid: tuple[Count, ...] | None = None
+    suffix: Natural = 0
     batch_first: bool = True
     patches: tuple[int, ...] | None = None
 
@@ -256,9 +273,9 @@ class Series(_Sequence):
         suffix: how many tokens after the last step are none.
     """
 
-    prefix: int = 0
+    prefix: Natural = 0
     batch_first: bool = True
-    suffix: int = 0
+    suffix: Natural = 0
 
     def __call__(self, activation: Tensor) -> Tensor:
         """The steps of `activation`, ``(N, C, steps)``."""
@@ -312,7 +329,7 @@ class Frames(Layout):
         layout: of each of them.
     """
 
-    frames: int
+    frames: Count
     layout: Layout = ChannelsFirst()
 
     def __call__(self, activation: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ of a sample; its size differs from that of the clean pass, which shows the axis 
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,7 +193,6 @@ def measure(
     sample: int,
     shapes: Mapping[str, Shape],
     begin: Callable[[], Callable[[str, Measured], None]],
-    entry: nn.Module | None = None,
     strength: float = 1.0,
 ) -> None:
     """Measure what the places of layers look at in one sample of an input.
@@ -203,9 +202,8 @@ def measure(
         given: the arguments of the clean pass.
         sample: number of the sample.
         shapes: what layers returned in the clean pass, by name and call; ``"head@2"`` is the third
-            call of head, and ``""`` stands for the input of `entry`.
+            call of head, and ``"head<2"`` what it was given in that.
         begin: starts a measurement and returns what takes each layer's, as soon as it finishes.
-        entry: a part of the model of which the input is measured too.
         strength: of the noise. A norm or a sigmoid may answer the same to all strong noise.
 
     Raises:
@@ -226,7 +224,7 @@ def measure(
                 if measured := _measured(tensor, shapes[name], len(given), clean):
                     take(name, measured)
 
-        with _looking(model, shapes, entry, look):
+        with _looking(model, shapes, look):
             each.owned().run(model)
 
     with torch.no_grad():
@@ -278,33 +276,30 @@ def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured 
 
 @contextmanager
 def _looking(
-    model: nn.Module,
-    shapes: Mapping[str, Shape],
-    entry: nn.Module | None,
-    look: Callable[[str, Any], None],
+    model: nn.Module, shapes: Mapping[str, Shape], look: Callable[[str, Any], None]
 ) -> Iterator[None]:
-    """`look` sees what each layer named in `shapes` returns, in this thread."""
-    calls: Counter[str] = Counter()
+    """`look` sees what each layer named in `shapes` is given or returns, in this thread."""
 
-    def before(_module: nn.Module, args: Any) -> None:
-        if not calls[""]:
-            calls[""] += 1
-            look("", args)
+    def looking_for(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        begun, ended = itertools.count(), itertools.count()
 
-    def looker(name: str) -> Callable[..., None]:
+        def before(_module: nn.Module, args: Any) -> None:
+            if (call := f"{name}<{next(begun)}") in shapes:
+                look(call, args)
+
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
-            call = f"{name}@{calls[name]}"
-            calls[name] += 1
-            if call in shapes:
+            if (call := f"{name}@{next(ended)}") in shapes:
                 look(call, output)
 
-        return after
+        return before, after
 
-    wanted = {name.partition("@")[0] for name in shapes} - {""}
+    given = {name.rpartition("<")[0] for name in shapes}
+    returned = {name.rpartition("@")[0] for name in shapes}
     with Undoing() as undo:
-        if entry is not None:
-            hook_before(undo, entry, before)
         for name, module in model.named_modules():
-            if name in wanted:
-                hook(undo, module, looker(name))
+            before, after = looking_for(name)
+            if name in given:
+                hook_before(undo, module, before)
+            if name in returned:
+                hook(undo, module, after)
         yield

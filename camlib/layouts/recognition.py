@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from camlib.errors import LayoutError
-from camlib.layouts.claims import AGREES, SURE, Claim, Grid, claims, orders
+from camlib.layouts.claims import AGREES, SURE, Claim, Grid
 from camlib.layouts.conventions import said_by
 from camlib.layouts.kinds import ChannelsFirst, Layout, Shape
 from camlib.layouts.measured import Measured
+from camlib.layouts.search import claims, orders
 from camlib.maps import Window
+from camlib.passes.courses import Course
 
 CLEARLY = 0.1
 """By how much it has to agree better than any other."""
@@ -44,11 +46,14 @@ class Reading:
         window: which part of the input the grid covers.
         agreement: the correlation of the positions that the layout claims and those measured, along
             the axis where it is lowest; ``None`` where the reading was certain, or taken over.
+        lasting: whether other images of the same form are read so too. Not so if what an image
+            shows decides where it is cut.
     """
 
     layout: Layout
     window: Window
     agreement: float | None = None
+    lasting: bool = True
 
 
 @dataclass
@@ -64,8 +69,6 @@ class Readings:
         default_factory=lambda: defaultdict(list)
     )
     _grids: dict[Grid, None] = field(default_factory=dict)
-    _before: tuple[Claim, Window] | None = None
-    _entrance: Reading | None = None
 
     def certain(self, shape: Shape) -> Reading:
         """The reading of a layer before which nothing moved places.
@@ -79,9 +82,8 @@ class Readings:
                 "axes; choose a layer before pooling or flattening, or pass layout=, a function "
                 "from the activation to (N, C, *grid)"
             )
-        reading = Reading(ChannelsFirst(), ((0.0, 1.0),) * self.axes)
+        reading = Reading(ChannelsFirst(), self.whole)
         self._keep(0, shape, reading)
-        self._before = None
         return reading
 
     def unmoved(self, shape: Shape, seen: Measured) -> Reading:
@@ -95,7 +97,13 @@ class Readings:
         return self.certain(shape)
 
     def measured(
-        self, shape: Shape, seen: Measured, module: nn.Module | None, *, since: bool = True
+        self,
+        shape: Shape,
+        seen: Measured,
+        module: nn.Module | None,
+        course: Course,
+        window: Window,
+        entrance: Reading | None = None,
     ) -> Reading:
         """The reading of a layer from what was measured of it.
 
@@ -103,8 +111,10 @@ class Readings:
             shape: of its output.
             seen: what was measured.
             module: whose output it is.
-            since: whether anything may have moved places since the image entered. If not, the
-                layer has the axes of what entered, unless the measurement contradicts.
+            course: what became of the image on the way to it.
+            window: which part of the input the layer before it on that way covers.
+            entrance: how the image is read where it entered, with channels first. A layer has its
+                axes if nothing has moved places since, unless the measurement contradicts.
 
         Raises:
             LayoutError: no reading agrees, or two; or the layer has no positions.
@@ -112,39 +122,41 @@ class Readings:
         known = self._known[_key(seen.samples, shape)]
         found = again = _agreeing(known, seen)
         if not found or found[0].agreement < SURE:
-            window = self._before[1] if self._before else self._whole
             telling = any(look.telling for look in seen.looks)
             new = claims(seen, self._grids, window, tokens=telling or not known)
             found = sorted([*again, *new], key=lambda claim: -claim.agreement)
         if found and (found[0] in again or found[0].agrees(self._grids)):
-            return self._agreed(shape, seen, found, since=since)
+            return self._agreed(shape, seen, found, window, since=course.since)
         if seen.still:
             raise LayoutError(_STILL)
         if known and len(shape) == self.axes + 2:
             telling = any(seen.look(channels).telling for _, channels in known)
-        if not since and self._entrance and len(shape) == self.axes + 2:
-            claim = Claim.of(self._entrance.layout, next(seen.looks))
+        if not course.since and entrance and len(shape) == self.axes + 2:
+            claim = Claim.of(entrance.layout, next(seen.looks))
             if claim is not None and claim.agreement > -0.3 and not claim.turned_over:
-                self._keep(seen.samples, shape, self._entrance)
-                return self._entrance
+                self._keep(seen.samples, shape, entrance)
+                return entrance
         if telling and any(look.share >= _ROUNDING for look in seen.looks):
+            tried = f" (correlations: {_listed(found)}; {SURE} is needed)" if found else ""
             raise LayoutError(
-                f"no reading of {tuple(shape)} agrees with where its places look "
-                f"(correlations: {_listed(found)}; {SURE} is needed)"
+                f"no reading of {tuple(shape)} agrees with where its places look{tried}"
             )
         if found and found[0].agreement >= AGREES:
             raise LayoutError(f"no reading is certain: {_listed(found)}")
-        return self._without_positions(shape, seen, module, bool(found))
+        if course.joined:
+            raise LayoutError(_ALIKE.format(tuple(shape)))
+        return self._without_positions(shape, seen, module, window, bool(found))
 
     def _agreed(
-        self, shape: Shape, seen: Measured, found: Sequence[Claim], *, since: bool
+        self, shape: Shape, seen: Measured, found: Sequence[Claim], window: Window, *, since: bool
     ) -> Reading:
         """The first of the claims that were `found`, if no other agrees as well."""
         best = found[0]
         if len(shape) == 3 and not best.look.telling and any(look.telling for look in seen.looks):
             raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
         if best.agreement < SURE and len(best.look.axes) == len(best.grid) > 1:
-            agreement = max(max(orders(look).values()) for look in seen.looks)
+            looks = [x for x in seen.looks if x is best.look or 1 not in x.strength.shape]
+            agreement = max(max(orders(look).values()) for look in looks)
             if agreement > best.agreement + 1e-6:
                 raise LayoutError(
                     f"{best.layout!r} agrees by {best.agreement:.2f}, and another order of the "
@@ -154,28 +166,31 @@ class Readings:
         rivals = [claim for claim in close if best.rivals(claim)]
         if rivals:
             raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
-        known = self._known[_key(seen.samples, shape)]
-        windows = [each.window for each, _ in known if each.layout == best.layout]
-        window = windows[0] if windows else self._window(best, since=since)
-        reading = Reading(best.layout, window, best.agreement)
+        reading = Reading(best.layout, _window(best, window, since=since), best.agreement)
         self._keep(seen.samples, shape, reading, best.look.channels)
-        self._before = best, window
         return reading
 
-    def entry(self, seen: Measured) -> None:
-        """Take note of what the first layer is given: the input, cut, padded, resized or turned."""
-        found = [claim for claim in claims(seen, (), self._whole) if claim.agreement >= AGREES]
-        if found:
-            # The places inside a patch are in order too; those of all patches cover more.
-            best = max(found, key=lambda claim: claim.extent)
-            borders = zip(best.borders(), best.grid, strict=True)
-            window = tuple(_snapped(*ends, cells) for ends, cells in borders)
-            self._before = best, window
-            if best.look.channels == 1:
-                self._entrance = Reading(best.layout, window)
+    def entry(self, seen: Measured) -> tuple[Window, Reading | None]:
+        """Which part of the input a first layer is given, cut, padded, resized or turned.
+
+        And how it is read, if it has its channels first.
+        """
+        found = [claim for claim in claims(seen, (), self.whole) if claim.agreement >= AGREES]
+        if not found:
+            return self.whole, None
+        # The places inside a patch are in order too; those of all patches cover more.
+        best = max(found, key=lambda claim: claim.extent)
+        borders = zip(best.borders(), best.grid, strict=True)
+        window = tuple(_snapped(*ends, cells) for ends, cells in borders)
+        return window, Reading(best.layout, window) if best.look.channels == 1 else None
 
     def _without_positions(
-        self, shape: Shape, seen: Measured, module: nn.Module | None, grid: bool
+        self,
+        shape: Shape,
+        seen: Measured,
+        module: nn.Module | None,
+        window: Window,
+        grid: bool,
     ) -> Reading:
         """The reading of layers of the same places, or by what `module` is.
 
@@ -186,7 +201,6 @@ class Readings:
         said = said_by(module)
         readings = {each.layout: (each, channels) for each, channels in known}
         if not known and grid and said is not None and len(shape) == self.axes + 2:
-            window = self._before[1] if self._before else self._whole
             readings = {said: (Reading(said, window), 1)}
         if len(readings) == 1:
             [(reading, channels)] = readings.values()
@@ -195,34 +209,17 @@ class Readings:
             if claim is None or (claim.contradicted and look.share >= _ROUNDING):
                 raise LayoutError(f"{reading.layout!r} does not agree with where its places look")
             self._keep(seen.samples, shape, reading, channels)
-            return Reading(reading.layout, reading.window)
+            return Reading(reading.layout, window)
         raise LayoutError(
-            f"all places of {tuple(shape)} look at the same part of the input: the network does "
-            "not localise there"
+            _ALIKE.format(tuple(shape))
             if grid
             else f"an activation of shape {tuple(shape)} has no grid for an input of {self.axes} "
             "axes"
         )
 
-    def _window(self, claim: Claim, *, since: bool) -> Window:
-        """The part of the input that the first layer of its kind covers.
-
-        It is that of the layer before, unless something may have moved places since the image
-        entered, and the positions are sharp and tell otherwise.
-        """
-        window = self._before[1] if self._before else self._whole
-        if not since or not claim.sharp:
-            return window
-        found = []
-        for ends, (first, last), cells in zip(claim.borders(), window, claim.grid, strict=True):
-            start, end = _snapped(*ends, cells)
-            close = 0.75 * max(end - start, last - first) / cells
-            same = cells == 1 or max(abs(start - first), abs(end - last)) < close
-            found.append((first, last) if same else (start, end))
-        return tuple(found)
-
     @property
-    def _whole(self) -> Window:
+    def whole(self) -> Window:
+        """All of the input."""
         return ((0.0, 1.0),) * self.axes
 
     def _keep(self, samples: int, shape: Shape, reading: Reading, channels: int = 1) -> None:
@@ -233,6 +230,25 @@ class Readings:
 
 
 _STILL = "it does not depend on the image"
+
+_ALIKE = "all places of {} look at the same part of the input: the network does not localise there"
+
+
+def _window(claim: Claim, before: Window, *, since: bool) -> Window:
+    """The part of the input that the first layer of its kind covers.
+
+    It is that of the layer `before`, unless something may have moved places since the image
+    entered, and the positions are sharp and tell otherwise.
+    """
+    if not since or not claim.sharp:
+        return before
+    found = []
+    for ends, (first, last), cells in zip(claim.borders(), before, claim.grid, strict=True):
+        start, end = _snapped(*ends, cells)
+        close = 0.75 * max(end - start, last - first) / cells
+        same = cells == 1 or max(abs(start - first), abs(end - last)) < close
+        found.append((first, last) if same else (start, end))
+    return tuple(found)
 
 
 def _key(samples: int, shape: Shape) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,12 @@ from camlib.forward import Pass
 from camlib.layouts import Layout
 from camlib.methods.activation import closest_classifier
 from camlib.methods.layer import LayerMethod
+from camlib.methods.options import LayerOptions, ReplayingOptions
 from camlib.modules import Layers
+from camlib.options import Count, checked
 from camlib.samples import of_samples
 from camlib.targets import Category, Target
-from camlib.targets.classes import Asked, asked_as, check_asked
+from camlib.targets.classes import Asked, asked_as
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """From activations of samples ``(M, C, *grid)`` and a number for each to the changed ones."""
@@ -32,27 +34,22 @@ class Replaying(LayerMethod):
     so. Tokens that the map does not show, such as a class token, are kept as they are.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`.
         batch_size: how many changed activations run at once; by default what fits into memory.
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
-        options: see `LayerMethod`.
-
-    Raises:
-        InputError: an option has no such value.
     """
 
     graph = "none"
     replays = True
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        batch_size: int | None = None,
+        batch_size: Count | None = None,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
         self.chunks = Chunks(batch_size, progress)
@@ -124,11 +121,6 @@ class AblationCAM(Replaying):
     channels, and only what comes after it for each. At the last layer, when channels are to be
     weighed by their share of the score. Weak at earlier layers, where one weight for a channel says
     little and what follows is dear to run.
-
-    Args:
-        model: see `Replaying`.
-        layer: see `Replaying`.
-        options: see `Replaying`.
     """
 
     cost = "1 forward, 1 forward of what follows the layer for each channel"
@@ -174,21 +166,16 @@ class ReciproCAM(Replaying):
     at zero where nothing speaks for the class.
 
     Args:
-        model: see `Replaying`.
-        layer: see `Replaying`.
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
             function, are taken as they are.
         gaussian: spread each position over its neighbours, by ``[1 2 1] / 4`` along each axis, with
             what falls over the border lost.
-        options: see `Replaying`.
-
-    Raises:
-        InputError: an option has no such value.
     """
 
     cost = "1 forward, 1 forward of what follows the layer for each position"
     rectify = False
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -196,10 +183,9 @@ class ReciproCAM(Replaying):
         *,
         score: Asked = "probability",
         gaussian: bool = False,
-        **options: Any,
+        **options: Unpack[ReplayingOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_asked(score)
         self.score: Asked = score
         self.gaussian = gaussian
 

@@ -7,17 +7,18 @@ explanations of an answer they are what any other method has to beat.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib.draws import Draws
-from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.maps import positions
 from camlib.methods.layer import LayerMethod
+from camlib.methods.options import LayerOptions
 from camlib.modules import Layers
+from camlib.options import Positive, Seed, checked
 
 
 class ClassAgnostic(LayerMethod):
@@ -67,14 +68,17 @@ class FEM(ClassAgnostic):
     none lies more than ``sqrt(n - 1)`` deviations from the mean.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`.
         k: how many standard deviations above its mean a channel counts.
-        options: see `LayerMethod`.
     """
 
+    @checked
     def __init__(
-        self, model: nn.Module, layer: Layers = None, *, k: float = 2.0, **options: Any
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        k: float = 2.0,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
         self.k = k
@@ -94,16 +98,19 @@ class RandomCAM(ClassAgnostic):
     measure over several seeds.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`.
         seed: of the weights.
-        options: see `LayerMethod`.
     """
 
     rectify = True
 
+    @checked
     def __init__(
-        self, model: nn.Module, layer: Layers = None, *, seed: int = 0, **options: Any
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        seed: Seed = 0,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
         self.seed = seed
@@ -122,21 +129,19 @@ class CenterGaussian(ClassAgnostic):
     beat it may have learnt no more than that.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`; its grid alone is used.
         sigma: standard deviation, as a share of each side.
-        options: see `LayerMethod`.
-
-    Raises:
-        InputError: `sigma` is not above 0.
     """
 
+    @checked
     def __init__(
-        self, model: nn.Module, layer: Layers = None, *, sigma: float = 0.25, **options: Any
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        sigma: Positive = 0.25,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        if not sigma > 0:
-            raise InputError(f"sigma={sigma!r} is no width; use a share of the side above 0")
         self.sigma = sigma
 
     def pattern(self, activation: Tensor) -> Tensor:

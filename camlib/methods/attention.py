@@ -8,22 +8,24 @@ patches; class, distillation and register tokens are left out.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib.attention import Attending, Attention
 from camlib.blocks import Blocks, blocks_of
-from camlib.errors import GraphError, InputError, ModelError
+from camlib.errors import GraphError, ModelError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layouts import Layout, adapted
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
+from camlib.methods.options import ArrangedOptions, MapOptions
 from camlib.modules import unwrap
+from camlib.options import checked
 from camlib.replay import Needs, Tail
 from camlib.rules import without_recomputation
 
@@ -38,16 +40,21 @@ class AttentionMethod(MapMethod):
     Args:
         model: any vision transformer; wrapped, compiled, frozen or training.
         layout: turns tokens ``(N, T, C)`` into ``(N, C, *grid)``; recognised by default.
-        options: see `MapMethod`.
 
     Raises:
-        InputError: an option has no such value.
         ModelError: `model` is not a module; in a call, it does not attend like that.
     """
 
     rectify = False
 
-    def __init__(self, model: nn.Module, *, layout: Layout | None = None, **options: Any) -> None:
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layout: Layout | Callable[[Tensor], Tensor] | None = None,
+        **options: Unpack[MapOptions],
+    ) -> None:
         super().__init__(model, **options)
         self.layout = None if layout is None else adapted(layout)
         self._found: dict[Any, Blocks] = {}
@@ -116,10 +123,6 @@ class AttentionRollout(AttentionMethod):
     answer is read from other tokens, the mean of their rows. The baseline for other maps of
     attention. Class-agnostic; weak because all heads count the same, and the values and perceptrons
     not at all: deep networks blur to a mean.
-
-    Args:
-        model: see `AttentionMethod`.
-        options: see `AttentionMethod`.
     """
 
     cost = "1 forward"
@@ -151,10 +154,6 @@ class GradientRollout(AttentionMethod):
     ``R - I``; where the answer is read from other tokens, the mean of their rows. For the class in
     question, where rollout shows whatever was looked at. Weak where evidence against the class
     counts: it is cut off in every block.
-
-    Args:
-        model: see `AttentionMethod`.
-        options: see `AttentionMethod`.
     """
 
     cost = "1 forward, 1 backward"
@@ -189,25 +188,23 @@ class LeGrad(AttentionMethod):
     where the head cannot read the tokens of early blocks, as they count as much as the last.
 
     Args:
-        model: see `AttentionMethod`.
         tokens: ``"mean"``: in ``s^l`` each token is replaced by the mean of all, as the authors'
             code for CLIP does it, whichever of them the network pools; ``"own"``: the tokens stay
             what they are, and ``s^L`` is the score.
-        options: see `AttentionMethod`.
-
-    Raises:
-        InputError: `tokens` has no such value.
     """
 
     cost = "1 forward, 1 forward and backward of what follows, for each block"
     fuse: Fuse = "sum"
 
+    @checked
     def __init__(
-        self, model: nn.Module, *, tokens: Literal["mean", "own"] = "mean", **options: Any
+        self,
+        model: nn.Module,
+        *,
+        tokens: Literal["mean", "own"] = "mean",
+        **options: Unpack[ArrangedOptions],
     ) -> None:
         super().__init__(model, **options)
-        if tokens not in ("mean", "own"):
-            raise InputError(f"tokens={tokens!r} is not known; use 'mean' or 'own'")
         self.tokens = tokens
 
     def _layers(self, blocks: Blocks) -> tuple[str, ...]:

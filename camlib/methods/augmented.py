@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from camlib.forward import Pass
 from camlib.inputs import Inputs
 from camlib.methods.base import Averageable, MapMethod
 from camlib.methods.ensemble import Ensemble
-from camlib.methods.views import View, check_scales, check_unplaced, mirrored, rescaled
+from camlib.methods.views import Scales, View, check_unplaced, mirrored, rescaled
+from camlib.options import checked
 from camlib.targets import Target
 
 
@@ -32,17 +33,15 @@ class Augmented(Ensemble):
         scales: factors of the image's last two axes; the model must take images of such sizes.
 
     Raises:
-        InputError: `scales` are empty or not positive, or `method` is one of attributions.
+        InputError: `method` is one of attributions.
         TargetError: in a call, the target asks about places, which do not move along.
     """
 
     cost = "the method's, for each of 2 views and once more"
 
-    def __init__(
-        self, method: Averageable, *, flips: bool = True, scales: Sequence[float] = (1.0,)
-    ) -> None:
+    @checked
+    def __init__(self, method: Averageable, *, flips: bool = True, scales: Scales = (1.0,)) -> None:
         super().__init__(method)
-        check_scales(scales)
         inner = method
         while isinstance(inner, Ensemble):
             inner = inner.method

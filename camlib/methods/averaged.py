@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import check_counts
 from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.forward import Pass, input_gradients, scores_at
 from camlib.inputs import Inputs
+from camlib.methods.options import CallingOptions
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 from camlib.methods.views import View, averaged, beside, drawn, on_the_way
+from camlib.options import Count, Seed, checked
 from camlib.targets import Target
 
 
@@ -30,29 +31,27 @@ class IntegratedGradients(PixelMethod):
     gets nothing, and pictures on the way are none that the network knows.
 
     Args:
-        model: see `PixelMethod`.
         baseline: a number, or a tensor that broadcasts to the images.
         steps: points of the rule.
         batch_size: how many images the model sees at once; bounds the memory.
-        options: see `PixelMethod`.
 
     Raises:
-        InputError: `steps` or `batch_size` is below 1; in a call, `baseline` does not fit.
+        InputError: in a call, `baseline` does not fit.
     """
 
     cost = "2 forward, 1 forward and backward for each of 50 steps"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
         baseline: Tensor | float = 0.0,
-        steps: int = 50,
-        batch_size: int = 32,
-        **options: Any,
+        steps: Count = 50,
+        batch_size: Count = 32,
+        **options: Unpack[CallingOptions],
     ) -> None:
         super().__init__(model, **options)
-        check_counts(steps=steps, batch_size=batch_size)
         self.baseline = baseline
         self.steps = steps
         self.batch_size = batch_size
@@ -86,31 +85,29 @@ class ExpectedGradients(PixelMethod):
     picture has to mean "nothing". Weak in its variance: use many samples.
 
     Args:
-        model: see `PixelMethod`.
         baselines: images ``(B, C, H, W)`` to draw from; by default one of zeros.
         samples: how many draws, the same for all images.
         seed: of the draws.
         batch_size: how many images the model sees at once; bounds the memory.
-        options: see `PixelMethod`.
 
     Raises:
-        InputError: `samples` or `batch_size` is below 1; in a call, `baselines` do not fit.
+        InputError: in a call, `baselines` do not fit.
     """
 
     cost = "1 forward, 1 forward and backward for each of 50 samples"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
         baselines: Tensor | None = None,
-        samples: int = 50,
-        seed: int = 0,
-        batch_size: int = 32,
-        **options: Any,
+        samples: Count = 50,
+        seed: Seed = 0,
+        batch_size: Count = 32,
+        **options: Unpack[CallingOptions],
     ) -> None:
         super().__init__(model, **options)
-        check_counts(samples=samples, batch_size=batch_size)
         self.baselines = baselines
         self.samples = samples
         self.seed = seed

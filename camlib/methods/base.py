@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError, warn
 from camlib.forward import Pass
-from camlib.inputs import Inputs, detached
+from camlib.inputs import Inputs, ModelInputs, detached
 from camlib.maps import Fuse, Normalize, Window
-from camlib.methods.calling import ELSEWHERE, Calling, check_options
+from camlib.methods.calling import Calling
 from camlib.methods.explanation import Explanation
+from camlib.methods.options import CallingOptions
+from camlib.options import checked
 from camlib.passes.undoing import Called
-from camlib.targets import Target
+from camlib.targets import Target, TargetLike
 from camlib.targets.saturation import saturated
 
 
@@ -30,7 +32,8 @@ class Method(Calling, ABC):
     cost: ClassVar[str]
     """Forward and backward passes of a call."""
 
-    def __call__(self, inputs: Any = None, target: Any = None, **options: Any) -> Tensor:
+    @checked
+    def __call__(self, inputs: ModelInputs, target: TargetLike = None) -> Tensor:
         """Where the model looked: the `heatmap` of `explain`.
 
         Args:
@@ -41,7 +44,6 @@ class Method(Calling, ABC):
             target: what to explain: ``None`` for the predicted class, a class, one class a sample,
                 ``(N, K)`` classes, a `camlib.targets.Target`, or a function of the model's output
                 that returns ``(N,)`` or ``(N, K)``, for each sample whatever else is in the batch.
-            options: of `explain`.
 
         Returns:
             A map ``(N, H, W)`` in [0, 1] for each sample, or of the methods that explain pixels an
@@ -52,16 +54,10 @@ class Method(Calling, ABC):
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
             OptionError: there is no such option.
         """
-        if options:
-            parameters = inspect.signature(self.explain).parameters
-            unknown = [name for name in options if name not in parameters]
-            if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-                unknown = [name for name in unknown if name in ELSEWHERE]
-            check_options(type(self), unknown, parameters)
-        return self.explain(inputs, target, **options).heatmap
+        return self.explain(inputs, target).heatmap
 
     @abstractmethod
-    def explain(self, inputs: Any, target: Any = None) -> Explanation:
+    def explain(self, inputs: ModelInputs, target: TargetLike = None) -> Explanation:
         """Everything one call knows; see `__call__` for the arguments."""
 
     @classmethod
@@ -131,12 +127,10 @@ class MapMethod(Averageable):
         normalize: ``True`` for [0, 1], ``"max"`` to divide by the largest value only,
             ``"centered"`` for [0, 1] with 0.5 for "no evidence", ``False`` for units of the score;
             by default ``True``, or ``"centered"`` where such a target's sign is kept.
-        options: `image`, `image_layout` and `eval`, see `Calling`.
 
     Raises:
-        InputError: an option has no such value.
         ModelError: `model` is not a module.
-        OptionError: there is no such option.
+        OptionError: there is no such option, or it has no such value.
     """
 
     rectify: ClassVar[bool] = True
@@ -145,6 +139,7 @@ class MapMethod(Averageable):
     fuse: Fuse = "mean"
     """How the maps of several layers become one."""
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -153,19 +148,49 @@ class MapMethod(Averageable):
         relu: bool | None = None,
         resize: bool = True,
         normalize: Normalize | None = None,
-        **options: Any,
+        **options: Unpack[CallingOptions],
     ) -> None:
         super().__init__(model, **options)
-        maps.check(fuse=self.fuse, normalize=normalize)
         self.differentiable = differentiable
         self.relu = relu
         self.resize = resize
         self.normalize: Normalize | None = normalize
 
+    @checked
+    def __call__(
+        self,
+        inputs: ModelInputs,
+        target: TargetLike = None,
+        *,
+        relu: bool | None = None,
+        resize: bool | None = None,
+        normalize: Normalize | None = None,
+    ) -> Tensor:
+        """Where the model looked: the `heatmap` of `explain`.
+
+        Args:
+            inputs: see `Method.__call__`.
+            target: see `Method.__call__`.
+            relu: whether negative evidence is cut off; ``None`` as the method is built, as for
+                the other two.
+            resize: whether the maps come at the input's size, or at the layer's grid.
+            normalize: how they are scaled: ``True``, ``"max"``, ``"centered"`` or ``False``.
+
+        Returns:
+            A map ``(N, H, W)`` in [0, 1] for each sample; ``(N, K, H, W)`` for several classes a
+            sample. Float32, on the input's device.
+
+        Raises:
+            CamlibError: the inputs, the target or the layer do not fit the model; see the message.
+            OptionError: there is no such option, or it has no such value.
+        """
+        return self.explain(inputs, target, relu=relu, resize=resize, normalize=normalize).heatmap
+
+    @checked
     def explain(
         self,
-        inputs: Any,
-        target: Any = None,
+        inputs: ModelInputs,
+        target: TargetLike = None,
         *,
         relu: bool | None = None,
         resize: bool | None = None,
@@ -176,9 +201,10 @@ class MapMethod(Averageable):
         Args:
             inputs: see `Method.__call__`.
             target: see `Method.__call__`.
-            relu: overrides the method's own setting, as do `resize` and `normalize`.
-            resize: see `relu`.
-            normalize: see `relu`.
+            relu: whether negative evidence is cut off; ``None`` as the method is built, as for
+                the other two.
+            resize: whether the maps come at the input's size, or at the layer's grid.
+            normalize: how they are scaled: ``True``, ``"max"``, ``"centered"`` or ``False``.
 
         Returns:
             The heatmap, and what else there is. The heatmap is ``(N, H, W)`` float32 in [0, 1] on
@@ -202,7 +228,6 @@ class MapMethod(Averageable):
         resize: bool | None = None,
         normalize: Normalize | None = None,
     ) -> Explanation:
-        maps.check(fuse=self.fuse, normalize=normalize)
         with (
             Called(),
             self._prepared(inputs) as (model, given),
@@ -239,9 +264,8 @@ class MapMethod(Averageable):
         heat = self._placed(found, given.size, windows) if resize else fused
         apart = heat.flatten(1, -1 - len(given.size))
         fresh = not self.differentiable and not _share(heat, (fused, *found))
-        whole = all(maps.is_whole(window) for window in windows)
-        grid = found[0].shape[2:] if resize and len(found) == 1 and whole else ()
-        heat = maps.normalize(apart, normalize, inplace=fresh, grid=grid).reshape(heat.shape)
+        scaled = (maps.normalize_ if fresh else maps.normalize)(apart, normalize)
+        heat = scaled.reshape(heat.shape)
         return Explanation(
             heatmap=heat.reshape(*shape, *heat.shape[2:]),
             map=fused.reshape(*shape, *fused.shape[2:]),

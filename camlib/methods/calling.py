@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
-from camlib.errors import LayerError, LayoutError, OptionError
+from camlib.errors import LayerError, LayoutError
 from camlib.images import image_of
 from camlib.inputs import Inputs
 from camlib.layouts.reading import as_read
+from camlib.methods.described import describe
 from camlib.modes import explaining
 from camlib.modules import unwrap
+from camlib.options import checked
 from camlib.paths import Path, Where
 from camlib.readings import check_layout
 
@@ -37,17 +37,18 @@ class Calling:
             left in training mode gives another map in each.
 
     Raises:
-        InputError: `image_layout` is not known.
         ModelError: `model` is not a module.
-        OptionError: there is no such option.
+        OptionError: there is no such option, or it has no such value.
     """
 
     layers: tuple[str, ...] = ()
     """Dotted names of the layers that are read."""
 
-    reads: ClassVar[bool] = False
-    """Whether layers are read, which tell the axes of the image."""
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        describe(cls)
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -55,9 +56,7 @@ class Calling:
         image: Where | None = None,
         image_layout: str | None = None,
         eval: bool = True,
-        **unknown: Any,
     ) -> None:
-        check_options(type(self), unknown)
         unwrap(model)
         check_layout(image_layout)
         self.model = model
@@ -65,7 +64,7 @@ class Calling:
         self.image_layout = image_layout
         self.eval = eval
         self._images: dict[Any, Path] = {}
-        self._axes: dict[Any, int | None] = {}
+        self._axes: dict[Any, tuple[int | None, bool]] = {}
 
     @contextmanager
     def _prepared(self, inputs: Any) -> Iterator[tuple[nn.Module, Inputs]]:
@@ -95,65 +94,11 @@ class Calling:
 
     def _read(self, model: nn.Module, given: Inputs) -> Inputs:
         """`given` with the axis of its channels as the layers have it; measured once."""
-        if given.told or not self.reads or len(given.readings()) < 2:
+        if given.told or len(given.readings()) < 2:
             return given
         key = self.layers, given.path, given.image.shape[1:]
         if key not in self._axes:
-            self._axes[key] = as_read(model, given, self.layers).axis
-        return replace(given, axis=self._axes[key], told=True)
-
-
-def check_options(kind: type, given: Iterable[str], known: Iterable[str] = ()) -> None:
-    """Check that nothing is `given` that `kind` has no option for.
-
-    Args:
-        kind: a method.
-        given: names that it does not know.
-        known: of options of the call; by default those of the constructor.
-
-    Raises:
-        OptionError: there is a name, with what it is called here.
-    """
-    for name in given:
-        if name in ELSEWHERE:
-            raise OptionError(f"{name}= is not an option of {kind.__name__}; {ELSEWHERE[name]}")
-        options = set(known) or {
-            each.name
-            for part in kind.__mro__
-            if part is not object and "__init__" in vars(part)
-            for each in inspect.signature(vars(part)["__init__"]).parameters.values()
-            if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-        }
-        near = get_close_matches(name, sorted(options - {"self"}), n=1)
-        hint = f"did you mean {near[0]}=?" if near else f"there are {_listed(options - {'self'})}"
-        raise OptionError(f"{name}= is not an option of {kind.__name__}; {hint}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"{name}=" for name in sorted(names))
-
-
-_LAYER = (
-    "the layer is called layer=: a module, its dotted name, a list of either, or None for the "
-    "default; methods of pixels have none"
-)
-_TARGET = "what to explain is the target= of a call: a class, one a sample, or a function"
-_DEVICE = "nothing has to be said: a map is computed where the inputs are"
-ELSEWHERE = {
-    "target_layer": _LAYER,
-    "target_layers": _LAYER,
-    "targets": _TARGET,
-    "target_category": _TARGET,
-    "class_idx": _TARGET,
-    "use_cuda": _DEVICE,
-    "device": _DEVICE,
-    "reshape_transform": "layers are read without one; layout= is for those that cannot be",
-    "input_tensor": "the images are the first argument of a call, inputs",
-    "input_img": "the images are the first argument of a call, inputs",
-    "input_shape": "the layer is chosen from the first inputs; leave it out",
-    "fc_layer": "the classifier is found by itself; leave it out",
-    "aug_smooth": "wrap the method: Augmented(GradCAM(model))",
-    "eigen_smooth": "use EigenGradCAM",
-    "normalized": "use normalize=",
-}
-"""What other libraries have, and where it is here."""
+            read = as_read(model, given, self.layers)
+            self._axes[key] = read.axis, read.told
+        axis, told = self._axes[key]
+        return replace(given, axis=axis, told=told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,17 @@ from camlib.capture import capture
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass, input_gradients
 from camlib.gradients import gradients
-from camlib.inputs import Inputs, detached
+from camlib.inputs import Inputs, ModelInputs, detached
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.layouts.reading import reading_of
 from camlib.methods.explanation import Explanation
+from camlib.methods.options import CallingOptions
 from camlib.methods.pixel import PixelMethod
 from camlib.modules import Layer, find
+from camlib.options import checked
 from camlib.passes.undoing import Called
 from camlib.rules import Rectifying, without_recomputation
+from camlib.targets import TargetLike
 from camlib.visits import visits
 
 
@@ -38,11 +41,9 @@ class Deconvnet(PixelMethod):
     sanity checks of arXiv:1810.03292).
 
     Args:
-        model: see `PixelMethod`.
         layer: where the signal starts: a module or its dotted name; ``None`` for the score of a
             class at the output.
         generalize: other activation functions pass back ``max(R_out, 0)`` as well.
-        options: see `PixelMethod`.
 
     Raises:
         LayerError: the layer is not in `model`.
@@ -50,23 +51,37 @@ class Deconvnet(PixelMethod):
 
     cost = "1 forward, 1 backward"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layer | None = None,
         *,
         generalize: bool = False,
-        **options: Any,
+        **options: Unpack[CallingOptions],
     ) -> None:
         super().__init__(model, **options)
         self.layer = None if layer is None else find(model, layer)[0]
         self.layers = () if self.layer is None else (self.layer,)
         self.generalize = generalize
 
+    @checked
+    def __call__(
+        self,
+        inputs: ModelInputs,
+        target: TargetLike = None,
+        *,
+        unit: int | tuple[int, ...] | None = None,
+        channel: int | None = None,
+    ) -> Tensor:
+        """The `heatmap` of `explain`, with the same arguments."""
+        return self.explain(inputs, target, unit=unit, channel=channel).heatmap
+
+    @checked
     def explain(
         self,
-        inputs: Any,
-        target: Any = None,
+        inputs: ModelInputs,
+        target: TargetLike = None,
         *,
         unit: int | tuple[int, ...] | None = None,
         channel: int | None = None,

@@ -7,7 +7,7 @@ device: the eigenvectors of the smaller Gram matrix, positions or channels, are 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from camlib import maps
 from camlib.errors import NOT_FINITE, InputError
 from camlib.methods.agnostic import ClassAgnostic
 from camlib.methods.layer import GradientWeighted
+from camlib.methods.options import LayerOptions
 from camlib.modules import Layers
+from camlib.options import checked
 
 
 class EigenCAM(ClassAgnostic):
@@ -72,19 +74,17 @@ class KPCACAM(ClassAgnostic):
     Class-agnostic; weak on large grids, since its cost grows with the cube of the positions.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`.
         gamma: the scale of the kernel; one over the number of channels by default.
-        options: see `LayerMethod`.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
         gamma: float | None = None,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
         self.gamma = gamma

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from camlib.errors import InputError
 from camlib.forward import Pass
-from camlib.inputs import Inputs
+from camlib.inputs import Inputs, ModelInputs
+from camlib.maps import Normalize
 from camlib.methods.base import Averageable, Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.views import View, averaged
-from camlib.targets import Target
+from camlib.options import checked
+from camlib.targets import Target, TargetLike
 
 
 class Ensemble(Averageable):
@@ -34,6 +36,7 @@ class Ensemble(Averageable):
     named: ClassVar[bool] = False
     """Whether the name alone says what is averaged."""
 
+    @checked
     def __init__(self, method: Averageable) -> None:
         if not isinstance(method, Averageable):
             given = method.__name__ if isinstance(method, type) else type(method).__name__
@@ -45,9 +48,41 @@ class Ensemble(Averageable):
         self.method = method
         self.model = method.model
 
-    def explain(self, inputs: Any, target: Any = None, **options: Any) -> Explanation:
-        """Everything one call knows, with score and output of the clean input."""
-        return self._shown(self._explained, inputs, target, **options)
+    @checked
+    def __call__(
+        self,
+        inputs: ModelInputs,
+        target: TargetLike = None,
+        *,
+        relu: bool | None = None,
+        resize: bool | None = None,
+        normalize: Normalize | None = None,
+    ) -> Tensor:
+        """The `heatmap` of `explain`, with the same arguments."""
+        return self.explain(inputs, target, relu=relu, resize=resize, normalize=normalize).heatmap
+
+    @checked
+    def explain(
+        self,
+        inputs: ModelInputs,
+        target: TargetLike = None,
+        *,
+        relu: bool | None = None,
+        resize: bool | None = None,
+        normalize: Normalize | None = None,
+    ) -> Explanation:
+        """Everything one call knows, with score and output of the clean input.
+
+        Args:
+            inputs: see `Method.__call__`.
+            target: see `Method.__call__`.
+            relu: see `MapMethod.explain`; for methods of maps only, as the next two.
+            resize: see `MapMethod.explain`.
+            normalize: see `MapMethod.explain`.
+        """
+        given = {"relu": relu, "resize": resize, "normalize": normalize}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return self._shown(self._explained, inputs, target, **chosen)
 
     @abstractmethod
     def _views(self, run: Pass) -> Iterable[View]:

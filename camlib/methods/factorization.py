@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +12,19 @@ from camlib import maps, targets
 from camlib.chunks import Chunks
 from camlib.errors import NOT_FINITE, InputError, LayerError, warn
 from camlib.forward import Pass
-from camlib.inputs import detached
+from camlib.inputs import ModelInputs, detached
 from camlib.layers import default_layer
 from camlib.layouts import Layout, adapted
 from camlib.layouts.reading import reading_of
 from camlib.methods.ablation import changed_scores
 from camlib.methods.calling import Calling
 from camlib.methods.concepts import Concepts
+from camlib.methods.options import CallingOptions
 from camlib.modules import Layers, names, unwrap
+from camlib.options import Count, Width, checked
 from camlib.passes.undoing import Called
 from camlib.replay import Needs, Tail
+from camlib.targets import TargetLike
 
 _SIGNED = 0.1
 """The share of a layer's size in negative values from which on cutting them is worth a warning."""
@@ -50,10 +54,8 @@ class DeepFeatureFactorization(Calling):
         iterations: the most updates to make.
         tolerance: ten updates that lower the error by less than this share of it are the last.
         batch_size: how many changed activations run at once; by default what fits into memory.
-        options: `image`, `image_layout` and `eval`, see `camlib.methods.calling.Calling`.
 
     Raises:
-        InputError: a count is below 1.
         LayerError: the layer is not in `model`, or there are several.
         ModelError: `model` is not a module, or scripted.
 
@@ -63,22 +65,20 @@ class DeepFeatureFactorization(Calling):
         >>> seen.save("concepts.png", images, labels=class_names)
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        concepts: int = 5,
-        layout: Layout | None = None,
-        iterations: int = 200,
-        tolerance: float = 1e-4,
-        batch_size: int | None = None,
-        **options: Any,
+        concepts: Count = 5,
+        layout: Layout | Callable[[Tensor], Tensor] | None = None,
+        iterations: Count = 200,
+        tolerance: Width = 1e-4,
+        batch_size: Count | None = None,
+        **options: Unpack[CallingOptions],
     ) -> None:
         super().__init__(model, **options)
-        for name, count in {"concepts": concepts, "iterations": iterations}.items():
-            if count < 1:
-                raise InputError(f"{name}={count} leaves nothing to do; use 1 or more")
         chosen = names(unwrap(model), layer)
         if len(chosen) > 1:
             raise LayerError(f"expected one layer to factor, got {chosen}; call it for each")
@@ -90,7 +90,8 @@ class DeepFeatureFactorization(Calling):
         self.tolerance = tolerance
         self.chunks = Chunks(batch_size)
 
-    def __call__(self, inputs: Any, target: Any = None) -> Concepts:
+    @checked
+    def __call__(self, inputs: ModelInputs, target: TargetLike = None) -> Concepts:
         """The concepts of a batch.
 
         Args:

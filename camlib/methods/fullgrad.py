@@ -16,6 +16,7 @@ from camlib.inputs import Inputs
 from camlib.methods.base import Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
+from camlib.options import checked
 from camlib.passes.ambient import FunctionMode
 from camlib.passes.undoing import Called
 from camlib.targets import Target
@@ -129,6 +130,7 @@ class _Bias:
 class _Biases(FunctionMode):
     """Finds the biases that calls in the block use, in order, whichever module they belong to."""
 
+    @checked
     def __init__(self) -> None:
         super().__init__()
         self.found: list[_Bias] = []

@@ -7,7 +7,7 @@ runs over channels and ``i`` over positions. The map is ``relu(sum_k w_k A_k)`` 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from camlib.errors import GraphError
 from camlib.forward import Pass
 from camlib.maps import Fuse, positions
 from camlib.methods.layer import GradientWeighted
+from camlib.methods.options import ArrangedOptions, LayerOptions
 from camlib.modules import Layers
+from camlib.options import checked
 
 
 class GradCAM(GradientWeighted):
@@ -48,20 +50,18 @@ class GradCAMPlusPlus(GradientWeighted):
     after a ReLU.
 
     Args:
-        model: see `GradientWeighted`.
-        layer: see `GradientWeighted`.
         normalize_alpha: divide ``a_k`` by its sum over positions with positive gradient, as the
             authors' code does and the paper does not.
-        options: see `GradientWeighted`.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
         normalize_alpha: bool = False,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
         self.normalize_alpha = normalize_alpha
@@ -139,8 +139,14 @@ class LayerCAM(GradientWeighted):
     `ElementWiseGradCAM`, and on layers with negative values.
     """
 
+    @checked
     def __init__(
-        self, model: nn.Module, layer: Layers = None, *, fuse: Fuse = "scaled_max", **options: Any
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        fuse: Fuse = "scaled_max",
+        **options: Unpack[ArrangedOptions],
     ) -> None:
         super().__init__(model, layer, fuse=fuse, **options)
 

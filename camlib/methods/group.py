@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress, check_counts
-from camlib.errors import InputError
+from camlib.chunks import Chunks, Progress
 from camlib.forward import Pass, scores_at
 from camlib.maps import Window
 from camlib.methods.layer import LayerMethod
+from camlib.methods.options import LayerOptions
 from camlib.modules import Layers
+from camlib.options import Count, Range, checked
 from camlib.targets import Target
-from camlib.targets.classes import Asked, asked_as, check_asked
+from camlib.targets.classes import Asked, asked_as
 
 
 class GroupCAM(LayerMethod):
@@ -33,39 +34,30 @@ class GroupCAM(LayerMethod):
     a sigma of 50 and a radius of 25 pixels in images of 224, here to the scale of the shorter side.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`.
         groups: how many; the last one may be smaller.
         percentile: of a group's mask, up to which it is set to zero; 0 leaves it as it is.
         score: ``"probability"`` (softmax) or ``"logit"`` of the class to weigh with. Grad-CAM is
             of the logit. Other targets, such as a function, are taken as they are.
         batch_size: how many masked images the model sees at once; by default what fits into memory.
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
-        options: see `LayerMethod`.
-
-    Raises:
-        InputError: an option has no such value.
     """
 
     cost = "2 forward, 1 backward of what follows the layer, 1 forward for each of 32 groups"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        groups: int = 32,
-        percentile: float = 70,
+        groups: Count = 32,
+        percentile: Annotated[float, Range(0, 100, below=True)] = 70,
         score: Asked = "probability",
-        batch_size: int | None = None,
+        batch_size: Count | None = None,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_asked(score)
-        check_counts(groups=groups)
-        if not 0 <= percentile < 100:
-            raise InputError(f"percentile={percentile} leaves nothing of a mask; use 0 up to 99")
         self.groups = groups
         self.percentile = percentile
         self.score: Asked = score

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError
 from camlib.forward import Pass, image_gradients
-from camlib.inputs import Inputs
+from camlib.inputs import Inputs, ModelInputs
 from camlib.methods.base import Method
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
+from camlib.options import checked
 from camlib.passes.undoing import Called
 from camlib.rules import Rectifying, without_recomputation
+from camlib.targets import TargetLike
 
 
 class GuidedGradCAM(Method):
@@ -33,18 +35,19 @@ class GuidedGradCAM(Method):
     ``cam=LayerCAM`` for early layers; a method that runs the model again, as Score-CAM, still does.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`.
+        layer: a module of `model`, its dotted name, a list of either, or ``None`` for the default.
         cam: the kind of map to multiply with, a `LayerMethod`.
-        generalize: see `GuidedBackprop`.
+        generalize: other activation functions pass back ``max(R_out, 0)`` as well.
         options: of `cam`, but for how its maps are shown: they are rectified and in [0, 1].
 
     Raises:
-        InputError: `cam` is no method of a layer, or has several maps with ``fuse=None``.
+        InputError: the maps of `cam` are not fused, with ``fuse=None``, or how they are shown is
+            given.
     """
 
     cost = "1 forward, 1 backward, 1 backward of what follows the layer"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -54,8 +57,6 @@ class GuidedGradCAM(Method):
         generalize: bool = False,
         **options: Any,
     ) -> None:
-        if not (isinstance(cam, type) and issubclass(cam, LayerMethod)):
-            raise InputError(f"cam={cam!r} is no method of a layer; pass a class such as LayerCAM")
         # A factor: what speaks for the target, also where its sign says as much.
         shown: dict[str, Any] = {
             "relu": True,
@@ -74,7 +75,8 @@ class GuidedGradCAM(Method):
         )
         self._masks = False
 
-    def explain(self, inputs: Any, target: Any = None) -> Explanation:
+    @checked
+    def explain(self, inputs: ModelInputs, target: TargetLike = None) -> Explanation:
         """Everything one call knows; `map` is that of the CAM at the layer's grid.
 
         Args:

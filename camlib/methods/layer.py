@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,16 @@ from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layers import default_layer, first_pass, last_layer
 from camlib.layouts import ChannelsFirst, Layout, adapted
-from camlib.layouts.reading import reading_of
+from camlib.layouts.reading import reading_of, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
+from camlib.methods.options import MapOptions
 from camlib.modules import Layers, check_ran, names, unwrap
+from camlib.options import checked
 from camlib.replay import Needs, Tail
 from camlib.targets import Target
-from camlib.visits import visits
+from camlib.targets.saturation import saturated
 
 
 class LayerMethod(MapMethod):
@@ -38,15 +40,11 @@ class LayerMethod(MapMethod):
             ``"geometric"``, ``"log_exp"``, ``"exp_mean"``, ``"scaled_max"``, ``"sum"``, as
             `camlib.maps.fuse` has them; ``None`` returns each, ``(N, L, H, W)``.
         layout: turns an activation into ``(N, C, *grid)``; recognised from its shape by default.
-        options: see `MapMethod`.
 
     Raises:
-        InputError: an option has no such value.
         LayerError: a layer is not in `model`.
         ModelError: `model` is not a module, or scripted.
     """
-
-    reads = True
 
     graph: ClassVar[Graph] = "tail"
     """What autograd records on the clean pass."""
@@ -57,17 +55,17 @@ class LayerMethod(MapMethod):
     asks: ClassVar[bool] = True
     """Whether it needs a score. If not, none is asked for where the user gives no target."""
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
         fuse: Fuse = "mean",
-        layout: Layout | None = None,
-        **options: Any,
+        layout: Layout | Callable[[Tensor], Tensor] | None = None,
+        **options: Unpack[MapOptions],
     ) -> None:
         super().__init__(model, **options)
-        maps.check(fuse=fuse, normalize=self.normalize)
         self.layers = names(unwrap(model), layer)
         self._chosen = not self.layers
         self.fuse = fuse
@@ -100,7 +98,8 @@ class LayerMethod(MapMethod):
         if self.layers:
             with suppress(GraphError, LayerError):
                 found = self._from(self.layers, model, given, target, rule)
-                if all(each.flatten(1).any(1).all() for each in found[1]):
+                shown = all(each.flatten(1).any(1).all() for each in found[1])
+                if shown or saturated(found[0].output, found[0].target):
                     return found
         # What was found for other inputs may say nothing here: another level of a pyramid does.
         try:
@@ -120,6 +119,7 @@ class LayerMethod(MapMethod):
         try:
             return first_pass(model, given, target)
         except (GraphError, TargetError) as error:
+            check_ran(model, visited(model, given)[0])
             asked = self.asks or target is not None
             if self.graph != "none" or (isinstance(error, TargetError) and asked):
                 raise
@@ -147,9 +147,7 @@ class LayerMethod(MapMethod):
             try:
                 run = Pass.of(model, given, target, layers, graph, rule, record=record, tails=tails)
             except LayerError:
-                with visits(model) as ran:
-                    given.owned().run(model)
-                check_ran(model, ran)
+                check_ran(model, visited(model, given)[0])
                 raise
             if run.seen.interrupted and graph == "tail":
                 continue
@@ -202,11 +200,11 @@ class LayerMethod(MapMethod):
     def _reading(self, run: Pass, name: str, shape: torch.Size) -> Reading:
         """How what layer `name` returned, of `shape`, is read."""
         key = name, shape[1:], run.inputs.form
-        if key not in self._readings:
-            self._readings[key] = reading_of(
-                run.model, run.inputs, run.order, name, shape, self.layout
-            )
-        return self._readings[key]
+        if found := self._readings.get(key, run.readings.get(key)):
+            return found
+        found = reading_of(run.model, run.inputs, run.order, name, shape, self.layout)
+        (self._readings if found.lasting else run.readings)[key] = found
+        return found
 
     def _arranged(self, run: Pass, name: str, tensor: Tensor) -> Tensor:
         """`tensor`, which came from layer `name`, as ``(N, C, *grid)``."""
@@ -249,6 +247,7 @@ class Unasked(Target):
 
     asks = False
 
+    @checked
     def __init__(self, count: int, device: torch.device) -> None:
         self.count = count
         self.device = device

@@ -5,49 +5,52 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress, check_counts
+from camlib.chunks import Chunks, Progress
 from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
 from camlib.inputs import Inputs
 from camlib.methods.base import MapMethod
-from camlib.targets.classes import Asked, asked_as, check_asked
+from camlib.methods.options import HidingOptions, MapOptions
+from camlib.options import Count, Filled, Range, Seed, checked
+from camlib.targets.classes import Asked, asked_as
+
+Lengths = Count | Annotated[tuple[Count, ...], Filled()]
+"""A number of places along each axis, or one for all."""
 
 
 class Hiding(MapMethod):
     """A map at the input's size from what the model answers when parts of the input are hidden.
 
     Args:
-        model: see `MapMethod`.
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
             function, are taken as they are.
         batch_size: how many inputs the model sees at once; by default what fits into memory.
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
-        options: see `MapMethod`.
 
     Raises:
-        InputError: an option has no such value; in a call, where the channels are cannot be told.
+        InputError: in a call, where the channels are cannot be told.
     """
 
     rectify = False
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
         score: Asked = "probability",
-        batch_size: int | None = None,
+        batch_size: Count | None = None,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[MapOptions],
     ) -> None:
         super().__init__(model, **options)
-        check_asked(score)
         self.score: Asked = score
         self.chunks = Chunks(batch_size, progress)
 
@@ -117,33 +120,26 @@ class RISE(Hiding):
     masks: the map is noisy.
 
     Args:
-        model: see `Hiding`.
         masks: how many; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
         cells: of a mask along each axis.
         probability: that a cell is seen.
         seed: of the masks.
-        options: see `Hiding`.
-
-    Raises:
-        InputError: an option has no such value.
     """
 
     cost = "1 forward, 1 forward for each mask"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
-        masks: int = 4000,
-        cells: int = 7,
-        probability: float = 0.5,
-        seed: int = 0,
-        **options: Any,
+        masks: Count = 4000,
+        cells: Count = 7,
+        probability: Annotated[float, Range(0, 1, above=True)] = 0.5,
+        seed: Seed = 0,
+        **options: Unpack[HidingOptions],
     ) -> None:
         super().__init__(model, **options)
-        check_counts(masks=masks, cells=cells)
-        if not 0 < probability <= 1:
-            raise InputError(f"probability={probability} is none above 0 and up to 1")
         self.masks = masks
         self.cells = cells
         self.probability = probability
@@ -183,32 +179,25 @@ class Occlusion(Hiding):
     evidence is spread, so that no window hides it, and in its choice of window.
 
     Args:
-        model: see `Hiding`.
         window: its length along each axis, or one for all; by default a seventh of the input.
         stride: how far it moves, by default half the window. The last one along an axis is moved
             in, so that all windows are whole and every pixel is hidden at least once.
         value: what stands in the window: 0 is grey for normalised inputs.
-        options: see `Hiding`.
-
-    Raises:
-        InputError: an option has no such value.
     """
 
     cost = "1 forward, 1 forward for each window"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
-        window: int | tuple[int, ...] | None = None,
-        stride: int | tuple[int, ...] | None = None,
+        window: Lengths | None = None,
+        stride: Lengths | None = None,
         value: float = 0.0,
-        **options: Any,
+        **options: Unpack[HidingOptions],
     ) -> None:
         super().__init__(model, **options)
-        for name, given in (("window", window), ("stride", stride)):
-            if min(_lengths(given, 1) if given is not None else [1]) < 1:
-                raise InputError(f"{name}={given} leaves nothing to do; use 1 or more")
         self.window = window
         self.stride = stride
         self.value = value

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress, check_counts
-from camlib.errors import InputError
+from camlib.chunks import Chunks, Progress
 from camlib.forward import Pass, scores_at
 from camlib.maps import Window
 from camlib.methods.layer import LayerMethod
+from camlib.methods.options import LayerOptions
 from camlib.modules import Layers
+from camlib.options import Count, checked
 from camlib.targets import Target
-from camlib.targets.classes import Asked, asked_as, check_asked
+from camlib.targets.classes import Asked, asked_as
 
 
 class ScoreCAM(LayerMethod):
@@ -29,8 +30,6 @@ class ScoreCAM(LayerMethod):
     its cost, and in masks of a kind that the network has never seen; `GroupCAM` is the fast form.
 
     Args:
-        model: see `LayerMethod`.
-        layer: see `LayerMethod`.
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
             function, are taken as they are.
         baseline: subtract the score of a ``"zero"`` or ``"blur"`` image, as in the paper's
@@ -40,10 +39,6 @@ class ScoreCAM(LayerMethod):
             approximation, known as Faster Score-CAM.
         batch_size: how many masked images the model sees at once; by default what fits into memory.
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
-        options: see `LayerMethod`.
-
-    Raises:
-        InputError: an option has no such value.
     """
 
     cost = "1 forward, 1 forward for each channel"
@@ -51,6 +46,7 @@ class ScoreCAM(LayerMethod):
     ways = 1
     """In how many ways the mask of a channel is used; a weight is the mean of its scores."""
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -59,16 +55,12 @@ class ScoreCAM(LayerMethod):
         score: Asked = "probability",
         baseline: Literal["zero", "blur"] | None = None,
         channel_softmax: bool = False,
-        max_channels: int | None = None,
-        batch_size: int | None = None,
+        max_channels: Count | None = None,
+        batch_size: Count | None = None,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_asked(score)
-        if baseline not in ("zero", "blur", None):
-            raise InputError(f"baseline={baseline!r} is not known; use 'zero', 'blur' or None")
-        check_counts(max_channels=max_channels)
         self.score: Asked = score
         self.baseline = baseline
         self.channel_softmax = channel_softmax

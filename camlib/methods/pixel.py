@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError, warn
 from camlib.forward import Pass, input_gradients
-from camlib.inputs import Inputs, detached
+from camlib.inputs import Inputs, ModelInputs, detached
 from camlib.methods.base import Averageable, Explained
 from camlib.methods.explanation import Explanation
+from camlib.methods.options import CallingOptions
 from camlib.modules import unwrap
+from camlib.options import checked
 from camlib.passes.undoing import Called
 from camlib.rules import Rectifying
-from camlib.targets import Target
+from camlib.targets import Target, TargetLike
 
 _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max": lambda gradient, axis: gradient.abs().amax(axis),
@@ -32,7 +34,6 @@ class PixelMethod(Averageable):
 
     Args:
         model: any network; wrapped, compiled, frozen or training.
-        options: `image`, `image_layout` and `eval`, see `Calling`.
 
     Raises:
         InputError: an option has no such value.
@@ -40,10 +41,12 @@ class PixelMethod(Averageable):
         OptionError: there is no such option.
     """
 
-    def __init__(self, model: nn.Module, **options: Any) -> None:
+    @checked
+    def __init__(self, model: nn.Module, **options: Unpack[CallingOptions]) -> None:
         super().__init__(model, **options)
 
-    def explain(self, inputs: Any, target: Any = None) -> Explanation:
+    @checked
+    def explain(self, inputs: ModelInputs, target: TargetLike = None) -> Explanation:
         """Everything one call knows.
 
         Args:
@@ -111,27 +114,24 @@ class Saliency(PixelMethod):
     do. Weak as a picture: the gradient of a deep network jumps from pixel to pixel.
 
     Args:
-        model: see `PixelMethod`.
         reduce: ``None`` for the signed gradient ``(N, C, H, W)``; ``"max"``, ``"sum"`` or ``"l2"``
             of its absolute values over channels for a map ``(N, H, W)``.
-        options: see `PixelMethod`.
 
     Raises:
-        InputError: `reduce` is none of these; in a call, where the channels are cannot be told.
+        InputError: in a call, where the channels are cannot be told.
     """
 
     cost = "1 forward, 1 backward"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
         reduce: Literal["max", "sum", "l2"] | None = None,
-        **options: Any,
+        **options: Unpack[CallingOptions],
     ) -> None:
         super().__init__(model, **options)
-        if reduce is not None and reduce not in _REDUCTIONS:
-            raise InputError(f"reduce={reduce!r} is not known; use 'max', 'sum', 'l2' or None")
         self.reduce = reduce
 
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
@@ -183,15 +183,16 @@ class GuidedBackprop(PixelMethod):
     model changes in place what a ReLU returned, the first call takes a second pass.
 
     Args:
-        model: see `PixelMethod`.
         generalize: other activation functions ``f`` follow ``R_in = f'(a) max(R_out, 0)``; an
             extension of the paper, for networks of SiLU, GELU and the like.
-        options: see `PixelMethod`.
     """
 
     cost = "1 forward, 1 backward"
 
-    def __init__(self, model: nn.Module, *, generalize: bool = False, **options: Any) -> None:
+    @checked
+    def __init__(
+        self, model: nn.Module, *, generalize: bool = False, **options: Unpack[CallingOptions]
+    ) -> None:
         super().__init__(model, **options)
         self.generalize = generalize
         self._masks = False

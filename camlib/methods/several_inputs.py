@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import check_counts
 from camlib.forward import Pass
 from camlib.inputs import Inputs
 from camlib.methods.gradient import GradCAM, GradCAMPlusPlus, HiResCAM
+from camlib.methods.options import LayerOptions, PlusPlusOptions
 from camlib.methods.views import (
+    Scales,
     averaged,
-    check_noise,
-    check_scales,
     check_unplaced,
     noisy,
     on_the_way,
     rescaled,
 )
 from camlib.modules import Layers
+from camlib.options import Count, Seed, Width, checked
 from camlib.targets import Target
 
 _SIZES = tuple((224 + 100 * i) / 224 for i in range(8))
@@ -45,33 +44,27 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
     ``D1`` and the denominator vanish: weak there, and on layers with negative values.
 
     Args:
-        model: see `GradCAMPlusPlus`.
-        layer: see `GradCAMPlusPlus`.
         samples: how many noisy images.
         sigma: of the noise, as a share of the image's range.
         seed: of the noise.
         batch_size: how many noisy images the model sees at once; bounds the memory.
-        options: see `GradCAMPlusPlus`.
-
-    Raises:
-        InputError: `samples` or `batch_size` is below 1, or `sigma` below 0.
     """
 
     cost = "1 forward, 1 forward and backward of what follows the layer for each of 25 samples"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        samples: int = 25,
-        sigma: float = 0.15,
-        seed: int = 0,
-        batch_size: int = 32,
-        **options: Any,
+        samples: Count = 25,
+        sigma: Width = 0.15,
+        seed: Seed = 0,
+        batch_size: Count = 32,
+        **options: Unpack[PlusPlusOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_noise(samples, sigma, batch_size)
         self.samples = samples
         self.sigma = sigma
         self.seed = seed
@@ -110,31 +103,28 @@ class IntegratedGradCAM(GradCAM):
     itself is small. Weak in the choice of baseline, as `IntegratedGradients`.
 
     Args:
-        model: see `GradCAM`.
-        layer: see `GradCAM`.
         baseline: a number, or a tensor that broadcasts to the images.
         steps: points of the rule.
         batch_size: how many images the model sees at once; bounds the memory.
-        options: see `GradCAM`.
 
     Raises:
-        InputError: `steps` or `batch_size` is below 1; in a call, `baseline` does not fit.
+        InputError: in a call, `baseline` does not fit.
     """
 
     cost = "2 forward, 1 forward and backward of what follows the layer for each of 50 steps"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
         baseline: Tensor | float = 0.0,
-        steps: int = 50,
-        batch_size: int = 32,
-        **options: Any,
+        steps: Count = 50,
+        batch_size: Count = 32,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_counts(steps=steps, batch_size=batch_size)
         self.baseline = baseline
         self.steps = steps
         self.batch_size = batch_size
@@ -169,28 +159,24 @@ class CAMERAS(HiResCAM):
     network does not know large objects; it must take images of such sizes.
 
     Args:
-        model: see `HiResCAM`.
-        layer: see `HiResCAM`.
         scales: factors of the image's last two axes.
-        options: see `HiResCAM`.
 
     Raises:
-        InputError: `scales` are empty or not positive.
         TargetError: in a call, the target asks about places, which do not move along.
     """
 
     cost = "1 forward, 1 forward and backward of what follows the layer for each of 8 sizes"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        scales: Sequence[float] = _SIZES,
-        **options: Any,
+        scales: Scales = _SIZES,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_scales(scales)
         self.scales = tuple(scales)
 
     def _maps(self, run: Pass) -> list[Tensor]:

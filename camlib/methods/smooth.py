@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal
 
 from torch import nn
 
@@ -12,7 +12,9 @@ from camlib.methods.base import Averageable
 from camlib.methods.ensemble import Ensemble
 from camlib.methods.fullgrad import FullGrad
 from camlib.methods.pixel import Saliency
-from camlib.methods.views import View, check_noise, noisy
+from camlib.methods.views import View, noisy
+from camlib.options import Count, Seed, Width, checked
+from camlib.paths import Where
 
 
 class Smooth(Ensemble):
@@ -24,29 +26,25 @@ class Smooth(Ensemble):
     change little with it; weak where the noise leads the network out of what it knows.
 
     Args:
-        method: see `Ensemble`.
         samples: how many noisy images.
         sigma: of the noise, as a share of the image's range.
         seed: of the noise.
         batch_size: how many noisy images the model sees at once; bounds the memory.
-
-    Raises:
-        InputError: `samples` or `batch_size` is below 1, or `sigma` below 0.
     """
 
     cost = "the method's, for each of 25 samples and once more"
 
+    @checked
     def __init__(
         self,
         method: Averageable,
         *,
-        samples: int = 25,
-        sigma: float = 0.15,
-        seed: int = 0,
-        batch_size: int = 32,
+        samples: Count = 25,
+        sigma: Width = 0.15,
+        seed: Seed = 0,
+        batch_size: Count = 32,
     ) -> None:
         super().__init__(method)
-        check_noise(samples, sigma, batch_size)
         self.samples = samples
         self.sigma = sigma
         self.seed = seed
@@ -65,29 +63,29 @@ class SmoothGrad(Smooth):
     the gradient.
 
     Args:
-        model: see `Saliency`.
-        samples: see `Smooth`.
-        sigma: see `Smooth`.
-        seed: see `Smooth`.
-        batch_size: see `Smooth`.
-        options: of `Saliency`.
+        reduce: ``None`` for the signed gradient ``(N, C, H, W)``; ``"max"``, ``"sum"`` or ``"l2"``
+            of its absolute values over channels, before the average, for a map ``(N, H, W)``.
     """
 
     cost = "1 forward, 1 forward and backward for each of 25 samples"
     named = True
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
-        samples: int = 25,
-        sigma: float = 0.15,
-        seed: int = 0,
-        batch_size: int = 32,
-        **options: Any,
+        reduce: Literal["max", "sum", "l2"] | None = None,
+        samples: Count = 25,
+        sigma: Width = 0.15,
+        seed: Seed = 0,
+        batch_size: Count = 32,
+        image: Where | None = None,
+        image_layout: str | None = None,
+        eval: bool = True,
     ) -> None:
         super().__init__(
-            Saliency(model, **options),
+            Saliency(model, reduce=reduce, image=image, image_layout=image_layout, eval=eval),
             samples=samples,
             sigma=sigma,
             seed=seed,
@@ -102,31 +100,26 @@ class SmoothFullGrad(Smooth):
     `Smooth` of `FullGrad`; the authors' code sums the input's term over colours before its absolute
     value, here it is drawn as in FullGrad. Calmer than FullGrad, 25 times its cost, and as weak
     at telling classes apart; the authors do not promise that it is better.
-
-    Args:
-        model: see `FullGrad`.
-        samples: see `Smooth`.
-        sigma: see `Smooth`.
-        seed: see `Smooth`.
-        batch_size: see `Smooth`.
-        options: of `FullGrad`.
     """
 
     cost = "1 forward, 1 forward and backward for each of 25 samples"
     named = True
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
-        samples: int = 25,
-        sigma: float = 0.15,
-        seed: int = 0,
-        batch_size: int = 32,
-        **options: Any,
+        samples: Count = 25,
+        sigma: Width = 0.15,
+        seed: Seed = 0,
+        batch_size: Count = 32,
+        image: Where | None = None,
+        image_layout: str | None = None,
+        eval: bool = True,
     ) -> None:
         super().__init__(
-            FullGrad(model, **options),
+            FullGrad(model, image=image, image_layout=image_layout, eval=eval),
             samples=samples,
             sigma=sigma,
             seed=seed,

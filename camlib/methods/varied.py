@@ -6,16 +6,17 @@ that others have repeated; they are here for comparison with what was published.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import check_counts
 from camlib.draws import Draws
+from camlib.methods.options import ScoreOptions
 from camlib.methods.perturbation import ScoreCAM
-from camlib.methods.views import beside, check_noise
+from camlib.methods.views import beside
 from camlib.modules import Layers
+from camlib.options import Count, Seed, Width, checked
 
 
 class SSCAM(ScoreCAM):
@@ -28,31 +29,25 @@ class SSCAM(ScoreCAM):
     small ones give Score-CAM back. Weak for ten times its cost: try `Smooth` around a cheaper one.
 
     Args:
-        model: see `ScoreCAM`.
-        layer: see `ScoreCAM`.
         samples: how many noisy masks of each channel.
         sigma: of the noise, where masks lie in [0, 1].
         seed: of the noise.
-        options: see `ScoreCAM`.
-
-    Raises:
-        InputError: `samples` is below 1, `sigma` below 0, or an option has no such value.
     """
 
     cost = "1 forward, 10 forward for each channel"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        samples: int = 10,
-        sigma: float = 2.0,
-        seed: int = 0,
-        **options: Any,
+        samples: Count = 10,
+        sigma: Width = 2.0,
+        seed: Seed = 0,
+        **options: Unpack[ScoreOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_noise(samples, sigma, 1)
         self.ways = samples
         self.sigma = sigma
         self.seed = seed
@@ -71,29 +66,23 @@ class ISCAM(ScoreCAM):
     Score-CAM; weak where a faint picture is no evidence of anything.
 
     Args:
-        model: see `ScoreCAM`.
-        layer: see `ScoreCAM`.
         samples: how many factors, ``N``.
         cumulative: whether factors are summed up, as published.
-        options: see `ScoreCAM`.
-
-    Raises:
-        InputError: `samples` is below 1, or an option has no such value.
     """
 
     cost = "1 forward, 10 forward for each channel"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: Layers = None,
         *,
-        samples: int = 10,
+        samples: Count = 10,
         cumulative: bool = False,
-        **options: Any,
+        **options: Unpack[ScoreOptions],
     ) -> None:
         super().__init__(model, layer, **options)
-        check_counts(samples=samples)
         self.ways = samples
         self.cumulative = cumulative
 

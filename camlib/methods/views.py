@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from camlib import maps
-from camlib.chunks import Chunks, check_counts
+from camlib.chunks import Chunks
 from camlib.draws import Draws
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
+from camlib.options import Filled, Positive
 from camlib.targets import Target
+
+Scales = Annotated[Sequence[Positive], Filled()]
+"""Factors of the size of an image."""
 
 View = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]
 """Changed images: of which samples, by number ``(M,)``, the images ``(M, C, *size)``, and what to
@@ -139,27 +144,6 @@ def check_unplaced(target: Target, method: str) -> None:
             f"{method} moves the image, and {type(target).__name__} asks about places in it, which "
             "do not move along; pass a class or a function of the output, or use Smooth"
         )
-
-
-def check_noise(samples: int, sigma: float, batch_size: int) -> None:
-    """Nothing, if there is something to draw.
-
-    Raises:
-        InputError: there is not.
-    """
-    check_counts(samples=samples, batch_size=batch_size)
-    if not sigma >= 0:
-        raise InputError(f"sigma={sigma!r} is no width; use a share of the range, 0 or more")
-
-
-def check_scales(scales: Sequence[float]) -> None:
-    """Nothing, if images can be seen at `scales`.
-
-    Raises:
-        InputError: there are none, or one is not positive.
-    """
-    if not scales or not all(scale > 0 for scale in scales):
-        raise InputError(f"scales={scales!r} leave nothing to look at; use numbers above 0, as 1.5")
 
 
 def beside(values: Tensor, other: Tensor) -> Tensor:

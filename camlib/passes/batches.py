@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from camlib.errors import warn
 from camlib.inputs import Inputs
-from camlib.targets.outputs import embedding_in, scores_in
+from camlib.targets.outputs import embedding_in, place_of, samples_on_axis_1, scores_in
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,37 @@ def batching(
             except Exception as error:  # a pass to come tells of it
                 if not any(word in str(error) for word in _OF_FORMAT):
                     break
-    return known[key]
+    found: Batching = known[key]
+    return found
+
+
+def check_order(model: nn.Module, given: Inputs, clean: Any, run: Callable[..., Any]) -> None:
+    """Check that the samples come first in scores that have as many of something else.
+
+    Sequences ``(T, N, classes)`` of as many steps as samples look as ``(N, T, classes)`` do, until
+    there is a sample less; found out once for a model and a shape.
+
+    Args:
+        model: without wrappers.
+        given: the arguments of the clean pass.
+        clean: what it returned.
+        run: what the model returns for images ``(M, C, *size)`` of samples ``(M,)``.
+
+    Raises:
+        TargetError: another axis has the samples.
+    """
+    scores, count = scores_in(clean), len(given)
+    if scores is None or scores.ndim < 3 or scores.shape[:2] != (count, count) or count < 2:
+        return
+    known = _known.setdefault(model, {})
+    key = "order", given.image.shape[1:], scores.shape
+    if key not in known:
+        samples = torch.arange(count - 1, device=given.image.device)
+        with torch.no_grad():
+            fewer = scores_in(run(samples, given.image[: count - 1].clone()))
+        known[key] = fewer is not None and fewer.shape[:2] == (count, count - 1)
+    if known[key]:
+        raise samples_on_axis_1(scores, count, place_of(scores, clean))
 
 
 def mixed(output: Any, clean: Any, samples: Tensor) -> bool:
@@ -118,4 +148,4 @@ def _formats(image: Tensor) -> tuple[torch.memory_format, ...]:
 _OF_FORMAT = "view", "contiguous", "stride", "memory format"
 """What errors speak of where a model does not take images with channels last."""
 
-_known: WeakKeyDictionary[nn.Module, dict[Any, Batching]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()

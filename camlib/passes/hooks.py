@@ -24,7 +24,12 @@ def hook(undo: Undoing, module: nn.Module, function: Callable[..., Any]) -> None
 
 
 def hook_before(
-    undo: Undoing, module: nn.Module, function: Callable[..., Any], *, first: bool = False
+    undo: Undoing,
+    module: nn.Module,
+    function: Callable[..., Any],
+    *,
+    first: bool = False,
+    with_kwargs: bool = False,
 ) -> None:
     """`function` gets `module` and what it is called with, until `undo`.
 
@@ -33,10 +38,12 @@ def hook_before(
         module: the module.
         function: what is called.
         first: whether before the hooks that are there.
+        with_kwargs: whether it gets the arguments by name too.
     """
     made = _Hook(module, function)
-    undo(partial(_remove, module._forward_pre_hooks, made))
-    module.register_forward_pre_hook(made, prepend=first)
+    noted = module._forward_pre_hooks_with_kwargs
+    undo(partial(_remove, module._forward_pre_hooks, made, noted))
+    module.register_forward_pre_hook(made, prepend=first, with_kwargs=with_kwargs)
 
 
 class _Hook:
@@ -68,6 +75,8 @@ def _of_a_copy() -> Callable[..., None]:
     return nothing
 
 
-def _remove(hooks: dict[int, Any], made: _Hook) -> None:
+def _remove(hooks: dict[int, Any], made: _Hook, noted: dict[int, Any] | None = None) -> None:
     for number in [number for number, other in [*hooks.items()] if other is made]:
+        if noted:
+            noted.pop(number, None)
         hooks.pop(number, None)

@@ -11,7 +11,7 @@ from camlib.targets.detection import Detection
 from camlib.targets.embedding import Similarity
 from camlib.targets.outputs import logits
 from camlib.targets.regression import Regression
-from camlib.targets.resolution import Score, resolve
+from camlib.targets.resolution import Score, TargetLike, resolve
 from camlib.targets.sets import Contrast, MultiLabel
 from camlib.targets.text import Token
 
@@ -28,6 +28,7 @@ __all__ = [
     "Segment",
     "Similarity",
     "Target",
+    "TargetLike",
     "Token",
     "TopK",
     "logits",

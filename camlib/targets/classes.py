@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from camlib.errors import InputError, TargetError
+from camlib.errors import TargetError
 from camlib.maps import precise
+from camlib.options import Count, checked
 from camlib.targets.base import Target
 from camlib.targets.binary import both, predicted
 from camlib.targets.forms import Classes, classes_in
@@ -75,15 +76,12 @@ class Probability(ClassTarget):
         classes: see `ClassTarget`.
         activation: ``"softmax"`` over all classes, or ``"sigmoid"`` of the class's own output, as
             always of a single one.
-
-    Raises:
-        InputError: `activation` is not known.
     """
 
+    @checked
     def __init__(
         self, classes: Classes = None, activation: Literal["softmax", "sigmoid"] = "softmax"
     ) -> None:
-        check_activation(activation)
         super().__init__(classes)
         self.activation = activation
 
@@ -127,14 +125,10 @@ class TopK(Target):
 
     Args:
         k: how many.
-
-    Raises:
-        InputError: `k` is below 1.
     """
 
-    def __init__(self, k: int) -> None:
-        if k < 1:
-            raise InputError(f"k={k!r} leaves no class; use 1 or more")
+    @checked
+    def __init__(self, k: Count) -> None:
         self.k = k
 
     def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Category:
@@ -163,26 +157,6 @@ def asked_as(target: Target, score: Asked) -> Target:
     """`target`, settled, with a `Category` asked about by `score`."""
     probable = isinstance(target, Category) and score == "probability"
     return Probability(target.classes) if probable else target
-
-
-def check_asked(score: str) -> None:
-    """Nothing, if `score` is one.
-
-    Raises:
-        InputError: it is not.
-    """
-    if score not in ("probability", "logit"):
-        raise InputError(f"score={score!r} is not known; use 'probability' or 'logit'")
-
-
-def check_activation(activation: str) -> None:
-    """Nothing, if `activation` is one.
-
-    Raises:
-        InputError: it is not.
-    """
-    if activation not in ("softmax", "sigmoid"):
-        raise InputError(f"activation={activation!r} is not known; use 'softmax' or 'sigmoid'")
 
 
 def picked(scores: Tensor, classes: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from camlib.errors import InputError, TargetError
+from camlib.errors import TargetError
 from camlib.maps import precise
+from camlib.options import Natural, checked
 from camlib.targets.base import Target
-from camlib.targets.classes import check_activation
 from camlib.targets.forms import Classes, check_positive, indices, numbers, within
 from camlib.targets.proposals import Proposals, overlap, proposals
 
@@ -33,24 +33,19 @@ class Detection(Target):
 
     Attributes:
         boxes: the boxes explained, ``(N, 4)``, or ``(N, K, 4)`` for several labels a sample.
-
-    Raises:
-        InputError: `rank` is negative or `activation` not known.
     """
 
     per_sample = ("boxes", "classes")
     placed = True
 
+    @checked
     def __init__(
         self,
         box: Any = None,
         label: Classes = None,
-        rank: int = 0,
+        rank: Natural = 0,
         activation: Literal["softmax", "sigmoid"] = "softmax",
     ) -> None:
-        if rank < 0:
-            raise InputError(f"rank={rank!r} is no rank; use 0 for the best detection, 1, 2, ...")
-        check_activation(activation)
         self.boxes: Tensor = box
         self.classes: Tensor = label
         self.rank = rank

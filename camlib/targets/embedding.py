@@ -7,8 +7,9 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from camlib.errors import InputError, TargetError
+from camlib.errors import TargetError
 from camlib.maps import precise
+from camlib.options import checked
 from camlib.targets.base import Target
 from camlib.targets.forms import numbers
 from camlib.targets.outputs import check_samples, embedding_in
@@ -24,16 +25,12 @@ class Similarity(Target):
             1, its highest value, and has no gradient; so the score is the dot product with its
             direction, taken as a constant: what makes this embedding as large as it is.
         metric: ``"cosine"`` or ``"dot"``; without `embedding` it makes no difference.
-
-    Raises:
-        InputError: `metric` is not known.
     """
 
     per_sample = ("embedding",)
 
+    @checked
     def __init__(self, embedding: Any = None, metric: Literal["cosine", "dot"] = "cosine") -> None:
-        if metric not in ("cosine", "dot"):
-            raise InputError(f"metric={metric!r} is not known; use 'cosine' or 'dot'")
         self.embedding: Tensor = embedding
         self.metric = metric
 

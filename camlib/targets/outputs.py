@@ -155,12 +155,7 @@ def check_samples(found: Tensor, count: int, where: str = "out") -> None:
     plural = "s" * (count > 1)
     problem = f"the model returned scores of shape {shape} for {count} sample{plural}"
     if found.ndim in (2, 3) and shape[1] == count:
-        function = example(found, where, count)
-        raise TargetError(
-            f"{problem}: the samples are on axis 1, as in the steps of a sequence (T, N, classes); "
-            f"pass a function, such as target=lambda out: {function}, or let the model return "
-            "out.transpose(0, 1)"
-        )
+        raise samples_on_axis_1(found, count, where)
     if count == 1 and shape:
         width = shape[-1]
         function = (
@@ -173,6 +168,17 @@ def check_samples(found: Tensor, count: int, where: str = "out") -> None:
             f"without a dimension does; let it use flatten(1) or squeeze(dim){function}"
         )
     raise TargetError(f"{problem}; does the input lack a batch axis?")
+
+
+def samples_on_axis_1(found: Tensor, count: int, where: str = "out") -> TargetError:
+    """The error for scores, of which the second axis has the samples."""
+    plural = "s" * (count > 1)
+    return TargetError(
+        f"the model returned scores of shape {tuple(found.shape)} for {count} sample{plural}: the "
+        "samples are on axis 1, as in the steps of a sequence (T, N, classes); pass a function, "
+        f"such as target=lambda out: {example(found, where, count)}, or let the model return "
+        "out.transpose(0, 1)"
+    )
 
 
 def place_of(found: Tensor, output: Any) -> str:

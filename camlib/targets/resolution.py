@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -20,6 +20,13 @@ from camlib.targets.proposals import detects
 
 Score = Callable[[Any], Tensor]
 """A differentiable function of the model's output, ``(N,)`` or ``(N, K)``."""
+
+
+Indices = SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]] | Tensor
+"""A class for all samples, one a sample, or several a sample."""
+
+TargetLike = Target | Score | Indices | None
+"""What may be explained: see `resolve`."""
 
 
 def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Target:

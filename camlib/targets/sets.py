@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from camlib.errors import InputError, TargetError
+from camlib.errors import TargetError
 from camlib.maps import precise
+from camlib.options import Count, Range, checked
 from camlib.targets.base import Target
 from camlib.targets.binary import both, predicted
 from camlib.targets.classes import picked
@@ -30,22 +31,18 @@ class Contrast(Target):
             ``None``: the `nearest` classes, those whose output is closest to that of `category`.
         nearest: how many of them; all others where the model has no more.
         strength: how much of what they share is taken away.
-
-    Raises:
-        InputError: `nearest` is below 1.
     """
 
     per_sample = ("classes", "others", "weights")
 
+    @checked
     def __init__(
         self,
         category: Classes = None,
         others: Classes = None,
-        nearest: int = 3,
+        nearest: Count = 3,
         strength: float = 1.0,
     ) -> None:
-        if nearest < 1:
-            raise InputError(f"nearest={nearest!r} leaves no class to contrast with; use 1 or more")
         self.classes: Tensor = category
         self.others: Tensor = others
         self.weights: Tensor
@@ -92,16 +89,14 @@ class MultiLabel(Target):
         labels: a set for all samples ``{3, 7}``, or a list of sets or lists, one a sample, of any
             length. ``None``: the labels whose sigmoid exceeds `threshold` on the clean output.
         threshold: see `labels`.
-
-    Raises:
-        InputError: `threshold` is no probability.
     """
 
     per_sample = ("labels",)
 
-    def __init__(self, labels: Any = None, threshold: float = 0.5) -> None:
-        if not 0 <= threshold < 1:
-            raise InputError(f"threshold={threshold!r} is no probability; use 0 to 1, 1 excluded")
+    @checked
+    def __init__(
+        self, labels: Any = None, threshold: Annotated[float, Range(0, 1, below=True)] = 0.5
+    ) -> None:
         self.labels: Tensor = labels
         self.threshold = threshold
 

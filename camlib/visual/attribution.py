@@ -7,14 +7,15 @@ pixels often dwarf all others. Each image is scaled by itself; a flat one is pla
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from camlib.errors import InputError
-from camlib.visual.overlay import color_table, look_up
+from camlib.options import Range, checked
+from camlib.visual.colors import color_table, look_up
 from camlib.visual.pictures import is_volume, to_uint8
 
 if TYPE_CHECKING:
@@ -29,11 +30,12 @@ Attribution = TypeVar("Attribution", bound="Tensor | NDArray[Any]")
 _COLORMAPS = {"diverging": "seismic", "magnitude": "gray"}
 
 
+@checked
 def to_image(
     attribution: Attribution,
     mode: Mode = "centered",
     *,
-    percentile: float = 99,
+    percentile: Annotated[float, Range(0, 100, above=True)] = 99,
     colormap: str | None = None,
 ) -> Attribution:
     """`attribution` as a picture: uint8, three channels, the same kind, layout and device.
@@ -60,13 +62,6 @@ def to_image(
         # Scaled as a whole: a slice where nothing happens stays plain.
         slices = to_image(attribution.flatten(2, 3), mode, percentile=percentile, colormap=colormap)
         return slices.reshape(len(slices), 3, *attribution.shape[2:])  # type: ignore[return-value]
-    if mode not in get_args(Mode):
-        known = ", ".join(map(repr, get_args(Mode)))
-        raise InputError(f"mode {mode!r} not found; expected one of {known}")
-    if not 0 < percentile <= 100:
-        raise InputError(
-            f"percentile={percentile!r} is out of range; expected 0 < percentile <= 100"
-        )
     values = _unpack(attribution)
     if mode == "centered":
         picture = _centered(values)

@@ -14,6 +14,7 @@ from torch import Tensor
 from camlib.errors import InputError
 from camlib.maps import normalize
 from camlib.methods.explanation import Explanation
+from camlib.metrics.regions import Regions
 from camlib.visual.attribution import Mode, to_image
 from camlib.visual.samples import AXES, Kind
 
@@ -31,6 +32,8 @@ class Column:
         cells: the heatmaps on the layer's own grid, ``(N, *grid)`` in [0, 1], where it is known.
         captions: under each map, in one or two lines.
         signed: whether the maps are attributions.
+        boxes: around regions of each map, ``(B, 4)``: left, top, right and bottom in its pixels.
+        seen: the size of what the model saw, where it is known.
     """
 
     title: str
@@ -38,6 +41,8 @@ class Column:
     cells: Tensor
     captions: Sequence[str]
     signed: bool
+    boxes: Sequence[Tensor] = ()
+    seen: tuple[int, ...] = ()
 
 
 def painted(column: Column, mode: Mode) -> Column:
@@ -50,7 +55,7 @@ def painted(column: Column, mode: Mode) -> Column:
     return replace(column, maps=maps, cells=maps)
 
 
-def columns(
+def columns_of(
     title: str, value: Any, count: int, kind: Kind, channels: int | None, labels: Labels | None
 ) -> list[Column]:
     """The columns for one entry of a figure's maps, with a row for each of `count` samples.
@@ -70,6 +75,8 @@ def columns(
     """
     if isinstance(value, Explanation):
         return _explained(title, value, count, kind, labels)
+    if isinstance(value, Regions):
+        return [_boxed(title, value, count, kind)]
     if not isinstance(value, Tensor | np.ndarray):
         raise InputError(
             f"maps[{title!r}] is of type {type(value).__name__!r}; expected heatmaps, attributions "
@@ -94,6 +101,18 @@ def columns(
     return [Column(title, maps, maps, [""] * count, signed)]
 
 
+def _boxed(title: str, value: Regions, count: int, kind: Kind) -> Column:
+    if len(value.boxes) != count or kind != "picture":
+        raise InputError(
+            f"maps[{title!r}] has the regions of {len(value.boxes)} picture(s); expected those of "
+            f"{count} {kind}(s), as in images"
+        )
+    heat = normalize(value.heatmaps[:, None])[:, 0]
+    found = [len(boxes) for boxes in value.boxes]
+    captions = [f"{each} region{'s' * (each != 1)}" for each in found]
+    return Column(title, heat, heat, captions, False, value.boxes)
+
+
 def _explained(
     title: str, value: Explanation, count: int, kind: Kind, labels: Labels | None
 ) -> list[Column]:
@@ -112,6 +131,7 @@ def _explained(
     further = heatmap.ndim > axes + 2
     scores = value.score.reshape(count, -1).tolist()
     target = None if value.target is None else value.target.reshape(count, -1).tolist()
+    seen = value.size if axes == AXES["picture"] else ()
     found = []
     for k in range(heatmap.shape[1]):
         captions = [
@@ -128,7 +148,8 @@ def _explained(
             maps, cells = maps[:, None], cells[:, None]
         cells = normalize(cells)
         for j, name in enumerate(value.layers if further else [", ".join(value.layers)]):
-            found.append(Column(f"{title}\n{name}", maps[:, j], cells[:, j], captions, False))
+            heads = f"{title}\n{name}"
+            found.append(Column(heads, maps[:, j], cells[:, j], captions, False, seen=seen))
     return found
 
 

@@ -14,6 +14,7 @@ from camlib.errors import InputError, TargetError
 from camlib.methods import Deconvnet
 from camlib.modes import explaining
 from camlib.modules import Layer, unwrap
+from camlib.options import Count, checked
 from camlib.passes.undoing import Called
 from camlib.visual.attribution import to_image
 from camlib.visual.page import Row, draw
@@ -73,13 +74,14 @@ class Gallery:
         return draw([f"{self.layer}\nreconstructions", "image patches"], rows)
 
 
+@checked
 def gallery(
     model: nn.Module,
     layer: Layer,
     channels: int | Sequence[int],
     images: Tensor | Iterable[Any],
     *,
-    count: int = 9,
+    count: Count = 9,
 ) -> Gallery:
     """The `count` images that excite each channel of a layer most, and what excites it there.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from camlib.errors import InputError
 from camlib.maps import normalize, precise
 from camlib.methods.explanation import Explanation
+from camlib.metrics.regions import Regions
 from camlib.visual.pictures import check_unit, is_signal, is_volume, unpack
 
 Kind = Literal["signal", "picture", "volume"]
@@ -57,6 +58,7 @@ def count_of(maps: Any, kind: Kind) -> int:
     """How many samples `maps`, an entry of a figure's maps, belongs to as far as it can tell."""
     axes = AXES[kind]
     maps = maps.heatmap if isinstance(maps, Explanation) else maps
+    maps = maps.heatmaps if isinstance(maps, Regions) else maps
     return len(maps) if getattr(maps, "ndim", axes) > axes else 1
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from camlib.passes.moves import Moves
+from camlib.passes.courses import Course, Courses
 from camlib.visits import Visits, visits
 
 CONV = nn.Conv2d(4, 4, 3, padding=1)
@@ -99,52 +99,126 @@ MOVES = {
 """After these, a value may be anywhere."""
 
 
-def moved(operation) -> bool:
-    """Whether `Moves` says that an operation on features ``(2, 4, 8, 8)`` moves places."""
+def followed(operation, tensor: Tensor | None = None) -> Course | None:
+    """The course of what an operation makes of features ``(2, 4, 8, 8)``."""
     generator = torch.Generator().manual_seed(0)
-    tensor = torch.randn(2, 4, 8, 8, generator=generator)
-    with torch.no_grad(), Moves() as moves:
-        operation(tensor)
-    return moves.moved
+    tensor = torch.randn(2, 4, 8, 8, generator=generator) if tensor is None else tensor
+    with torch.no_grad(), Courses() as courses:
+        courses.set(tensor, Course())
+        return courses.of(operation(tensor))
 
 
 @pytest.mark.parametrize("operation", STAYS.values(), ids=STAYS)
 def test_operations_that_keep_places(operation):
-    assert not moved(operation)
+    assert followed(operation) == Course()
 
 
 @pytest.mark.parametrize("operation", MOVES.values(), ids=MOVES)
 def test_operations_that_move_places(operation):
-    assert moved(operation)
+    course = followed(operation)
+    assert course.moved
+    assert course.since
 
 
 def test_with_a_graph_as_without():
     tensor = torch.randn(2, 4, 8, 8, requires_grad=True)
-    with Moves() as moves:
-        CONV(tensor).relu()
-    assert not moves.moved
-    with Moves() as moves:
-        CONV(tensor).mT.relu()
-    assert moves.moved
+    with Courses() as courses:
+        courses.set(tensor, Course())
+        assert courses.of(CONV(tensor).relu()) == Course()
+        assert courses.of(CONV(tensor).mT.relu()).moved
 
 
-def test_since_starts_anew_and_moved_does_not():
-    tensor = torch.randn(2, 4, 8, 8)
-    with Moves() as moves:
-        assert (moves.moved, moves.since) == (False, False)
-        tensor.flip(2)
-        assert (moves.moved, moves.since) == (True, True)
-        moves.since = False
-        torch.cat([tensor.relu(), tensor], 1)
-        assert (moves.moved, moves.since) == (True, False)
-        tensor.flip(3)
-        assert (moves.moved, moves.since) == (True, True)
+def test_only_what_comes_from_the_image_has_a_course():
+    with torch.no_grad(), Courses() as courses:
+        image, other = images(), torch.rand(2, 3, 8, 8)
+        courses.set(image, Course())
+        assert courses.of(other.flip(2)) is None
+        assert courses.of(image + other.flip(2)) == Course()
+        assert courses.of(torch.zeros_like(image)) is None
+        assert courses.of(torch.from_numpy(image.numpy())) is None  # nobody knows
+
+
+def test_views_of_the_same_memory_are_told_apart():
+    with torch.no_grad(), Courses() as courses:
+        image = images()
+        courses.set(image, Course())
+        cut = image[:, :, 2:]
+        assert courses.of(cut).moved
+        assert courses.of(image) == Course()
+        assert courses.of(image.flatten(2).view(image.shape)) == Course()  # what it was
+        frame = torch.zeros(2, 3, 12, 12)
+        frame[:, :, 2:10, 2:10].copy_(image)
+        assert courses.of(frame).moved
+        other = torch.zeros(2, 3, 8, 8)
+        other.add_(image)
+        assert courses.of(other) == Course()
+        image.copy_(image.flip(2))
+        assert courses.of(image).moved
+
+
+def test_memory_used_again_has_no_course():
+    with torch.no_grad(), Courses() as courses:
+        for _ in range(100):
+            image = torch.rand(2, 3, 64, 64)
+            assert courses.of(image) is None
+            courses.set(image, Course())
+            del image
+
+
+GATES = nn.Linear(4, 4)
+
+
+def test_where_all_places_become_one_none_can_be_moved():
+    assert followed(lambda x: x.mean((2, 3))).joined
+    assert followed(lambda x: F.adaptive_avg_pool2d(x, 1).expand(2, 4, 8, 8)).joined
+    assert not followed(lambda x: x.mean(3)).joined
+    assert not followed(lambda x: x.mean(1, keepdim=True)).joined
+    excited = followed(lambda x: x * GATES(x.mean((2, 3)))[..., None, None])
+    assert excited == Course()
+
+
+DECIDING = {
+    "rows by number": lambda x: x[:, :, x.mean((0, 1, 3)).argsort()],
+    "gathered": lambda x: x.gather(2, x.argmax(2, keepdim=True)),
+    "warped": lambda x: F.grid_sample(x, x[:, :2].movedim(1, -1), align_corners=False),
+    "cut": lambda x: x[:, :, int(x.mean((0, 1, 3)).argmax()) :],
+    "cut, but not yet": lambda x: x[:, :, max(int(x[0, 0, 0, 0]) - 1000, 0) :],
+    "cut at what is bright": lambda x: x[:, :, x[0, 0, :, 0].nonzero()[0].item() :],
+    "masked": lambda x: x[x > 0],
+}
+
+
+@pytest.mark.parametrize("operation", DECIDING.values(), ids=DECIDING)
+def test_the_image_decides_what_is_moved(operation):
+    assert followed(operation).decided
+
+
+@pytest.mark.parametrize("operation", MOVES.values(), ids=MOVES)
+def test_the_program_decides_what_is_moved(operation):
+    assert not followed(operation).decided
+
+
+CUTS = {
+    "rows": (lambda x: x[:, :, 2:6], ((0.25, 0.75), (0, 1))),
+    "from the end": (lambda x: x[..., -2:], ((0, 1), (0.75, 1))),
+    "twice": (lambda x: x[:, :, 4:][:, :, 2:, 1:].relu(), ((0.75, 1), (0.125, 1))),
+    "narrowed": (lambda x: x.narrow(3, 2, 4), ((0, 1), (0.25, 0.75))),
+    "padded by far": (lambda x: F.conv2d(x, torch.ones(1, 4, 3, 3), padding=5), ((-0.5, 1.5),) * 2),
+    "every second": (lambda x: x[:, :, ::2], None),
+    "turned": (lambda x: x.mT[:, :, 2:], None),
+    "padded": (lambda x: F.pad(x, (1, 1)), None),
+}
+
+
+@pytest.mark.parametrize(("operation", "cut"), CUTS.values(), ids=CUTS)
+def test_what_is_cut_is_known_exactly(operation, cut):
+    assert followed(operation).cut == cut
 
 
 def test_results_are_those_without_it():
     net, batch = transformer(), images()
     expected = net(batch)
-    with Moves():
+    with Courses():
         assert torch.equal(net(batch), expected)
     assert not _get_current_dispatch_mode_stack()
 
@@ -197,15 +271,15 @@ def test_nothing_moves_in_a_convolutional_network():
     body = nn.Sequential(Residual(), nn.Conv2d(6, 6, 1))
     order = visited(Net(body, head).eval(), images())
     assert len(order) == 9
-    assert not any(visit.moved or visit.since for visit in order)
+    assert not any(visit.course.moved or visit.course.since for visit in order)
 
 
 def test_modules_after_the_first_move_have_moved():
     order = visited(transformer(), images())
     names = [visit.name for visit in order]
-    assert [visit.moved for visit in order] == [name != "features.0" for name in names]
+    assert [visit.course.moved for visit in order] == [name != "features.0" for name in names]
     order = visited(pooled(), images())
-    assert [visit.name for visit in order if visit.moved] == ["tail.0", "tail.1", "tail"]
+    assert [visit.name for visit in order if visit.course.moved] == ["tail.0", "tail.1", "tail"]
 
 
 @pytest.mark.parametrize(
@@ -215,19 +289,44 @@ def test_what_moved_before_the_image_entered(enter):
     net = pooled()
     late = Does(lambda x: x.roll(1, 3))
     order = visited(nn.Sequential(Does(enter), net.features, late, nn.ReLU()), images())
-    assert (order.entry.module, order.entry.moved) == (net.features[0], True)
-    assert order.entry.shape == tuple(enter(images()).shape)
+    [entry] = order.entries
+    assert (entry.name, entry.call, entry.module) == ("1.0", 0, net.features[0])
+    assert entry.course.moved
+    assert entry.shape == tuple(enter(images()).shape)
     inside = [visit for visit in order if visit.name.startswith("1")]
-    assert [(visit.moved, visit.since) for visit in inside] == [(True, False)] * 6
-    assert [(visit.moved, visit.since) for visit in order[-2:]] == [(True, True)] * 2
+    assert [(visit.course.moved, visit.course.since) for visit in inside] == [(True, False)] * 6
+    assert [(visit.course.moved, visit.course.since) for visit in order[-2:]] == [(True, True)] * 2
 
 
 def test_entry_of_a_network_that_takes_the_image_as_it_is():
     net = pooled()
-    entry = visited(nn.Sequential(nn.Identity(), net), images()).entry
-    assert (entry.module, entry.shape, entry.moved) == (net.features[0], (2, 3, 8, 8), False)
-    assert visited(net, images(), axes=0).entry is None
-    assert visited(net, images(), axes=3).entry is None
+    [entry] = visited(nn.Sequential(nn.Identity(), net), images()).entries
+    assert (entry.module, entry.shape) == (net.features[0], (2, 3, 8, 8))
+    assert not entry.course.moved
+    assert visited(net, images(), axes=0).entries == []
+    assert visited(net, images(), axes=3).entries == []
+
+
+def test_each_branch_has_an_entry_of_its_own():
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.near, self.far, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), NORM
+
+        def forward(self, batch: Tensor) -> Tensor:
+            near = self.norm(self.near(batch[..., 2:6, 2:6]))
+            return self.far(batch).mean((2, 3)) + near.mean((2, 3))
+
+    order = visited(Branches(), images())
+    assert [(entry.name, entry.course.moved) for entry in order.entries] == [
+        ("near", True),
+        ("far", False),
+    ]
+    courses = {visit.name: visit.course for visit in order}
+    assert [courses[name].entry for name in ("near", "norm", "far")] == [0, 0, 1]
+    assert [courses[name].moved for name in ("near", "norm", "far")] == [True, True, False]
+    assert order.finished == ["near@0", "norm@0", "far@0"]
+    assert [courses[name].behind for name in ("near", "norm", "far")] == [-1, 0, -1]
 
 
 def test_modules_stand_in_the_order_in_which_they_finish():
@@ -297,7 +396,7 @@ def test_other_threads_are_not_seen():
         other.start()
         other.join()
     assert order == []
-    assert order.entry is None
+    assert order.entries == []
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,56 +1,53 @@
-"""Watching a pass for operations that may move places.
+"""What is known of PyTorch's operators: which leave every value of an image where it lies.
 
-A convolution, a pooling or an activation function keeps every value where it lies in the image. As
-long as nothing else has run, each ``(N, C, *grid)`` is on the axes of the image as it was given.
-After the first permutation, reshaping, slice, padding or matrix product, that is no longer certain.
+A convolution, a pooling or an activation function keeps places. A permutation, reshaping, slice,
+padding or matrix product may not, and no operator that is not named here is taken to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes whether an operator in the block may have moved places.
+def keeps_places(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether `func` leaves every value of an ``(N, C, *grid)`` at its place."""
+    return _local(func) or _beside_the_grid(func, args, kwargs)
 
-    Attributes:
-        moved: whether one has so far.
-        since: whether one has since this was last set to ``False``.
-    """
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.moved = self.since = False
+def makes_new(func: OpOverload) -> bool:
+    """Whether what `func` returns has nothing of the values of its arguments."""
+    name = name_of(func)
+    return name in ("fill_", "zero_") or name.startswith("new_") or name.endswith("_like")
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Where it is skipped, it is imported first, which takes a second.
+
+def name_of(func: OpOverload) -> str:
+    """The name of an operator without its overload, such as ``"convolution"``."""
+    return func._schema.name.removeprefix("aten::")
+
+
+def joins_all_places(func: OpOverload, given: Tensor, result: Tensor) -> bool:
+    """Whether `func` made one place of a grid, as a global pooling does."""
+    if name_of(func) not in _JOINING or given.ndim < 3:
         return False
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if not self.since and not _local(func):
-            self.since = not _beside_the_grid(func, args, kwargs or {})
-            self.moved = self.moved or self.since
-        return func(*args, **(kwargs or {}))
+    same = given.shape[:1] == result.shape[:1]
+    return same and given.shape[2:].numel() > 1 and result.shape[2:].numel() == 1
 
 
 @cache
 def _local(func: OpOverload) -> bool:
     """Whether `func` leaves every value where it is, whatever its arguments."""
-    return _name(func) in _LOCAL or torch.Tag.pointwise in func.tags
+    return name_of(func) in _LOCAL or torch.Tag.pointwise in func.tags
 
 
-def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether `func` works along the channels alone, or changes nothing at all."""
-    name = _name(func)
+    name = name_of(func)
     if name == "convolution":
         # One that is padded by more than it reaches makes a larger image.
         kernel, padding, dilation, transposed = args[1].shape[2:], args[4], args[5], args[6]
@@ -63,12 +60,17 @@ def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
     return False
 
 
-def _name(func: OpOverload) -> str:
-    return func._schema.name.removeprefix("aten::")
-
-
 _ALONG = {"cat": 1, "split": 2, "split_with_sizes": 2, "slice": 1}
 """Where among its arguments an operator has the axis that it works along."""
+
+_JOINING = {
+    *("mean", "sum", "amax", "amin", "max", "std", "var", "linalg_vector_norm", "logsumexp"),
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d"),
+    *("adaptive_max_pool2d", "adaptive_max_pool3d", "adaptive_max_pool1d"),
+    *("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d_with_indices"),
+    *("max_pool2d_with_indices", "max_pool3d_with_indices"),
+}
+"""Operators that may take a whole grid together."""
 
 _LOCAL = {
     *("_convolution", "cudnn_convolution", "mkldnn_convolution"),

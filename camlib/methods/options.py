@@ -1,0 +1,78 @@
+"""The options that methods have in common, with their types, for signatures that hand them on.
+
+``**options: Unpack[LayerOptions]`` lets type checkers see every one of them. What an option means
+and its default stand with the class that takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypedDict
+
+from torch import Tensor
+
+from camlib.chunks import Progress
+from camlib.layouts import Layout
+from camlib.maps import Fuse, Normalize
+from camlib.options import Count
+from camlib.paths import Where
+from camlib.targets.classes import Asked
+
+
+class CallingOptions(TypedDict, total=False):
+    """Of every method: see `Calling`."""
+
+    image: Where | None
+    image_layout: str | None
+    eval: bool
+
+
+class MapOptions(CallingOptions, total=False):
+    """Of every map: see `MapMethod`."""
+
+    differentiable: bool
+    relu: bool | None
+    resize: bool
+    normalize: Normalize | None
+
+
+class HidingOptions(MapOptions, total=False):
+    """Of maps from hiding parts of the input: see `Hiding`."""
+
+    score: Asked
+    batch_size: Count | None
+    progress: Progress | None
+
+
+class ArrangedOptions(MapOptions, total=False):
+    """Of maps that come from activations: see `LayerMethod` and `AttentionMethod`."""
+
+    layout: Layout | Callable[[Tensor], Tensor] | None
+
+
+class LayerOptions(ArrangedOptions, total=False):
+    """Of maps of one layer or several: see `LayerMethod`."""
+
+    fuse: Fuse
+
+
+class ReplayingOptions(LayerOptions, total=False):
+    """Of maps from changed activations: see `Replaying`."""
+
+    batch_size: Count | None
+    progress: Progress | None
+
+
+class ScoreOptions(ReplayingOptions, total=False):
+    """Of Score-CAM and its kin: see `ScoreCAM`."""
+
+    score: Asked
+    baseline: Literal["zero", "blur"] | None
+    channel_softmax: bool
+    max_channels: Count | None
+
+
+class PlusPlusOptions(LayerOptions, total=False):
+    """Of Grad-CAM++ and its kin: see `GradCAMPlusPlus`."""
+
+    normalize_alpha: bool

@@ -1,0 +1,110 @@
+"""A model with random weights for a while.
+
+Weights are never written to: other tensors stand in their place, and the very same come back,
+whatever happens in between. So an optimizer, a tie between layers and every bit stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from camlib.draws import Draws
+from camlib.errors import InputError, LayerError
+from camlib.passes.undoing import Undoing
+
+Draw = Literal["permuted", "reset"]
+"""How weights become random: each tensor's values change places, or a layer starts anew."""
+
+
+def weighted(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
+    """The names of `layers`, or of all modules with weights of their own, from the output on.
+
+    Raises:
+        LayerError: there is no such layer, or it has no weights.
+    """
+    modules = dict(model.named_modules())
+    if layers is None:
+        own = [name for name, each in modules.items() if any(True for _ in each.parameters(False))]
+        return own[::-1]
+    for name in layers:
+        if name not in modules:
+            raise LayerError(f"layer {name!r} not found; use names of model.named_modules()")
+        if not any(True for _ in modules[name].parameters()):
+            raise LayerError(f"layer {name!r} has no weights that could be made random")
+    return list(layers)
+
+
+@contextmanager
+def randomised(
+    model: nn.Module, layers: Sequence[str], how: Draw = "permuted", seed: int = 0
+) -> Iterator[None]:
+    """`model` with random weights in `layers`, and in all modules in them.
+
+    Args:
+        model: without wrappers.
+        layers: dotted names.
+        how: ``"permuted"`` keeps the values of each tensor, so that activations keep their scale;
+            ``"reset"`` calls the ``reset_parameters`` of each module that has it, and permutes the
+            tensors of the others.
+        seed: of the numbers; that of each layer follows from it and from its name alone.
+
+    Raises:
+        InputError: `how` is not known.
+    """
+    if how not in ("permuted", "reset"):
+        raise InputError(f"weights={how!r} is not known; use 'permuted' or 'reset'")
+    twins: dict[int, Tensor] = {}
+    devices = {each.device for each in model.parameters() if each.is_cuda}
+    with Undoing() as undo:
+        for layer in layers:
+            for name, module in model.get_submodule(layer).named_modules(prefix=layer):
+                _stand_in(undo, module, twins)
+                with torch.no_grad():
+                    _draw(module, how, _seed(name, seed), list(devices))
+        yield
+
+
+def _stand_in(undo: Undoing, module: nn.Module, twins: dict[int, Tensor]) -> None:
+    """Copies in place of the parameters and buffers of `module`; a tied one has one copy."""
+    known = {id(twin) for twin in twins.values()}
+    for group in (module._parameters, module._buffers):
+        for name, tensor in list(group.items()):
+            if tensor is None or id(tensor) in known:
+                continue
+            if id(tensor) not in twins:
+                copy = tensor.detach().clone()
+                if isinstance(tensor, nn.Parameter):
+                    twins[id(tensor)] = nn.Parameter(copy, tensor.requires_grad)
+                else:
+                    twins[id(tensor)] = copy
+            undo(partial(setattr, module, name, tensor))
+            setattr(module, name, twins[id(tensor)])
+
+
+def _draw(module: nn.Module, how: Draw, seed: int, devices: list[torch.device]) -> None:
+    """Random values in the parameters of `module` itself."""
+    reset = getattr(module, "reset_parameters", None)
+    if how == "reset" and callable(reset):
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            reset()
+        return
+    draws = Draws(seed)
+    for tensor in module._parameters.values():
+        if tensor is not None:
+            order = draws.order(tensor.numel()).to(tensor.device)
+            tensor.copy_(tensor.flatten()[order].reshape(tensor.shape))
+
+
+def _seed(name: str, seed: int) -> int:
+    """A number that depends on both, and on nothing else."""
+    found = seed
+    for letter in name.encode():
+        found = (31 * found + letter) % 2**31
+    return found

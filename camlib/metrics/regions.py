@@ -1,0 +1,167 @@
+"""The regions of a map that are hot: their masks, and boxes around them.
+
+Connected places are found by runs, the stretches of a row that are hot, all maps of a batch at
+once: which runs of the next row a run touches is looked up, and the largest number of those that
+are connected is passed on, by steps that double.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from camlib.errors import InputError
+from camlib.maps import precise
+from camlib.methods.explanation import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Parts = Literal["largest", "all"]
+"""Which connected regions count: the one of the most pixels, or all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Regions(Drawn):
+    """Where maps are hot.
+
+    Attributes:
+        heatmaps: the maps, ``(N, H, W)``.
+        masks: bool ``(N, H, W)``.
+        boxes: for each map ``(B, 4)``, ``(left, top, right, bottom)`` in pixels, right and bottom
+            exclusive; the largest region first, none of a map that is zero everywhere.
+    """
+
+    heatmaps: Tensor
+    masks: Tensor
+    boxes: list[Tensor]
+
+    def figure(self, images: Any = None, **options: Any) -> Figure:
+        """The boxes on the heatmaps, on `images` if given, as `camlib.visual.figure` draws them."""
+        from camlib.visual import figure
+
+        return figure(images, {"regions": self}, **options)
+
+    def __repr__(self) -> str:
+        counts = [len(boxes) for boxes in self.boxes]
+        return f"Regions(masks={tuple(self.masks.shape)}, boxes={counts})"
+
+
+def localize(heatmap: Tensor, *, share: float = 0.15, parts: Parts = "largest") -> Regions:
+    """Masks and boxes from maps: weakly supervised segmentation and detection.
+
+    What is at least `share` of a map's maximum is hot. Zhou et al., CVPR 2016, arXiv:1512.04150,
+    take 0.2 for CAM and the box around the largest connected region; 0.15 is usual for Grad-CAM. A
+    share that is best for one method is not for another: compare methods by
+    `camlib.metrics.max_box_accuracy`, which tries all.
+
+    Args:
+        heatmap: one map ``(H, W)``, or several ``(N, H, W)``.
+        share: of the maximum; above 0 and up to 1.
+        parts: ``"largest"`` connected region (diagonals connect), or ``"all"``.
+
+    Returns:
+        The masks and boxes; `Regions` draws itself.
+
+    Raises:
+        InputError: `heatmap` is no map, or an option has no such value.
+    """
+    if not isinstance(heatmap, Tensor) or heatmap.ndim not in (2, 3) or not heatmap.numel():
+        raise InputError(
+            f"expected a heatmap (H, W) or heatmaps (N, H, W), got {type(heatmap).__name__} of "
+            f"shape {tuple(getattr(heatmap, 'shape', ()))}"
+        )
+    if not 0 < share <= 1:
+        raise InputError(f"share={share} is out of range; expected 0 < share <= 1")
+    if parts not in ("largest", "all"):
+        raise InputError(f"parts={parts!r} is not known; use 'largest' or 'all'")
+    maps = precise(heatmap.detach()).reshape(-1, *heatmap.shape[-2:])
+    masks = hot(maps, torch.tensor([share], device=maps.device))[:, 0]
+    regions = connected(masks)
+    found = []
+    for n in range(len(maps)):
+        own = (regions.maps == n).nonzero()[:, 0]
+        order = own[regions.sizes[own].argsort(descending=True, stable=True)]
+        if parts == "largest":
+            order = order[:1]
+        found.append(regions.boxes[order])
+        if parts == "largest":
+            masks[n] = (regions.labels[n] == order[:, None, None]).any(0)
+    return Regions(maps, masks, found)
+
+
+def hot(maps: Tensor, shares: Tensor) -> Tensor:
+    """Which places of `maps` ``(N, H, W)`` have so much of the maximum, bool ``(N, T, H, W)``."""
+    peak = maps.amax((1, 2))[:, None, None, None]
+    return (maps[:, None] >= shares.to(maps)[:, None, None] * peak) & (peak > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Connected:
+    """The connected regions of masks ``(N, H, W)``; diagonals connect.
+
+    Attributes:
+        maps: the number of the mask that each of ``B`` regions is in, in order.
+        sizes: in pixels, ``(B,)``.
+        boxes: ``(B, 4)``, ``(left, top, right, bottom)``, right and bottom exclusive.
+        labels: the number of the region that each place is in, ``(N, H, W)``; -1 where it is in
+            none.
+    """
+
+    maps: Tensor
+    sizes: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+
+def connected(masks: Tensor) -> Connected:
+    """The connected regions of `masks`, bool ``(N, H, W)``."""
+    _, height, width = masks.shape
+    steps = F.pad(masks.to(torch.int8), (1, 1)).diff(dim=2)
+    maps, rows, starts = (steps == 1).nonzero().unbind(1)
+    ends = (steps == -1).nonzero()[:, 2]
+    # Rows behind each other, with one between maps, and columns with two between rows.
+    lines = (maps * (height + 1) + rows) * (width + 2)
+    below = lines + width + 2
+    first = torch.searchsorted(lines + ends, below + starts - 1, right=True)
+    last = torch.searchsorted(lines + starts, below + ends, right=True)
+    counts = (last - first).clamp(min=0)
+    above = torch.arange(len(maps), device=masks.device).repeat_interleave(counts)
+    offsets = torch.arange(len(above), device=masks.device) - (
+        counts.cumsum(0) - counts
+    ).repeat_interleave(counts)
+    touched = first.repeat_interleave(counts) + offsets
+    _, regions = torch.unique(_joined(len(maps), above, touched), return_inverse=True)
+    count = int(regions.max()) + 1 if len(regions) else 0
+
+    def over(values: Tensor, reduce: str) -> Tensor:
+        start = values.new_zeros(count)
+        return start.scatter_reduce(0, regions, values, reduce, include_self=False)
+
+    sides = over(starts, "amin"), over(rows, "amin"), over(ends, "amax"), over(rows, "amax") + 1
+    runs = (steps[..., :-1] == 1).flatten().cumsum(0).reshape(masks.shape) - 1
+    inside = regions[runs.clamp(min=0)] if count else runs
+    return Connected(
+        maps=over(maps, "amin"),
+        sizes=over(ends - starts, "sum"),
+        boxes=torch.stack(sides, 1),
+        labels=inside.where(masks, -1),
+    )
+
+
+def _joined(count: int, one: Tensor, other: Tensor) -> Tensor:
+    """For each of `count` things the largest that it is tied to, by the pairs `one` and `other`."""
+    labels = torch.arange(count, device=one.device)
+    while True:
+        most = torch.maximum(labels[one], labels[other])
+        found = labels.scatter_reduce(0, one, most, "amax").scatter_reduce(0, other, most, "amax")
+        # A label is that of a thing that is tied, too: both go on from there.
+        found = found.scatter_reduce(0, labels, found, "amax")
+        found = found[found[found]]
+        if torch.equal(found, labels):
+            return labels
+        labels = found
