@@ -185,7 +185,7 @@ def capture(
                 if not tensor.requires_grad:
                     # The output itself takes part, as the model may have kept it elsewhere; but
                     # what the model holds between passes, in any of its modules, is not marked.
-                    own = id(given) in held()
+                    own = held(given)
                     tensor = (tensor.detach() if own else tensor).requires_grad_()
             seen._outputs[name] = tensor, tensor._version
             passed = tensor.clone()

@@ -60,15 +60,17 @@ def evaluate(undo: Undoing, model: nn.Module, prepare: Undo | None = None) -> No
     """
     switched: list[nn.Module] = []
     undo(partial(_released, switched, id(undo)))
+    modules = [*model.modules()]
     with lock:
-        for module in model.modules():
+        for module in modules:
             if module.training or id(module) in _switched:
                 switched.append(module)
                 _switched.setdefault(id(module), (module, set()))[1].add(id(undo))
-    if prepare is not None and switched and any(map(prepares, model.modules())):
+    if prepare is not None and switched and any(map(prepares, modules)):
         prepare()
+        modules = [*model.modules()]
     with lock:
-        for module in model.modules():
+        for module in modules:
             if module.training:
                 module.training = False
 

@@ -21,6 +21,7 @@ ORDER = [
     "passes.ambient",
     "passes.undoing",
     "passes.hooks",
+    "passes.copies",
     "passes.state",
     "passes.random",
     "passes.norms",

@@ -17,12 +17,10 @@ facts shape it.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,15 +30,10 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from camlib.errors import ModelError, warn
+from camlib.passes.copies import NOTHING, Copies, Noted, is_copied, same
 from camlib.passes.hooks import hook_before
 from camlib.passes.nested import tensors_in
 from camlib.passes.undoing import Undoing, lock
-
-_LARGE = 2**26
-"""Bytes of a tensor that are too many to copy for every call."""
-
-_SMALL = 64
-"""How many items a container may have to be looked after."""
 
 
 def put_back_state(undo: Undoing, model: nn.Module) -> State:
@@ -79,20 +72,22 @@ def _refuse(module: nn.Module, _args: object) -> None:
     )
 
 
-def owned(model: nn.Module) -> Callable[[], set[int]]:
-    """Gives the identities of the tensors that `model` holds now, not of those that a pass leaves.
+def owned(model: nn.Module) -> Callable[[Tensor], bool]:
+    """Tells of a tensor whether `model` holds it now, not whether a pass leaves it there.
 
-    Its state, and what is among its attributes.
+    In its state, or among its attributes.
     """
     held = _held.get(id(model))
-    return cache((held.state if held else State(model)).tensors)
+    return (held.state if held else State(model)).holds
 
 
 class State:
     """What every module of a model keeps."""
 
     def __init__(self, model: nn.Module) -> None:
-        modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        every = [*model.modules()]
+        modules = [m for m in every if not isinstance(m, torch.jit.ScriptModule)]
+        scripted = [m for m in every if isinstance(m, torch.jit.ScriptModule)]
         sharded = any(map(_is_sharded, {*map(type, modules)}))
         self.lazy = [
             module
@@ -104,22 +99,24 @@ class State:
         for kept in self.modules:
             for tensor in kept.small:
                 groups[tensor.dtype, tensor.device][id(tensor)] = tensor
-        self.copies = [_Copies(list(group.values())) for group in groups.values()]
-        known = [] if sharded else [*model.parameters()]
-        # FSDP lends parameters of other kinds, and those that it marks, for a pass.
-        weights = [p for p in known if type(p) is nn.Parameter and "_fsdp_flattened" not in vars(p)]
+        self.copies = [Copies(list(group.values())) for group in groups.values()]
+        weights = [] if sharded else [*self._weights(scripted)]
         self.data = [(parameter, parameter.data) for parameter in weights]
         self.places = [parameter.data_ptr() for parameter in weights]
         self.frozen: list[tuple[Tensor, bool]] = []
 
-    def tensors(self) -> set[int]:
-        """The identities of all that the modules held."""
-        found: set[int] = set()
-        for kept in self.modules:
-            found.update(map(id, (*kept.buffers.values(), *kept.parameters.values())))
-            found.update(map(id, kept.noted.tensors))
-            found.update(id(v) for v in kept.attributes.values() if isinstance(v, Tensor))
-        return found
+    def _weights(self, scripted: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
+        """The parameters of all modules and of those `scripted`, each once."""
+        every = {id(p): p for kept in self.modules for p in kept.parameters.values()}
+        every |= {id(p): p for module in scripted for p in module.parameters(recurse=False)}
+        for parameter in every.values():
+            # FSDP lends parameters of other kinds, and those that it marks, for a pass.
+            if type(parameter) is nn.Parameter and "_fsdp_flattened" not in vars(parameter):
+                yield parameter
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether `tensor` was among what the modules held."""
+        return any(kept.holds(tensor) for kept in self.modules)
 
     def prepare(self, model: nn.Module) -> None:
         """Call ``eval()`` of `model`; what its modules prepare in it goes back too."""
@@ -128,7 +125,7 @@ class State:
             for kept in self.modules:
                 if prepares(kept.module):
                     own = [p for p in kept.parameters.values() if p is not None and not is_lazy(p)]
-                    self.copies += [_Copies([parameter]) for parameter in own]
+                    self.copies += [Copies([parameter]) for parameter in own]
         model.eval()
         for kept in self.modules:
             kept.prepared |= kept.differs()
@@ -152,38 +149,6 @@ class State:
                 tensor.requires_grad = wanted
 
 
-@dataclass(eq=False)
-class _Copies:
-    """Tensors of one type, and copies of what they hold in a row."""
-
-    tensors: list[Tensor]
-
-    def __post_init__(self) -> None:
-        self.shapes = [tensor.shape for tensor in self.tensors]
-        self.row = _joined(self.tensors)
-
-    def written(self) -> Iterator[tuple[int, Tensor]]:
-        """Identity and copy of those that hold something else now."""
-        alike = [tensor.shape for tensor in self.tensors] == self.shapes
-        if alike and torch.equal(_joined(self.tensors), self.row):
-            return
-        parts = torch.split(self.row, [shape.numel() for shape in self.shapes])
-        for tensor, part, shape in zip(self.tensors, parts, self.shapes, strict=True):
-            same = tensor.shape == shape and torch.equal(_bytes(_joined([tensor])), _bytes(part))
-            if not same:
-                yield id(tensor), part.view(shape)
-
-    def put_back(self, written: dict[int, Tensor]) -> None:
-        """Those `written` hold what they held."""
-        for tensor in self.tensors:
-            if (part := written.get(id(tensor))) is not None:
-                inside = torch.inference_mode() if tensor.is_inference() else nullcontext()
-                with inside, torch.no_grad():
-                    if tensor.shape != part.shape:
-                        tensor.resize_(part.shape)
-                    tensor.copy_(part)
-
-
 class _Kept:
     """What a module keeps."""
 
@@ -196,9 +161,9 @@ class _Kept:
         self.parameters = module._parameters.copy()
         self.parts = module._modules.copy()
         self.inside = [*map(id, self.parameters.values()), *map(id, self.parts.values())]
-        self.noted = _NOTHING
+        self.noted = NOTHING
         if not _is_common(type(module).__module__):
-            self.noted = _Noted()
+            self.noted = Noted()
             for name, value in self.attributes.items():
                 if name not in _OWN:
                     self.noted.note(value)
@@ -206,10 +171,17 @@ class _Kept:
         self.small: list[Tensor] = []
         for tensor in (*self.buffers.values(), *self.noted.tensors):
             if tensor is not None and not is_lazy(tensor):
-                (self.small if _is_copied(tensor) else self.large).append(tensor)
+                (self.small if is_copied(tensor) else self.large).append(tensor)
         self.versions = [*map(_version, self.large)]
         self.prepared = False
         """Whether ``eval()`` changed an attribute."""
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether `tensor` was a buffer or parameter of the module, or among its attributes."""
+        number = id(tensor)
+        if number in self.numbers or number in self.inside:
+            return True
+        return any(tensor is other for other in (*self.buffers.values(), *self.noted.tensors))
 
     def differs(self) -> bool:
         """Whether an attribute is another."""
@@ -225,7 +197,7 @@ class _Kept:
         if self.large and [*map(_version, self.large)] != self.versions:
             return True
         module = self.module
-        if (self.buffers or module._buffers) and not _same(module._buffers, self.buffers):
+        if (self.buffers or module._buffers) and not same(module._buffers, self.buffers):
             return True
         inside = [*map(id, module._parameters.values()), *map(id, module._modules.values())]
         if inside != self.inside and not self.sharded:
@@ -235,7 +207,8 @@ class _Kept:
             names = (now.keys() | self.attributes.keys()) - _OWN
             pairs = [(now.get(name), self.attributes.get(name)) for name in names]
             others += [pair for pair in pairs if pair[0] is not pair[1]]
-        others += self.noted.changed()
+        if self.noted.containers:
+            others += self.noted.changed()
         return bool(others) and any(map(tensors_in, others))
 
     def put_back(self) -> None:
@@ -246,7 +219,7 @@ class _Kept:
         now.update((name, v) for name, v in self.attributes.items() if name not in _OWN)
         self.noted.put_back()
         for registered, before in self._registered():
-            if not _same(registered, before):
+            if not same(registered, before):
                 for name in registered.keys() - before.keys():
                     del registered[name]
                 registered.update(before)
@@ -268,59 +241,10 @@ class _Kept:
         return pairs
 
 
-@dataclass
-class _Noted:
-    """Containers as they are now, those inside them too, and the tensors in them."""
-
-    containers: list[tuple[Any, Any]] = field(default_factory=list)
-    tensors: list[Tensor] = field(default_factory=list)
-
-    def note(self, value: Any, depth: int = 0) -> None:
-        """Note `value`, if it is a tensor or a container of up to so many items."""
-        kind = type(value)
-        if kind is Tensor:
-            self.tensors.append(value)
-        elif kind is SimpleNamespace:
-            self.note(vars(value), depth)
-        elif depth < _DEEP and (kind in _CONTAINERS or kind is tuple) and len(value) <= _SMALL:
-            if kind is not tuple:
-                self.containers.append((value, value.copy()))
-            for part in value.values() if isinstance(value, dict) else value:
-                if type(part) in _NOTED:
-                    self.note(part, depth + 1)
-
-    def changed(self) -> list[Any]:
-        """What those hold that hold something else now, and what they held."""
-        return [each for pair in self.containers if not _same(*pair) for each in pair]
-
-    def put_back(self) -> None:
-        """Each holds what it held."""
-        for container, before in self.containers:
-            if not _same(container, before):
-                container.clear()
-                container.extend(before) if isinstance(before, list | deque) else container.update(
-                    before
-                )
-
-
-_NOTHING = _Noted()
-
-
 def prepares(module: nn.Module) -> bool:
     """Whether a module has a ``train()`` or ``eval()`` of its own, which may do more."""
     kind = type(module)
     return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
-
-
-def _same(now: Any, before: Any) -> bool:
-    """Whether two containers hold the very same."""
-    if isinstance(before, set):
-        return {*map(id, now)} == {*map(id, before)}
-    if isinstance(before, dict):
-        if now.keys() != before.keys() or [*now] != [*before]:
-            return False
-        now, before = now.values(), before.values()
-    return [*map(id, now)] == [*map(id, before)]
 
 
 @cache
@@ -335,23 +259,6 @@ def _is_sharded(kind: type[object]) -> bool:
     return any(base.__name__ in _SHARDED for base in kind.__mro__)
 
 
-def _is_copied(tensor: Tensor) -> bool:
-    """Whether a tensor is one to be copied: of a common kind, and not too large."""
-    common = type(tensor) is Tensor and tensor.layout is torch.strided
-    return common and tensor.nbytes <= _LARGE and not (tensor.is_meta or tensor.is_quantized)
-
-
-def _joined(tensors: Iterable[Tensor]) -> Tensor:
-    """A copy of `tensors` of one type in a row."""
-    with torch.no_grad():
-        return torch.cat([tensor if tensor.ndim == 1 else tensor.flatten() for tensor in tensors])
-
-
-def _bytes(row: Tensor) -> Tensor:
-    """What is equal where it is the same NaN, too."""
-    return row.contiguous().view(torch.uint8)
-
-
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
@@ -364,11 +271,6 @@ class _Held:
 
 _OWN = frozenset(vars(nn.Module())) | {"forward"}
 """What every module has, and what stands between a module and its `forward`."""
-
-_CONTAINERS = frozenset({list, dict, OrderedDict, defaultdict, set, deque})
-_NOTED = _CONTAINERS | {tuple, Tensor, SimpleNamespace}
-_DEEP = 4
-"""How many containers may lie around one that is looked after."""
 
 _SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
 
