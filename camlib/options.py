@@ -21,6 +21,8 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import torch
+
 from camlib.errors import OptionError
 
 
@@ -104,6 +106,8 @@ def checked(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():  # annotations cannot be read there
+            return function(*args, **options)
         kinds, open_ended = declared()
         for name, value in (*zip(positional, args, strict=False), *options.items()):
             if name in kinds:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from camlib import METHODS, CamlibWarning, GradCAM, ModelError, ScoreCAM, layers
 from camlib.modes import explaining
-from camlib.passes import state
+from camlib.passes import copies
 from camlib.passes.state import put_back_state
 from camlib.passes.undoing import Undoing
 
@@ -154,7 +154,7 @@ def test_counters_stay():
 
 
 def test_a_buffer_too_large_to_copy_is_told_of(monkeypatch):
-    monkeypatch.setattr(state, "_LARGE", 8)
+    monkeypatch.setattr(copies, "_LARGE", 8)
     net = Counting(pooled()).eval()
     net.register_buffer("seen", torch.zeros(3))
     with pytest.warns(CamlibWarning, match=r"Counting changed its buffer 'seen' of shape \(3,\)"):
