@@ -411,5 +411,5 @@ def test_blue_first_as_opencv_has_it(photo):
     assert np.array_equal(overlay(rgb[..., ::-1], heatmap, channels="BGR"), expected)
     drawn = camlib.figure(rgb[..., ::-1], {"CAM": heatmap[None]}, channels="BGR")
     assert np.array_equal(panels(drawn)[0], rgb)
-    with pytest.raises(InputError, match="channels='GBR' is not known; use 'RGB', 'BGR'"):
+    with pytest.raises(InputError, match="channels='GBR' is not known; use 'RGB' or 'BGR'"):
         overlay(rgb, heatmap, channels="GBR")
