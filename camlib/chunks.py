@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from camlib.errors import InputError, warn
+from camlib.options import is_whole
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """Shows how far a loop has come, such as `tqdm.tqdm`."""
@@ -76,12 +77,14 @@ class Chunks:
 
 
 def check_counts(**counts: int | None) -> None:
-    """Nothing, if each of `counts` is 1 or more, or left open.
+    """Nothing, if each of `counts` is a whole number from 1 on, or left open.
 
     Raises:
-        InputError: one is below 1.
+        InputError: one is not.
     """
     for name, count in counts.items():
+        if count is not None and not is_whole(count):
+            raise InputError(f"{name}={count!r} is no whole number; use 1 or more")
         if count is not None and count < 1:
             raise InputError(f"{name}={count!r} leaves nothing to do; use 1 or more")
 

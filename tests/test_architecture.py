@@ -15,6 +15,7 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
+    "options",
     "passes.nested",
     "passes.state",
     "modules",

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from camlib import CamlibWarning, InputError
-from camlib.chunks import Chunks, fitting, free
+from camlib.chunks import Chunks, check_counts, fitting, free
 
 ITEMS = torch.arange(10)
 
@@ -92,3 +93,10 @@ def test_free_memory_of_a_gpu_is_half_of_what_nobody_uses(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
     assert free(torch.device("cuda")) == 400
+
+
+@pytest.mark.parametrize("given", [1.5, "3", True, [2]])
+def test_what_is_no_number_of_times(given):
+    with pytest.raises(InputError, match=r"samples=.* is no whole number; use 1 or more"):
+        check_counts(samples=given)
+    check_counts(samples=np.int64(2), steps=None)

@@ -378,10 +378,10 @@ def test_bad_options():
     for name in ("samples", "batch_size"):
         with pytest.raises(InputError, match=f"{name}=0 leaves nothing to do; use 1 or more"):
             Smooth(method, **{name: 0})
-    for sigma in (-0.1, float("nan")):
-        with pytest.raises(InputError, match=f"sigma={sigma} is no width; use a share of the"):
+    for sigma in (-0.1, float("nan"), "a"):
+        with pytest.raises(InputError, match=f"sigma={sigma!r} is no width; use a share of the"):
             Smooth(method, sigma=sigma)
-    for scales in ((), (1, 0), (-1.0,)):
+    for scales in ((), (1, 0), (-1.0,), ("a",)):
         with pytest.raises(InputError, match=r"scales=\(.*\) leave nothing to look at; use"):
             Augmented(method, scales=scales)
 

@@ -17,6 +17,7 @@ from camlib.forward import Pass
 from camlib.maps import positions
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
+from camlib.options import is_real
 
 
 class ClassAgnostic(LayerMethod):
@@ -135,7 +136,7 @@ class CenterGaussian(ClassAgnostic):
         self, model: nn.Module, layer: Layers = None, *, sigma: float = 0.25, **options: Any
     ) -> None:
         super().__init__(model, layer, **options)
-        if not sigma > 0:
+        if not (is_real(sigma) and sigma > 0):
             raise InputError(f"sigma={sigma!r} is no width; use a share of the side above 0")
         self.sigma = sigma
 

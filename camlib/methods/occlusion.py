@@ -16,6 +16,7 @@ from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
 from camlib.inputs import Inputs
 from camlib.methods.base import MapMethod
+from camlib.options import is_real
 from camlib.targets.classes import Asked, asked_as, check_asked
 
 
@@ -139,7 +140,7 @@ class RISE(Hiding):
     ) -> None:
         super().__init__(model, **options)
         check_counts(masks=masks, cells=cells)
-        if not 0 < probability <= 1:
+        if not (is_real(probability) and 0 < probability <= 1):
             raise InputError(f"probability={probability} is none above 0 and up to 1")
         self.masks = masks
         self.cells = cells

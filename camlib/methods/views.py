@@ -18,6 +18,7 @@ from camlib.chunks import check_counts
 from camlib.errors import InputError, TargetError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
+from camlib.options import is_real
 from camlib.targets import Target
 
 View = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]
@@ -135,7 +136,7 @@ def check_noise(samples: int, sigma: float, batch_size: int) -> None:
         InputError: there is not.
     """
     check_counts(samples=samples, batch_size=batch_size)
-    if not sigma >= 0:
+    if not (is_real(sigma) and sigma >= 0):
         raise InputError(f"sigma={sigma!r} is no width; use a share of the range, 0 or more")
 
 
@@ -145,7 +146,7 @@ def check_scales(scales: Sequence[float]) -> None:
     Raises:
         InputError: there are none, or one is not positive.
     """
-    if not scales or not all(scale > 0 for scale in scales):
+    if not scales or not all(is_real(scale) and scale > 0 for scale in scales):
         raise InputError(f"scales={scales!r} leave nothing to look at; use numbers above 0, as 1.5")
 
 

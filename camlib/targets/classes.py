@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from camlib.errors import InputError, TargetError
 from camlib.maps import precise
+from camlib.options import is_whole
 from camlib.targets.base import Target
 from camlib.targets.binary import both, predicted
 from camlib.targets.forms import Classes, classes_in
@@ -129,10 +130,12 @@ class TopK(Target):
         k: how many.
 
     Raises:
-        InputError: `k` is below 1.
+        InputError: `k` is no whole number from 1 on.
     """
 
     def __init__(self, k: int) -> None:
+        if not is_whole(k):
+            raise InputError(f"k={k!r} is no number of classes; use 1, 2, 3, ...")
         if k < 1:
             raise InputError(f"k={k!r} leaves no class; use 1 or more")
         self.k = k

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from camlib.errors import InputError, TargetError
 from camlib.maps import precise
+from camlib.options import is_whole
 from camlib.targets.base import Target
 from camlib.targets.classes import check_activation
 from camlib.targets.forms import Classes, check_positive, indices, numbers, within
@@ -35,7 +36,7 @@ class Detection(Target):
         boxes: the boxes explained, ``(N, 4)``, or ``(N, K, 4)`` for several labels a sample.
 
     Raises:
-        InputError: `rank` is negative or `activation` not known.
+        InputError: `rank` is no whole number from 0 on, or `activation` not known.
     """
 
     per_sample = ("boxes", "classes")
@@ -48,7 +49,7 @@ class Detection(Target):
         rank: int = 0,
         activation: Literal["softmax", "sigmoid"] = "softmax",
     ) -> None:
-        if rank < 0:
+        if not is_whole(rank) or rank < 0:
             raise InputError(f"rank={rank!r} is no rank; use 0 for the best detection, 1, 2, ...")
         check_activation(activation)
         self.boxes: Tensor = box

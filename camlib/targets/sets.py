@@ -10,6 +10,7 @@ from torch import Tensor
 
 from camlib.errors import InputError, TargetError
 from camlib.maps import precise
+from camlib.options import is_real, is_whole
 from camlib.targets.base import Target
 from camlib.targets.binary import both, predicted
 from camlib.targets.classes import picked
@@ -32,7 +33,7 @@ class Contrast(Target):
         strength: how much of what they share is taken away.
 
     Raises:
-        InputError: `nearest` is below 1.
+        InputError: `nearest` is no whole number from 1 on, or `strength` no number.
     """
 
     per_sample = ("classes", "others", "weights")
@@ -44,8 +45,12 @@ class Contrast(Target):
         nearest: int = 3,
         strength: float = 1.0,
     ) -> None:
+        if not is_whole(nearest):
+            raise InputError(f"nearest={nearest!r} is no number of classes; use 1, 2, 3, ...")
         if nearest < 1:
             raise InputError(f"nearest={nearest!r} leaves no class to contrast with; use 1 or more")
+        if not is_real(strength):
+            raise InputError(f"strength={strength!r} is no number; use one such as 1.0 or 0.6")
         self.classes: Tensor = category
         self.others: Tensor = others
         self.weights: Tensor
@@ -100,7 +105,7 @@ class MultiLabel(Target):
     per_sample = ("labels",)
 
     def __init__(self, labels: Any = None, threshold: float = 0.5) -> None:
-        if not 0 <= threshold < 1:
+        if not (is_real(threshold) and 0 <= threshold < 1):
             raise InputError(f"threshold={threshold!r} is no probability; use 0 to 1, 1 excluded")
         self.labels: Tensor = labels
         self.threshold = threshold
