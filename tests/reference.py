@@ -537,6 +537,36 @@ def recipro_cam(
     return total
 
 
+def token_recipro_cam(
+    follow: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    grid: tuple[int, int],
+    target: int,
+    *,
+    gaussian: bool = False,
+) -> Tensor:
+    """ViT-ReciproCAM: tokens ``(T, C)``, those before the patches as they are, then one patch.
+
+    With `gaussian` its neighbours too, each with its own features times the kernel.
+    """
+    height, width = grid
+    prefix = len(tokens) - height * width
+    line = {-1: 0.25, 0: 0.5, 1: 0.25} if gaussian else {0: 1.0}
+    total = torch.zeros(height, width, dtype=tokens.dtype)
+    for i in range(height):
+        for j in range(width):
+            seen = torch.zeros_like(tokens)
+            seen[:prefix] = tokens[:prefix]
+            for a, down in line.items():
+                for b, right in line.items():
+                    if 0 <= i + a < height and 0 <= j + b < width:
+                        place = prefix + (i + a) * width + j + b
+                        seen[place] = down * right * tokens[place]
+            with torch.no_grad():
+                total[i, j] = follow(seen[None])[0].softmax(0)[target]
+    return total
+
+
 def rise(
     model: Callable[[Tensor], Tensor], image: Tensor, target: int, masks: list[Tensor], share: float
 ) -> Tensor:
