@@ -745,6 +745,30 @@ def gradient_rollout(blocks: list[Heads], gradients: list[Heads]) -> list[list[f
     return relevance
 
 
+def pooled_by_attention(
+    tokens: Tensor, latents: Tensor, weights: dict[str, Tensor], heads: int
+) -> tuple[Tensor, list[list[list[Tensor]]]]:
+    """What `latents` ``(Q, C)`` take from `tokens`, and their attention by head, row and column."""
+    width = tokens.shape[1]
+    size = width // heads
+    inside, bias = weights["in_proj_weight"], weights["in_proj_bias"]
+    query = latents @ inside[:width].T + bias[:width]
+    key = tokens @ inside[width : 2 * width].T + bias[width : 2 * width]
+    value = tokens @ inside[2 * width :].T + bias[2 * width :]
+    found, attention = [], []
+    for h in range(heads):
+        part = slice(h * size, (h + 1) * size)
+        matrix, rows = [], []
+        for q in range(len(latents)):
+            powers = [(query[q, part] @ k[part] / math.sqrt(size)).exp() for k in key]
+            row = [power / sum(powers) for power in powers]
+            rows.append(sum(a * v[part] for a, v in zip(row, value, strict=True)))
+            matrix.append(row)
+        attention.append(matrix)
+        found.append(torch.stack(rows))
+    return torch.cat(found, 1) @ weights["out_proj.weight"].T + weights["out_proj.bias"], attention
+
+
 def le_grad(gradients: list[Heads]) -> list[float]:
     """Bousselham et al.: positive gradients, averaged over heads and rows, summed over blocks."""
     count = len(gradients[0][0])

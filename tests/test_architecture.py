@@ -68,6 +68,7 @@ ORDER = [
     "methods.averaged",
     "methods.fullgrad",
     "methods.attention",
+    "methods.le_grad",
     "methods.guided",
     "methods.ensemble",
     "methods.smooth",

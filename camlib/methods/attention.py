@@ -10,20 +10,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camlib.attention import Attending, Attention
 from camlib.blocks import Blocks, blocks_of
-from camlib.errors import GraphError, InputError, ModelError
+from camlib.capture import Graph
+from camlib.chunks import check_counts
+from camlib.errors import GraphError, InputError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layouts import Layout, adapted
-from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
 from camlib.modules import unwrap
+from camlib.options import is_real
 from camlib.replay import Needs, Tail
 from camlib.rules import without_recomputation
 
@@ -37,18 +39,28 @@ class AttentionMethod(MapMethod):
 
     Args:
         model: any vision transformer; wrapped, compiled, frozen or training.
+        blocks: how many of the last blocks count; all by default, as in the papers.
         layout: turns tokens ``(N, T, C)`` into ``(N, C, *grid)``; recognised by default.
         options: see `MapMethod`.
 
     Raises:
-        InputError: an option has no such value.
+        InputError: an option has no such value; in a call, there are not so many blocks.
         ModelError: `model` is not a module; in a call, it does not attend like that.
     """
 
     rectify = False
 
-    def __init__(self, model: nn.Module, *, layout: Layout | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        blocks: int | None = None,
+        layout: Layout | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(model, **options)
+        check_counts(blocks=blocks)
+        self.blocks = blocks
         self.layout = None if layout is None else adapted(layout)
         self._found: dict[Any, Blocks] = {}
         self._needs: dict[Any, Needs] = {}
@@ -57,8 +69,8 @@ class AttentionMethod(MapMethod):
     def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
         """The maps ``(N, K, *grid)`` from the calls of attention in `run`."""
 
-    def _first(self, blocks: Blocks) -> int:
-        """The number of the first call that needs a graph."""
+    def _first(self, blocks: Blocks) -> int | None:
+        """The number of the first call that needs a graph; ``None`` if no call does."""
         return blocks.calls[0]
 
     def _layers(self, blocks: Blocks) -> tuple[str, ...]:
@@ -69,10 +81,13 @@ class AttentionMethod(MapMethod):
         key = given.form
         if key not in self._found:
             self._found[key] = blocks_of(model, given, self.layout)
-        blocks = self._found[key]
-        layers = self._layers(blocks)
-        for graph in ("whole",) if self.differentiable else GRAPHS:
-            attending = Attending(self._first(blocks))
+        blocks = self._found[key].latest(self.blocks)
+        layers, first = self._layers(blocks), self._first(blocks)
+        graphs: tuple[Graph, ...] = GRAPHS if first is not None else ("none",)
+        if self.differentiable:
+            graphs = ("whole",)
+        for graph in graphs:
+            attending = Attending(first)
             needs = self._needs.setdefault(key, Needs())
             tails = [Tail(model, name, needs) for name in layers[-1:]]
             run = Pass.of(model, given, target, layers, graph, attending, tails=tails)
@@ -86,7 +101,7 @@ class AttentionMethod(MapMethod):
                 dtype = torch.promote_types(maps[0].dtype, run.scores.dtype)
                 return run, [each.to(dtype) for each in maps]
             except GraphError:
-                if graph == "whole":
+                if graph == graphs[-1]:
                     raise
         raise AssertionError("the whole graph comes last")
 
@@ -119,10 +134,23 @@ class AttentionRollout(AttentionMethod):
 
     Args:
         model: see `AttentionMethod`.
+        discard: the share of the lowest values of each block's mean attention that are set to zero,
+            0.9 in a well-known code. What the first token has of itself stays.
         options: see `AttentionMethod`.
+
+    Raises:
+        InputError: `discard` is not from 0 up to 1.
     """
 
     cost = "1 forward"
+
+    def __init__(self, model: nn.Module, *, discard: float = 0.0, **options: Any) -> None:
+        super().__init__(model, **options)
+        if not (is_real(discard) and 0 <= discard < 1):
+            raise InputError(
+                f"discard={discard!r} is no share to leave out; use 0 up to 1, 1 excluded"
+            )
+        self.discard = discard
 
     def _first(self, blocks: Blocks) -> int:
         return blocks.last
@@ -135,6 +163,8 @@ class AttentionRollout(AttentionMethod):
                 read |= _read(gradient)
         with torch.autocast(read.device.type, enabled=False):
             means = {i: found[i].per_head(found[i].matrix).mean(1) for i in blocks.all}
+            if self.discard:
+                means |= {i: _without_lowest(means[i], self.discard) for i in blocks.calls}
             row = _mean_row(blocks.queries(read), means[blocks.last])
             if blocks.pooling is not None:
                 row = _through(row, means[blocks.pooling])
@@ -179,66 +209,19 @@ class GradientRollout(AttentionMethod):
         return [blocks.arranged(torch.cat(chunks, 1))]
 
 
-class LeGrad(AttentionMethod):
-    """LeGrad: what attention would raise the score, summed over the blocks.
-
-    ``E = sum_l mean_hq relu(ds^l / dA^l)``, the mean over heads and rows. Bousselham et al., ICCV
-    2025, arXiv:2404.03214. The score ``s^l`` is what the network makes of the tokens behind block
-    ``l`` where it expects those behind the last one: with its own norm, pooling and head, which run
-    again. For the class in question, and for deep networks: no block is seen through another. Weak
-    where the head cannot read the tokens of early blocks, as they count as much as the last.
-
-    Args:
-        model: see `AttentionMethod`.
-        tokens: ``"mean"``: in ``s^l`` each token is replaced by the mean of all, as the authors'
-            code for CLIP does it, whichever of them the network pools; ``"own"``: the tokens stay
-            what they are, and ``s^L`` is the score.
-        options: see `AttentionMethod`.
-
-    Raises:
-        InputError: `tokens` has no such value.
-    """
-
-    cost = "1 forward, 1 forward and backward of what follows, for each block"
-    fuse: Fuse = "sum"
-
-    def __init__(
-        self, model: nn.Module, *, tokens: Literal["mean", "own"] = "mean", **options: Any
-    ) -> None:
-        super().__init__(model, **options)
-        if tokens not in ("mean", "own"):
-            raise InputError(f"tokens={tokens!r} is not known; use 'mean' or 'own'")
-        self.tokens = tokens
-
-    def _layers(self, blocks: Blocks) -> tuple[str, ...]:
-        if not blocks.names:
-            raise ModelError(
-                "the blocks of the model are no modules of their own, so what follows them cannot "
-                "be run on other tokens; use GradientRollout"
-            )
-        return blocks.names
-
-    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
-        axis = blocks.layout.samples_axis
-        outputs = run.seen.activations()
-        samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
-        run.settle(-1, blocks.layout, several=False)
-        maps = []
-        for call, output in zip(blocks.calls, outputs, strict=True):
-            with torch.enable_grad():
-                changed = output.clone()
-                if self.tokens == "mean":
-                    changed = output.mean(1 - axis, keepdim=True).expand_as(output).clone()
-                scores = run.again(-1, samples, changed)
-            chunks = [g.relu().mean((2, 3)) for [g] in self._gradients(run, [found[call]], scores)]
-            maps.append(blocks.arranged(torch.cat(chunks).movedim(0, 1)))
-        return maps
-
-
 def rolled(attention: Tensor) -> Tensor:
     """A step of rollout: `attention` ``(N, T, T)`` and the identity, rows normalised."""
     whole = attention + torch.eye(attention.shape[-1]).to(attention)
     return whole / whole.sum(-1, keepdim=True)
+
+
+def _without_lowest(attention: Tensor, share: float) -> Tensor:
+    """`attention` ``(N, T, T)`` with the lowest `share` of its values, but the first, at zero."""
+    flat = attention.flatten(1)
+    lowest = flat.topk(int(flat.shape[1] * share), 1, largest=False).indices
+    kept = torch.ones_like(flat, dtype=torch.bool).scatter(1, lowest, False)
+    kept[:, 0] = True
+    return flat.where(kept, 0).reshape(attention.shape)
 
 
 def _mean_row(chosen: Tensor, step: Tensor) -> Tensor:

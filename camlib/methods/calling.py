@@ -136,6 +136,7 @@ _LAYER = (
     "default; methods of pixels have none"
 )
 _TARGET = "what to explain is the target= of a call: a class, one a sample, or a function"
+_BLOCKS = "maps of attention take blocks=: how many of the last ones count"
 _DEVICE = "nothing has to be said: a map is computed where the inputs are"
 ELSEWHERE = {
     "target_layer": _LAYER,
@@ -153,5 +154,7 @@ ELSEWHERE = {
     "aug_smooth": "wrap the method: Augmented(GradCAM(model))",
     "eigen_smooth": "use EigenGradCAM",
     "normalized": "use normalize=",
+    "layer_index": _BLOCKS,
+    "start_layer": _BLOCKS,
 }
 """What other libraries have, and where it is here."""
