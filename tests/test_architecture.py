@@ -21,6 +21,7 @@ ORDER = [
     "modules",
     "chunks",
     "maps",
+    "augmentation",
     "targets",
     "modes",
     "rules",

@@ -56,9 +56,12 @@ class IntegratedGradients(PixelMethod):
         self.steps = steps
         self.batch_size = batch_size
 
+    def _accompanied(self, given: Inputs) -> Inputs:
+        return given.accompanied("baseline", self.baseline)
+
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
         run = self._clean(model, given, target)
-        start, points = on_the_way(run, self.baseline, self.steps, self.batch_size)
+        start, points = on_the_way(run, self.steps, self.batch_size)
         [mean] = averaged(run, points, _gradients(run))
         found = mean * (maps.precise(given.image) - start)[:, None]
         samples = torch.arange(len(given), device=start.device)
@@ -135,7 +138,8 @@ class ExpectedGradients(PixelMethod):
             for draws, which in drawn(run, self.samples, self.batch_size):
                 way = image[which] - starts[draws]
                 point = starts[draws] + beside(places[draws], image) * way
-                yield which, point, functools.partial(torch.mul, way[:, None] / self.samples)
+                back = functools.partial(torch.mul, way[:, None] / self.samples)
+                yield View(which, point, back)
 
         [found] = averaged(run, points(), _gradients(run))
         return run, found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.augmentation import Augmentation
 from camlib.chunks import check_counts
 from camlib.forward import Pass
 from camlib.inputs import Inputs
@@ -18,10 +19,8 @@ from camlib.methods.views import (
     averaged,
     check_noise,
     check_scales,
-    check_unplaced,
     noisy,
     on_the_way,
-    rescaled,
 )
 from camlib.modules import Layers
 from camlib.targets import Target
@@ -139,9 +138,12 @@ class IntegratedGradCAM(GradCAM):
         self.steps = steps
         self.batch_size = batch_size
 
+    def _accompanied(self, given: Inputs) -> Inputs:
+        return given.accompanied("baseline", self.baseline)
+
     def _maps(self, run: Pass) -> list[Tensor]:
         layers, image = run.seen.names, run.inputs.image
-        start, points = on_the_way(run, self.baseline, self.steps, self.batch_size)
+        start, points = on_the_way(run, self.steps, self.batch_size)
         blank = run.inputs.with_image(start.to(image.dtype))
         first, before = self._from(layers, run.model, blank, run.target, read=self._activations)
         run.seen.windows |= first.seen.windows
@@ -176,7 +178,7 @@ class CAMERAS(HiResCAM):
 
     Raises:
         InputError: `scales` are empty or not positive.
-        TargetError: in a call, the target asks about places, which do not move along.
+        TargetError: in a call, the target asks about places in a way that cannot move along.
     """
 
     cost = "1 forward, 1 forward and backward of what follows the layer for each of 8 sizes"
@@ -194,18 +196,16 @@ class CAMERAS(HiResCAM):
         self.scales = tuple(scales)
 
     def _maps(self, run: Pass) -> list[Tensor]:
-        check_unplaced(run.target, type(self).__name__)
         layers = run.seen.names
 
         def both(again: Pass) -> list[Tensor]:
             return [*self._activations(again), *self._derivatives(again)]
 
-        passes = [
-            self._from(layers, run.model, inputs, run.target, read=both)
-            for inputs in (
-                run.inputs.with_image(rescaled(run.inputs, scale)) for scale in self.scales
-            )
-        ]
+        passes = []
+        for scale in self.scales:
+            larger = Augmentation(scale)
+            inputs, target = run.inputs.augmented(larger), run.target.augmented(larger)
+            passes.append(self._from(layers, run.model, inputs, target, read=both))
 
         def mean(place: int, channels: slice) -> Tensor:
             """The mean of what was read, at the input's size, ``(N, K, channels, *size)``."""
