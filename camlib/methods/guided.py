@@ -23,9 +23,10 @@ from camlib.rules import Rectifying, without_recomputation
 class GuidedGradCAM(Method):
     """Guided Grad-CAM: guided backpropagation times Grad-CAM, for the same class.
 
-    Selvaraju et al., ICCV 2017, arXiv:1610.02391. Grad-CAM follows the ordinary gradient; its
-    heatmap in [0, 1] is resized bilinearly and multiplies every colour. For a picture of what the
-    class was seen by. It inherits the weakness of guided backpropagation: what is sharp in it
+    Selvaraju et al., ICCV 2017, arXiv:1610.02391. Grad-CAM follows the ordinary gradient; its map,
+    rectified and resized bilinearly, multiplies every colour as it is, in units of the score: it is
+    not scaled to [0, 1], which would take its minimum away. For a picture of what the class was seen
+    by. It inherits the weakness of guided backpropagation: what is sharp in it
     hardly depends on the class, only where it is.
 
     Both halves come from one forward pass. Any other map of a layer can stand for Grad-CAM, such as
@@ -36,7 +37,7 @@ class GuidedGradCAM(Method):
         layer: see `LayerMethod`.
         cam: the kind of map to multiply with, a `LayerMethod`.
         generalize: see `GuidedBackprop`.
-        options: of `cam`, but for how its maps are shown: they are rectified and in [0, 1].
+        options: of `cam`, but for how its maps are shown: they are rectified and not scaled.
 
     Raises:
         InputError: `cam` is no method of a layer, or has several maps with ``fuse=None``.
@@ -59,11 +60,11 @@ class GuidedGradCAM(Method):
         shown: dict[str, Any] = {
             "relu": True,
             "resize": True,
-            "normalize": True,
+            "normalize": False,
             "differentiable": False,
         }
         if settled := ", ".join(sorted(shown.keys() & options)):
-            raise InputError(f"{settled} cannot be chosen: the map is a factor in [0, 1]")
+            raise InputError(f"{settled} cannot be chosen: the map is a factor, rectified as it is")
         self.cam = cam(model, layer, **options, **shown)
         if self.cam.fuse is None:
             raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")
