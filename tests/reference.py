@@ -296,8 +296,12 @@ def group_cam(
     target: int,
     groups: int,
     percentile: float = 70,
+    form: str = "paper",
 ) -> Tensor:
-    """The authors' code for one image ``(C, H, W)`` before its ReLU; its blur scales with it."""
+    """The paper for one image ``(C, H, W)`` before its ReLU, or the authors' code since 2021.
+
+    The blur scales with the image.
+    """
     side = min(image.shape[1:])
     blurred = blur(image, side * 50 / 224, max(round(side * 25 / 224), 1))
 
@@ -312,14 +316,15 @@ def group_cam(
         for k in range(start, min(start + size, len(activation))):
             mask += gradient[k].mean() * activation[k]
         mask = mask.clamp(min=0)
-        if percentile:
+        if percentile and form == "paper":
             level = np.percentile(mask.numpy(), percentile)
             mask = torch.where(mask > level, mask, 0)
         if mask.max() == mask.min():
             continue
-        mask = F.interpolate(mask[None, None], list(total.shape), mode="bilinear")[0, 0]
-        mask = (mask - mask.min()) / (mask.max() - mask.min())
-        total += (score(image * mask + blurred * (1 - mask)) - score(blurred)) * mask
+        large = F.interpolate(mask[None, None], list(total.shape), mode="bilinear")[0, 0]
+        mask = (large - large.min()) / (large.max() - large.min())
+        gain = score(image * mask + blurred * (1 - mask)) - score(blurred)
+        total += gain * mask if form == "paper" else max(gain, 0) * large
     return total
 
 
@@ -610,14 +615,15 @@ def occlusion(
 
 
 def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:
-    """Maps ``(h, w)`` of several layers: the maximum of their scaled, resized values."""
-    scaled = []
+    """Maps ``(h, w)`` of several layers: each scaled at its own grid, resized, the maximum."""
+    larger = []
     for found in maps:
-        large = F.interpolate(found[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        scaled.append([[math.tanh(2 * float(v / large.max())) for v in row] for row in large])
+        scaled = [[math.tanh(2 * float(value / found.max())) for value in row] for row in found]
+        scaled = torch.tensor(scaled, dtype=found.dtype)[None, None]
+        larger.append(F.interpolate(scaled, size, mode="bilinear", align_corners=False)[0, 0])
     rows, columns = size
     return torch.tensor(
-        [[max(s[i][j] for s in scaled) for j in range(columns)] for i in range(rows)],
+        [[max(float(each[i, j]) for each in larger) for j in range(columns)] for i in range(rows)],
         dtype=maps[0].dtype,
     )
 

@@ -86,9 +86,10 @@ class HiResCAM(GradientWeighted):
     """HiResCAM: every position keeps its own gradient, ``w_ki = G_ki``.
 
     Draelos and Carin, 2020, arXiv:2011.08891. At layers of all depths with ``fuse="max"`` it is
-    Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644). For answers of a region, as in segmentation,
-    and where the map has to sum to what the layer adds to the score. Weak at layers with negative
-    values, where evidence for and against cancels.
+    Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644), whose code also takes away each map's
+    minimum and enlarges it from layer to layer, where maps are enlarged at once here. For answers
+    of a region, as in segmentation, and where the map has to sum to what the layer adds to the
+    score. Weak at layers with negative values, where evidence for and against cancels.
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -135,8 +136,9 @@ class LayerCAM(GradientWeighted):
 
     Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943. Fit for early layers, where a mean over
     positions says little. Several layers are fused as in the paper, by the maximum of
-    ``tanh(2 M / max M)``: deep maps say where, shallow ones draw the outline. Weak as
-    `ElementWiseGradCAM`, and on layers with negative values.
+    ``tanh(2 M / max M)``, each at its own grid, then resized: deep maps say where, shallow ones draw
+    the outline. Weak as `ElementWiseGradCAM`, and on layers with negative values, where the authors'
+    code has no ReLU at the end: ``relu=False``.
     """
 
     def __init__(

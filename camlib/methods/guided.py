@@ -24,10 +24,10 @@ class GuidedGradCAM(Method):
     """Guided Grad-CAM: guided backpropagation times Grad-CAM, for the same class.
 
     Selvaraju et al., ICCV 2017, arXiv:1610.02391. Grad-CAM follows the ordinary gradient; its map,
-    rectified and resized bilinearly, multiplies every colour as it is, in units of the score: it is
-    not scaled to [0, 1], which would take its minimum away. For a picture of what the class was seen
-    by. It inherits the weakness of guided backpropagation: what is sharp in it
-    hardly depends on the class, only where it is.
+    rectified and resized bilinearly, multiplies every colour as it is, in units of the score: a
+    scale to [0, 1] would take its minimum away. For a picture of what the class was seen by. It
+    inherits the weakness of guided backpropagation: what is sharp in it hardly depends on the
+    class, only where it is.
 
     Both halves come from one forward pass. Any other map of a layer can stand for Grad-CAM, such as
     ``cam=LayerCAM`` for early layers; a method that runs the model again, as Score-CAM, still does.

@@ -111,8 +111,9 @@ class RISE(Hiding):
 
     ``M = sum_i p_c(x m_i) m_i / (n p)``. Petsiuk, Das and Saenko, BMVC 2018, arXiv:1806.07421. The
     masks are random grids of few cells, enlarged and shifted; zero input stands for "no image". All
-    samples see the same masks, in every call. For any function at all. Weak where there are few
-    masks: the map is noisy.
+    samples see the same masks, in every call. Beyond the centres of the outermost cells a mask
+    stays as it is there, where the authors' code mirrors it. For any function at all. Weak where
+    there are few masks: the map is noisy.
 
     Args:
         model: see `Hiding`.

@@ -28,6 +28,10 @@ class ScoreCAM(LayerMethod):
     are skipped; of those that give the same mask, one is run. Where there is no gradient. Weak in
     its cost, and in masks of a kind that the network has never seen; `GroupCAM` is the fast form.
 
+    The authors' code resizes the map before its ReLU, which is the same where activations are not
+    negative. On signed layers their form is ``ScoreCAM(model, layer, relu=False,
+    normalize=False)(images).relu()``, then scaled.
+
     Args:
         model: see `LayerMethod`.
         layer: see `LayerMethod`.

@@ -40,8 +40,10 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
     and ``A`` and ``S_k = sum_j A_kj`` are of the clean one. The paper prints ``D1`` as the
     numerator of ``a``; without noise that would not be Grad-CAM++. ``Smooth(GradCAMPlusPlus(...))``
     averages the maps instead, with the activations of the noisy inputs. The noise is that of
-    SmoothGrad. Where few gradients of a place are positive, ``D3`` may have another sign than
-    ``D1`` and the denominator vanish: weak there, and on layers with negative values.
+    SmoothGrad. Before global pooling and one linear layer there is nothing to smooth, as the
+    gradient is the same for every input: the map is that of Grad-CAM++. Where few gradients of a
+    place are positive, ``D3`` may have another sign than ``D1`` and the denominator vanish: weak
+    there, and on layers with negative values.
 
     Args:
         model: see `GradCAMPlusPlus`.
@@ -166,9 +168,10 @@ class CAMERAS(HiResCAM):
     ``sum_k mean_s(up(A_ks)) mean_s(up(G_ks))``, both enlarged to the input. Jalwana et al.,
     CVPR 2021, arXiv:2106.10649. Finer than the layer's grid, as the sizes place its cells at
     different pixels. The paper's sizes are the default: 8, from the image's own to 4.1 times as
-    long, which is 60 times the pixels of one pass. All count, where the authors' code leaves out
-    those at which the predicted class is another; images are enlarged bilinearly. Weak where the
-    network does not know large objects; it must take images of such sizes.
+    long, which is 60 times the pixels of one pass. All count, as in the authors' code where a class
+    is given; without one, it leaves out the sizes at which another class is predicted. Images are
+    enlarged bilinearly here, there bicubically. Weak where the network does not know large objects;
+    it must take images of such sizes.
 
     Args:
         model: see `HiResCAM`.
