@@ -21,6 +21,7 @@ ORDER = [
     "modules",
     "chunks",
     "maps",
+    "components",
     "augmentation",
     "targets",
     "modes",

@@ -33,7 +33,7 @@ def test_group_cam(build, layer, in_place, options):
     net, batch = build(in_place=in_place).double(), images(3, 6, 10).double()
     method = GroupCAM(net, f"features.{layer}", batch_size=4, **options)
     found = method.explain(batch, target=[2, 0, 1], relu=False).map
-    assert found.any() or options == {"groups": 3, "form": "code"}  # where no group gains
+    assert found.any() or (build is pooled and "form" in options)  # where no group gains
     for one, image, target in zip(found, batch, [2, 0, 1], strict=True):
         activation, gradient = by_hand(net, image[None], layer, target)
         expected = group_cam(net, image, activation[0], gradient[0], target, **options)

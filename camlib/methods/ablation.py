@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.channelwise import Channelwise
 from camlib.chunks import Chunks, Progress
+from camlib.components import summed_by_class
 from camlib.forward import Pass
 from camlib.layouts import Custom, Layout, Placed, Series, Tokens
 from camlib.methods.activation import closest_classifier
@@ -128,10 +129,22 @@ class AblationCAM(Replaying):
     Args:
         model: see `Replaying`.
         layer: see `Replaying`.
+        eigen_smooth: see `GradientWeighted`.
         options: see `Replaying`.
     """
 
     cost = "1 forward, 1 forward of what follows the layer for each channel"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        eigen_smooth: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.eigen_smooth = eigen_smooth
 
     def _map(self, run: Pass, number: int, activation: Tensor) -> Tensor:
         weights = self._closed(run, number, activation)
@@ -151,7 +164,7 @@ class AblationCAM(Replaying):
             clean = maps.precise(run.scores).to(left.device)
             weights[samples, channels] = (clean[samples] - left).to(weights.dtype)
         with torch.autocast(activation.device.type, enabled=False):
-            return torch.einsum("nck,nc...->nk...", weights, activation)
+            return summed_by_class(weights, activation, eigen_smooth=self.eigen_smooth)
 
     def _closed(self, run: Pass, number: int, activation: Tensor) -> Tensor | None:
         """The weights ``(N, C, K)`` where pooling and one linear layer follow."""

@@ -156,7 +156,7 @@ ELSEWHERE = {
     "input_shape": "the layer is chosen from the first inputs; leave it out",
     "fc_layer": "the classifier is found by itself; leave it out",
     "aug_smooth": "wrap the method: Augmented(GradCAM(model))",
-    "eigen_smooth": "use EigenGradCAM",
+    "eigen_smooth": "methods that weigh channels have it: GradCAM(model, eigen_smooth=True)",
     "normalized": "use normalize=",
     "layer_index": _BLOCKS,
     "start_layer": _BLOCKS,

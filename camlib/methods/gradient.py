@@ -136,9 +136,9 @@ class LayerCAM(GradientWeighted):
 
     Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943. Fit for early layers, where a mean over
     positions says little. Several layers are fused as in the paper, by the maximum of
-    ``tanh(2 M / max M)``, each at its own grid, then resized: deep maps say where, shallow ones draw
-    the outline. Weak as `ElementWiseGradCAM`, and on layers with negative values, where the authors'
-    code has no ReLU at the end: ``relu=False``.
+    ``tanh(2 M / max M)``, taken at each layer's own grid and resized then: deep maps say where,
+    shallow ones draw the outline. Weak as `ElementWiseGradCAM`, and on layers with negative values;
+    there the authors' code has no ReLU at the end, ``relu=False``.
     """
 
     def __init__(
@@ -176,14 +176,34 @@ class ShapleyCAM(GradientWeighted):
     linear layers and ReLU, ``H`` is zero and this is Grad-CAM; use it behind GELU, attention or
     normalisation. Weak where the score is far from its second-order expansion at zero.
 
+    Args:
+        model: see `GradientWeighted`.
+        layer: see `GradientWeighted`.
+        element_wise: whether what is positive at each position counts, ``relu((G - H A / 2) A)``:
+            what the authors' repository has by the name of Shapley-CAM.
+        options: see `GradientWeighted`.
+
     Raises:
         GraphError: an operator behind the layer has no second derivative, as fused attention.
     """
 
     cost = "1 forward, 2 backward of what follows the layer"
 
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        element_wise: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.element_wise = element_wise
+
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mean of each channel, ``(N, C, 1, 1)``; `gradient` is ``G - H A / 2``."""
+        if self.element_wise:
+            return gradient.where(gradient * activation > 0, 0)
         return gradient.mean(positions(gradient), keepdim=True)
 
     def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -184,8 +184,10 @@ class Occlusion(Hiding):
     Args:
         model: see `Hiding`.
         window: its length along each axis, or one for all; by default a seventh of the input.
-        stride: how far it moves, by default half the window. The last one along an axis is moved
-            in, so that all windows are whole and every pixel is hidden at least once.
+        stride: how far it moves, by default half the window.
+        last: what becomes of the last window along an axis, where it would reach beyond the input:
+            ``"moved"`` in, so that all windows are whole, or ``"cut"`` at the border.
+        overlap: ``"mean"`` over the windows that hide a pixel, or their ``"sum"``.
         value: what stands in the window: 0 is grey for normalised inputs.
         options: see `Hiding`.
 
@@ -201,6 +203,8 @@ class Occlusion(Hiding):
         *,
         window: int | tuple[int, ...] | None = None,
         stride: int | tuple[int, ...] | None = None,
+        last: Literal["moved", "cut"] = "moved",
+        overlap: Literal["mean", "sum"] = "mean",
         value: float = 0.0,
         **options: Any,
     ) -> None:
@@ -208,8 +212,14 @@ class Occlusion(Hiding):
         for name, given in (("window", window), ("stride", stride)):
             if min(_lengths(given, 1) if given is not None else [1]) < 1:
                 raise InputError(f"{name}={given} leaves nothing to do; use 1 or more")
+        if last not in ("moved", "cut"):
+            raise InputError(f"last={last!r} is not known; use 'moved' or 'cut'")
+        if overlap not in ("mean", "sum"):
+            raise InputError(f"overlap={overlap!r} is not known; use 'mean' or 'sum'")
         self.window = window
         self.stride = stride
+        self.last = last
+        self.overlap = overlap
         self.value = value
 
     def _map(self, run: Pass) -> Tensor:
@@ -239,7 +249,8 @@ class Occlusion(Hiding):
         often = lines[0].sum(0)
         for line in lines[1:]:
             often = often[..., None] * line.sum(0)
-        return self._sum(run, math.prod(counts), hidden, self.value, weigh) / often
+        total = self._sum(run, math.prod(counts), hidden, self.value, weigh)
+        return total if self.overlap == "sum" else total / often
 
     def _lines(self, size: tuple[int, ...]) -> list[Tensor]:
         """What the windows along each axis of `size` cover, ``(windows, length)``."""
@@ -263,6 +274,8 @@ class Occlusion(Hiding):
                     f"stride={stride} leaves pixels between windows of {window}; use at most that"
                 )
             starts = torch.tensor([*range(0, length - window, stride), length - window])
+            if self.last == "cut" and len(starts) > 1:
+                starts[-1] = starts[-2] + stride
             apart = torch.arange(length) - starts[:, None]
             lines.append(((apart >= 0) & (apart < window)).float())
         return lines

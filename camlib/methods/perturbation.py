@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.chunks import Chunks, Progress, check_counts
+from camlib.components import summed_by_class
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
 from camlib.maps import Window
@@ -40,6 +41,7 @@ class ScoreCAM(LayerMethod):
         baseline: subtract the score of a ``"zero"`` or ``"blur"`` image, as in the paper's
             increase of confidence (definition 3).
         channel_softmax: softmax of the weights over channels, as in the paper's algorithm 1.
+        eigen_smooth: see `GradientWeighted`.
         max_channels: use only so many channels of the highest standard deviation: an
             approximation, known as Faster Score-CAM.
         batch_size: how many masked images the model sees at once; by default what fits into memory.
@@ -63,6 +65,7 @@ class ScoreCAM(LayerMethod):
         score: Asked = "probability",
         baseline: Literal["zero", "blur"] | None = None,
         channel_softmax: bool = False,
+        eigen_smooth: bool = False,
         max_channels: int | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -76,6 +79,7 @@ class ScoreCAM(LayerMethod):
         self.score: Asked = score
         self.baseline = baseline
         self.channel_softmax = channel_softmax
+        self.eigen_smooth = eigen_smooth
         self.max_channels = max_channels
         self.chunks = Chunks(batch_size, progress)
 
@@ -120,7 +124,7 @@ class ScoreCAM(LayerMethod):
             weights = weights.where(used[..., None], -torch.inf).softmax(1)
         weights = weights.where(used[..., None], 0)
         with torch.autocast(activation.device.type, enabled=False):
-            return torch.einsum("nck,nc...->nk...", weights, activation)
+            return summed_by_class(weights, activation, eigen_smooth=self.eigen_smooth)
 
     def _varied(self, masks: Tensor, ways: Tensor) -> Tensor:
         """`masks` ``(M, 1, *size)`` in [0, 1], as they are used in the `ways` numbered ``(M,)``."""

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.augmentation import Augmentation
 from camlib.chunks import check_counts
+from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
 from camlib.methods.gradient import GradCAM, GradCAMPlusPlus, HiResCAM
 from camlib.methods.views import (
+    Rule,
     averaged,
     check_noise,
+    check_rule,
     check_scales,
     noisy,
     on_the_way,
@@ -95,7 +98,7 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
             every = activation.repeat_interleave(means.shape[1], 0)
             with torch.autocast(activation.device.type, enabled=False):
                 weights = self._weights(every, first, ratio)
-                summed = maps.weighted_sum(weights, every)
+                summed = self._summed(weights, every)
             found.append(summed.reshape(*means.shape[:2], *summed.shape[1:]))
         return found
 
@@ -107,14 +110,16 @@ class IntegratedGradCAM(GradCAM):
     ``x' + a (x - x')`` and ``A'`` at ``x'``. Sattarzadeh et al., ICASSP 2021, arXiv:2102.07805. The
     ReLU stands inside the integral, so ``relu=False`` has no effect; for a target whose sign says
     as much it is left out. The authors' code leaves out ``A'`` and sums 50 equal steps; here the
-    integral is taken by the Gauss-Legendre rule. For saturated scores, whose gradient at the input
-    itself is small. Weak in the choice of baseline, as `IntegratedGradients`.
+    integral is taken by the Gauss-Legendre rule unless told. For saturated scores, whose gradient
+    at the input itself is small. Weak in the choice of baseline, as `IntegratedGradients`.
 
     Args:
         model: see `GradCAM`.
         layer: see `GradCAM`.
         baseline: a number, or a tensor that broadcasts to the images.
         steps: points of the rule.
+        rule: how the integral is taken: ``"gauss_legendre"``, or over equal steps ``"left"``,
+            ``"right"``, ``"middle"`` or ``"trapezoid"``.
         batch_size: how many images the model sees at once; bounds the memory.
         options: see `GradCAM`.
 
@@ -131,11 +136,14 @@ class IntegratedGradCAM(GradCAM):
         *,
         baseline: Tensor | float = 0.0,
         steps: int = 50,
+        rule: Rule = "gauss_legendre",
         batch_size: int = 32,
         **options: Any,
     ) -> None:
         super().__init__(model, layer, **options)
         check_counts(steps=steps, batch_size=batch_size)
+        check_rule(rule, steps)
+        self.rule: Rule = rule
         self.baseline = baseline
         self.steps = steps
         self.batch_size = batch_size
@@ -145,7 +153,7 @@ class IntegratedGradCAM(GradCAM):
 
     def _maps(self, run: Pass) -> list[Tensor]:
         layers, image = run.seen.names, run.inputs.image
-        start, points = on_the_way(run, self.steps, self.batch_size)
+        start, points = on_the_way(run, self.steps, self.batch_size, self.rule)
         blank = run.inputs.with_image(start.to(image.dtype))
         first, before = self._from(layers, run.model, blank, run.target, read=self._activations)
         run.seen.windows |= first.seen.windows
@@ -180,7 +188,7 @@ class CAMERAS(HiResCAM):
         options: see `HiResCAM`.
 
     Raises:
-        InputError: `scales` are empty or not positive.
+        InputError: `scales` are empty or not positive, or `eigen_smooth` is asked for.
         TargetError: in a call, the target asks about places in a way that cannot move along.
     """
 
@@ -195,6 +203,8 @@ class CAMERAS(HiResCAM):
         **options: Any,
     ) -> None:
         super().__init__(model, layer, **options)
+        if self.eigen_smooth:
+            raise InputError("CAMERAS has no eigen_smooth=: it never holds all channels at once")
         check_scales(scales)
         self.scales = tuple(scales)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
+from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.methods.base import Averageable
 from camlib.methods.ensemble import Ensemble
 from camlib.methods.fullgrad import FullGrad
 from camlib.methods.pixel import Saliency
 from camlib.methods.views import View, check_noise, noisy
+
+Statistic = Literal["mean", "square", "variance"]
+"""What of the values at noisy images: their mean, the mean of their squares, their variance."""
 
 
 class Smooth(Ensemble):
@@ -27,11 +31,14 @@ class Smooth(Ensemble):
         method: see `Ensemble`.
         samples: how many noisy images.
         sigma: of the noise, as a share of the image's range.
+        statistic: ``"mean"``; ``"square"``, the mean of the squares (SmoothGrad-Squared, Hooker et
+            al., NeurIPS 2019, arXiv:1806.10758); or ``"variance"``, of the population (VarGrad,
+            Adebayo et al., NeurIPS 2018, arXiv:1810.03292). The last two have no sign.
         seed: of the noise.
         batch_size: how many noisy images the model sees at once; bounds the memory.
 
     Raises:
-        InputError: `samples` or `batch_size` is below 1, or `sigma` below 0.
+        InputError: `samples` or `batch_size` is below 1, `sigma` below 0, or `statistic` not known.
     """
 
     cost = "the method's, for each of 25 samples and once more"
@@ -42,11 +49,17 @@ class Smooth(Ensemble):
         *,
         samples: int = 25,
         sigma: float = 0.15,
+        statistic: Statistic = "mean",
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
         super().__init__(method)
         check_noise(samples, sigma, batch_size)
+        if statistic not in get_args(Statistic):
+            raise InputError(
+                f"statistic={statistic!r} is not known; use 'mean', 'square' or 'variance'"
+            )
+        self.statistic: Statistic = statistic
         self.samples = samples
         self.sigma = sigma
         self.seed = seed
@@ -54,6 +67,16 @@ class Smooth(Ensemble):
 
     def _views(self, run: Pass) -> Iterable[View]:
         return noisy(run, self.samples, self.sigma, self.seed, self.batch_size)
+
+    def _taken(self, values: list[Tensor]) -> list[Tensor]:
+        squares = [value**2 for value in values] if self.statistic != "mean" else []
+        return squares if self.statistic == "square" else [*values, *squares]
+
+    def _summarised(self, means: list[Tensor]) -> list[Tensor]:
+        if self.statistic != "variance":
+            return means
+        pairs = zip(means[: len(means) // 2], means[len(means) // 2 :], strict=True)
+        return [(squares - mean**2).clamp(min=0) for mean, squares in pairs]
 
 
 class SmoothGrad(Smooth):
@@ -68,6 +91,7 @@ class SmoothGrad(Smooth):
         model: see `Saliency`.
         samples: see `Smooth`.
         sigma: see `Smooth`.
+        statistic: see `Smooth`.
         seed: see `Smooth`.
         batch_size: see `Smooth`.
         options: of `Saliency`.
@@ -82,6 +106,7 @@ class SmoothGrad(Smooth):
         *,
         samples: int = 25,
         sigma: float = 0.15,
+        statistic: Statistic = "mean",
         seed: int = 0,
         batch_size: int = 32,
         **options: Any,
@@ -90,6 +115,7 @@ class SmoothGrad(Smooth):
             Saliency(model, **options),
             samples=samples,
             sigma=sigma,
+            statistic=statistic,
             seed=seed,
             batch_size=batch_size,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -88,18 +89,21 @@ def noisy(run: Pass, samples: int, sigma: float, seed: int, batch_size: int) -> 
         yield View(which, changed, lambda values: values / samples)
 
 
-def on_the_way(run: Pass, steps: int, batch_size: int) -> tuple[Tensor, Iterator[View]]:
-    """The start ``(N, C, *size)`` of the straight line to the images, and points on it.
+Rule = Literal["gauss_legendre", "left", "right", "middle", "trapezoid"]
+"""How an integral is taken: by the Gauss-Legendre rule, or over equal steps."""
 
-    The points and the shares of their values are those of the Gauss-Legendre rule.
+
+def on_the_way(run: Pass, steps: int, batch_size: int, rule: Rule) -> tuple[Tensor, Iterator[View]]:
+    """The start ``(N, C, *size)`` of the straight line to the images, and points on it.
 
     Args:
         run: the clean pass, with the start as a companion of its inputs, ``"baseline"``.
         steps: how many points.
         batch_size: how many at once.
+        rule: which points, and the shares of their values.
     """
     image, start = maps.precise(run.inputs.image), run.inputs.companions["baseline"]
-    places, weights = (each.to(image) for each in _gauss_legendre(steps))
+    places, weights = (each.to(image) for each in _RULES[rule](steps))
 
     def points() -> Iterator[View]:
         for draws, which in drawn(run, steps, batch_size):
@@ -140,9 +144,42 @@ def _times(shares: Tensor, values: Tensor) -> Tensor:
     return values * beside(shares.to(values.device), values)
 
 
+def check_rule(rule: str, steps: int) -> None:
+    """Nothing, if an integral can be taken like this.
+
+    Raises:
+        InputError: the rule is not known, or needs more `steps`.
+    """
+    if rule not in _RULES:
+        raise InputError(f"rule={rule!r} is not known; use one of {', '.join(map(repr, _RULES))}")
+    if rule == "trapezoid" and steps < 2:
+        raise InputError("rule='trapezoid' has its points at both ends; use steps=2 or more")
+
+
 def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     """Places in [0, 1] and their weights, from the eigenvalues of the Jacobi matrix."""
     k = torch.arange(1, count, dtype=torch.float64)
     along = k / (4 * k**2 - 1).sqrt()
     values, vectors = torch.linalg.eigh(torch.diag(along, 1) + torch.diag(along, -1))
     return (values + 1) / 2, vectors[0] ** 2
+
+
+def _equal_steps(count: int, start: float) -> tuple[Tensor, Tensor]:
+    """Places in [0, 1] from `start`, in steps, on, and their weights."""
+    places = (torch.arange(count, dtype=torch.float64) + start) / count
+    return places, torch.full_like(places, 1 / count)
+
+
+def _trapezoid(count: int) -> tuple[Tensor, Tensor]:
+    weights = torch.full((count,), 1 / (count - 1), dtype=torch.float64)
+    weights[[0, -1]] /= 2
+    return torch.linspace(0, 1, count, dtype=torch.float64), weights
+
+
+_RULES: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
+    "gauss_legendre": _gauss_legendre,
+    "left": functools.partial(_equal_steps, start=0.0),
+    "right": functools.partial(_equal_steps, start=1.0),
+    "middle": functools.partial(_equal_steps, start=0.5),
+    "trapezoid": _trapezoid,
+}
