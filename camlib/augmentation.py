@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from camlib.maps import positions, resize
 
@@ -18,10 +19,12 @@ class Augmentation:
     Attributes:
         scale: how many times as long the last two axes become.
         flip: whether left and right change places after that.
+        cubic: whether pictures are interpolated bicubically, not linearly.
     """
 
     scale: float = 1.0
     flip: bool = False
+    cubic: bool = False
 
     def size(self, size: Sequence[int]) -> tuple[int, ...]:
         """What `size` becomes."""
@@ -30,7 +33,9 @@ class Augmentation:
     def __call__(self, pictures: Tensor) -> Tensor:
         """The changed pictures: values between places, of labels and masks the nearest."""
         size = self.size(pictures.shape[2:])
-        if pictures.is_floating_point():
+        if self.cubic and pictures.is_floating_point() and len(size) == 2:
+            pictures = F.interpolate(pictures, size, mode="bicubic", align_corners=False)
+        elif pictures.is_floating_point():
             pictures = resize(pictures, size)
         else:
             for axis, length in zip(positions(pictures), size, strict=True):

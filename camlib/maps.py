@@ -2,7 +2,8 @@
 
 A map is a tensor ``(N, K, *grid)``: sample, class, position. Resizing comes before normalising:
 bilinear interpolation does not reach the extreme values of its nodes, so a map normalised first
-would not end in [0, 1].
+would not end in [0, 1]. Maps of several layers are brought to one scale before that, at their own
+grids, as the authors of such methods do.
 """
 
 from __future__ import annotations

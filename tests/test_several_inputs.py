@@ -105,6 +105,8 @@ def test_bad_options():
         SmoothGradCAMPlusPlus(pooled(), sigma=-1)
     with pytest.raises(InputError, match="steps=0 leaves nothing to do; use 1 or more"):
         IntegratedGradCAM(pooled(), steps=0)
+    with pytest.raises(InputError, match="interpolation='area' is not known; use 'linear' or"):
+        CAMERAS(pooled(), interpolation="area")
     with pytest.raises(InputError, match=r"scales=\(1, 0\) leave nothing to look at; use numbers"):
         CAMERAS(pooled(), scales=(1, 0))
     with pytest.raises(InputError, match=r"baseline of shape \(3, 4, 4\) does not fit images"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -178,17 +178,19 @@ class CAMERAS(HiResCAM):
     different pixels. The paper's sizes are the default: 8, from the image's own to 4.1 times as
     long, which is 60 times the pixels of one pass. All count, as in the authors' code where a class
     is given; without one, it leaves out the sizes at which another class is predicted. Images are
-    enlarged bilinearly here, there bicubically. Weak where the network does not know large objects;
-    it must take images of such sizes.
+    enlarged bilinearly, there bicubically: ``interpolation="cubic"``. Weak where the network does
+    not know large objects; it must take images of such sizes.
 
     Args:
         model: see `HiResCAM`.
         layer: see `HiResCAM`.
         scales: factors of the image's last two axes.
+        interpolation: of images: ``"linear"``, or ``"cubic"`` (of pictures, bicubic).
         options: see `HiResCAM`.
 
     Raises:
-        InputError: `scales` are empty or not positive, or `eigen_smooth` is asked for.
+        InputError: `scales` are empty or not positive, `interpolation` is not known, or
+            `eigen_smooth` is asked for.
         TargetError: in a call, the target asks about places in a way that cannot move along.
     """
 
@@ -200,9 +202,15 @@ class CAMERAS(HiResCAM):
         layer: Layers = None,
         *,
         scales: Sequence[float] = _SIZES,
+        interpolation: Literal["linear", "cubic"] = "linear",
         **options: Any,
     ) -> None:
         super().__init__(model, layer, **options)
+        if interpolation not in ("linear", "cubic"):
+            raise InputError(
+                f"interpolation={interpolation!r} is not known; use 'linear' or 'cubic'"
+            )
+        self.interpolation = interpolation
         if self.eigen_smooth:
             raise InputError("CAMERAS has no eigen_smooth=: it never holds all channels at once")
         check_scales(scales)
@@ -216,7 +224,7 @@ class CAMERAS(HiResCAM):
 
         passes = []
         for scale in self.scales:
-            larger = Augmentation(scale)
+            larger = Augmentation(scale, cubic=self.interpolation == "cubic" and scale != 1)
             inputs, target = run.inputs.augmented(larger), run.target.augmented(larger)
             passes.append(self._from(layers, run.model, inputs, target, read=both))
 
