@@ -158,6 +158,9 @@ ELSEWHERE = {
     "aug_smooth": "wrap the method: Augmented(GradCAM(model))",
     "eigen_smooth": "methods that weigh channels have it: GradCAM(model, eigen_smooth=True)",
     "normalized": "use normalize=",
+    "multiply_by_inputs": "use multiply=",
+    "n_steps": "use steps=",
+    "nt_type": "SmoothGrad and Smooth have statistic=: 'mean', 'square' or 'variance'",
     "layer_index": _BLOCKS,
     "start_layer": _BLOCKS,
 }
