@@ -15,7 +15,7 @@ import camlib
 from benchmarks.cases import LIBRARIES
 from benchmarks.experiments import EXPERIMENTS, Row, Table
 
-_PACKAGES = ("torch", "torchvision", "torchcam", "captum", "grad-cam")
+_PACKAGES = ("torch", "torchvision", "torchcam", "captum", "grad-cam", "quantus")
 
 _HEAD = """# Benchmarks
 

@@ -75,7 +75,7 @@ from camlib.methods import (
 if TYPE_CHECKING:
     from camlib import metrics, visual, zoo
     from camlib.metrics import localize
-    from camlib.visual import figure, to_image
+    from camlib.visual import figure, load, to_image
     from camlib.visual.overlay import overlay
 
 __version__ = "0.1.0"
@@ -147,6 +147,7 @@ __all__ = [
     "figure",
     "layers",
     "layouts",
+    "load",
     "localize",
     "metrics",
     "overlay",
@@ -163,7 +164,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"camlib.{name}")
     if name == "localize":
         return import_module("camlib.metrics").localize
-    if name in ("figure", "overlay", "to_image"):
+    if name in ("figure", "load", "overlay", "to_image"):
         return getattr(import_module("camlib.visual"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

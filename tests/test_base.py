@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import matplotlib.figure
 import numpy as np
 import pytest
@@ -112,12 +115,42 @@ def test_explanation_is_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["maps.png"]
 
 
+def test_notebook_shows_a_few_of_many_samples(monkeypatch):
+    from camlib import visual
+
+    drawn = []
+    real = visual.figure
+    monkeypatch.setattr(visual, "figure", lambda *args, **how: drawn.append(real(*args, **how)))
+    monkeypatch.setattr(visual, "to_png", lambda figure: b"")
+    many = torch.cat([images()] * 10)
+    GradCAM(pooled()).explain(many, target=0, relu=False)._repr_png_()
+    assert len(drawn[0].axes) == 16 < len(many)
+
+
+def notebook(monkeypatch, running=True):
+    """What is displayed in a notebook that takes the place of IPython's."""
+    shown = []
+    display = SimpleNamespace(display=shown.append)
+    kernel = object() if running else None
+    found = SimpleNamespace(get_ipython=lambda: kernel, display=display, version_info=(9, 0))
+    monkeypatch.setitem(sys.modules, "IPython", found)
+    return shown
+
+
 def test_explanation_is_shown(monkeypatch):
-    displayed = []
-    display = type("module", (), {"display": displayed.append})
-    monkeypatch.setitem(__import__("sys").modules, "IPython.display", display)
+    shown = notebook(monkeypatch)
     GradCAM(pooled()).explain(images(), target=1).show(images().sigmoid())
-    assert isinstance(displayed[0], matplotlib.figure.Figure)
+    assert isinstance(shown[0], matplotlib.figure.Figure)
+    assert shown[0]._repr_png_().startswith(b"\x89PNG")  # without %matplotlib inline
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_explanation_is_not_shown_outside_of_a_notebook(monkeypatch, installed):
+    notebook(monkeypatch, running=False)
+    if not installed:
+        monkeypatch.delitem(sys.modules, "IPython")
+    with pytest.raises(InputError, match=r"in a notebook, and none is running; .* save\('figure"):
+        GradCAM(pooled()).explain(images(), target=1).show()
 
 
 def test_explanation_is_frozen():

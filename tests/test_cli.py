@@ -94,7 +94,7 @@ def read(path):
         return np.array(image)
 
 
-@pytest.mark.parametrize("options", [[], ["--all"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--all"], marks=pytest.mark.slow)])
 def test_demo_shows_methods_for_two_classes(folder, drawn, options):
     said = ["wrote camlib-demo.png"]
     if options:
@@ -134,7 +134,7 @@ def test_demo_leaves_scenes_of_several_classes_alone():
 
 
 def test_one_map_lies_over_the_image(folder):
-    said = done(*built_in("-o", "map.png"))
+    said = done(*built_in("-o", "map.png", "--plain"))
     model, inputs = network()
     seen = GradCAM(model).explain(inputs)
     [chance] = seen.output.sigmoid().max(1).values
@@ -144,7 +144,23 @@ def test_one_map_lies_over_the_image(folder):
         "  wrote map.png",
     ]
     assert files(folder) == ["map.png", "scene.png"]
-    assert np.array_equal(read("map.png"), as_array(overlay(SCENE.image, seen.heatmap[0])))
+    expected = overlay(as_array(SCENE.image), seen.heatmap[0])
+    assert np.array_equal(read("map.png"), expected)
+
+
+def test_one_map_is_a_figure_with_class_method_layer_and_colours(folder, drawn):
+    said = done(*built_in())
+    model, inputs = network()
+    seen = GradCAM(model).explain(inputs)
+    [chance] = seen.output.sigmoid().max(1).values
+    texts = [text.get_text() for text in drawn[0].texts]
+    assert f"cross\n{chance:.1%}" in texts
+    assert f"GradCAM\n{seen.layers[0]}" in texts
+    assert {"high", "low", "each map by itself"} <= set(texts)
+    photo, heat, _ = (axes.images[0].get_array() for axes in drawn[0].axes)
+    assert np.array_equal(photo, as_array(SCENE.image))
+    assert abs(heat - as_array(overlay(SCENE.image, seen.heatmap[0])).astype(int)).max() <= 1
+    assert said.endswith("  wrote scene-camlib.png\n")
 
 
 def test_raw_map_is_the_layers_own(folder):
@@ -170,8 +186,9 @@ def test_several_methods_and_targets_share_a_figure(folder, drawn):
         "  wrote scene-camlib.png, scene-camlib-layer_cam.npy, scene-camlib-saliency.npy"
     )
     texts = [text.get_text().split("\n")[0] for text in drawn[0].texts]
-    assert [text for text in texts if text] == ["image", "LayerCAM", "Saliency", "cross", "disc"]
-    assert len(drawn[0].axes) == 6
+    assert [text for text in texts if text][:3] == ["image", "LayerCAM", "Saliency"]
+    assert {"cross", "disc"} < set(texts)
+    assert len(drawn[0].axes) == 7
     assert np.load("scene-camlib-layer_cam.npy").shape == (2, 16, 16)
     assert np.load("scene-camlib-saliency.npy").shape == (2, 3, 128, 128)
 
@@ -183,7 +200,7 @@ def test_every_method_by_name(method, folder):
     if METHODS[method].__name__ in TRANSFORMING:
         assert "SceneNet has no attention; expected" in refused(*command)
         return
-    done(*command)
+    done(*command, "--plain")
     assert read("scene-camlib.png").shape == (128, 128, 3)
 
 
@@ -199,11 +216,11 @@ def test_same_class_twice_is_one_row(folder):
     assert done(*built_in("--target", "disc", "--target", "0")).count("class 0") == 1
 
 
-def test_large_images_are_cropped_to_what_the_network_knows(folder):
+def test_large_images_are_shrunk_to_what_the_network_knows(folder):
     save_picture(SCENE.image.repeat_interleave(2, 1).repeat_interleave(2, 2), "large.png")
-    said = done("explain", "large.png", "--model", "scenenet")
+    said = done("explain", "large.png", "--model", "scenenet", "--plain")
     assert said.startswith("large.png: cross, 99.")
-    assert read("large-camlib.png").shape == (128, 128, 3)
+    assert read("large-camlib.png").shape == (256, 256, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16"])
@@ -285,18 +302,15 @@ def squeezenet(weights, *arguments):
     return ("explain", "scene.png", "--model", "squeezenet1_1", "--weights", weights, *arguments)
 
 
-def test_overlay_shows_what_the_network_saw(folder, weights):
+def test_overlay_shows_the_whole_photo(folder, weights):
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
     wide.save("scene.png")
-    said = done(*squeezenet(weights, "--method", "cam", "--target", 2))
+    said = done(*squeezenet(weights, "--method", "cam", "--target", 2, "--plain"))
     preset = models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     model = models.squeezenet1_1(num_classes=3).eval()
     model.load_state_dict(torch.load(weights))
-    inputs = preset(wide)[None]
-    mean, std = torch.tensor(preset.mean), torch.tensor(preset.std)
-    picture = inputs[0] * std[:, None, None] + mean[:, None, None]
-    seen = CAM(model).explain(inputs, 2)
-    expected = as_array(overlay(picture.clamp(0, 1), seen.heatmap[0])).astype(int)
+    seen = CAM(model).explain(preset(wide)[None], 2)
+    expected = np.array(seen.overlay(wide, transform=preset)).astype(int)
     assert abs(read("scene-camlib.png") - expected).max() <= 1
     assert f"class 2: {seen.output.softmax(1)[0, 2]:.1%}, score {seen.score.item():.4g}," in said
 
@@ -347,6 +361,7 @@ def test_weights_that_cannot_be_downloaded(folder, monkeypatch):
     assert files(folder) == ["scene.png"]
 
 
+@pytest.mark.slow
 def test_networks_that_start_with_zeros_have_a_default_layer():
     assert done("layers", "vit_b_16").count("default") == 1
 
@@ -509,12 +524,10 @@ def test_demo_refuses_what_it_cannot_do(folder, fewer_methods):
 
 def test_weights_that_are_none(folder, weights):
     torch.save([1, 2], "list.pt")
-    torch.save({"state_dict": {}}, "nested.pt")
-    (folder / "text.pt").write_text("weights")
-    for name in ("list.pt", "nested.pt", "text.pt"):
-        assert refused(*squeezenet(name)) == (
-            f"{name!r} holds no state dict; save one with torch.save(model.state_dict(), {name!r})"
-        )
+    assert refused(*squeezenet("list.pt")) == (
+        "'list.pt' holds no weights: it holds a list; expected a state dict, bare or under a name "
+        "such as 'state_dict' or 'model': save model.state_dict() to a new file"
+    )
     assert refused(*squeezenet("no.pt")) == (
         "weights 'no.pt' not found; expected a file with a state dict, or one of IMAGENET1K_V1, "
         "DEFAULT"
@@ -523,17 +536,11 @@ def test_weights_that_are_none(folder, weights):
 
 def test_weights_of_another_network(folder, weights):
     state = torch.load(weights)
-    torch.save(networks.untrained("mobilenet_v3_small")[0].state_dict(), "other.pt")
-    torch.save({"more": torch.zeros(1), **state}, "more.pt")
     torch.save({**state, "features.0.weight": torch.zeros(1)}, "shape.pt")
-    for name, wrong in {
-        "other.pt": "'features.0.weight' is missing",
-        "more.pt": "there is no 'more' in the network",
-        "shape.pt": "'features.0.weight' has shape (1,), expected (64, 3, 3, 3)",
-    }.items():
-        assert refused(*squeezenet(name)) == (
-            f"{name!r} does not fit 'squeezenet1_1': {wrong}; choose the network it was saved from"
-        )
+    assert refused(*squeezenet("shape.pt")) == (
+        "'shape.pt' does not fit 'squeezenet1_1': shapes differ at features.0.weight (1,) for "
+        "(64, 3, 3, 3); choose the network that it was saved from"
+    )
 
 
 def test_layers_refuses_what_the_network_cannot_take():

@@ -139,6 +139,7 @@ def networks() -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize(("options", "start"), STARTS.values(), ids=STARTS)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer"),
     [

@@ -84,7 +84,7 @@ def test_rows_follow_the_images(images, heatmaps):
 
 def test_pictures_of_all_kinds_and_sizes(images, heatmaps):
     kinds = [images[0], images[0].permute(1, 2, 0).numpy(), Image.new("L", (30, 20), 9)]
-    drawn = figure(kinds, {"CAM": heatmaps[:1].expand(3, -1, -1).numpy()})
+    drawn = figure(kinds, {"CAM": heatmaps[:1].expand(3, -1, -1).numpy()}, fit="stretch")
     assert np.array_equal(panels(drawn)[1], panels(drawn)[3])
     assert panels(drawn)[4].shape == panels(drawn)[5].shape == (20, 30, 3)
     assert (panels(drawn)[4] == 9).all()
@@ -177,6 +177,7 @@ def test_texts_neither_overlap_nor_leave_the_page(rows, columns, size):
         score=torch.full((rows,), -1.234e-5),
         target=torch.arange(rows),
         layers=("module.backbone.stages.3.blocks.11.attention.norm1",),
+        size=size,
     )
     names = ["W" * 60, LONG, "_.-/" * 30, "$\\frac{1}$ ^ %"]
     drawn = figure(
@@ -330,3 +331,48 @@ def test_what_cannot_be_saved_is_refused(tmp_path, name, picture, message):
     with pytest.raises(InputError, match=message):
         save_picture(picture, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_side_by_side():
+    photos = [torch.rand(3, 8, 8), torch.rand(3, 8, 16), torch.rand(3, 8, 8), torch.rand(3, 8, 8)]
+    photos.append(photos[0])
+    maps = torch.rand(5, 4, 4)
+    options = {"names": list("abcde"), "fit": "stretch", "views": ("overlay", "cells")}
+    drawn = figure(photos, {"CAM": maps}, columns=3, **options)
+    alone = figure(photos, {"CAM": maps}, **options)
+    shown, expected = (
+        [axes.images[0].get_array() for axes in each.axes] for each in (drawn, alone)
+    )
+    # Rows of image and map: overlays of a, b, c, their cells, overlays of d, e and nothing, ...
+    order = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (3, 0), (4, 0), None, (3, 1), (4, 1)]
+    for place, sample in enumerate(order):
+        for k in range(2):
+            found = shown[2 * place + k]
+            if sample is None:
+                assert (found == 255).all()
+            else:
+                i, view = sample
+                assert np.array_equal(found, expected[2 * (2 * i + view) + k])
+    wide, tall = drawn.get_size_inches(), alone.get_size_inches()
+    assert wide[0] > 2.5 * tall[0]
+    assert wide[1] < tall[1] / 2
+    texts = [text.get_text() for text in drawn.texts]
+    assert texts.count("image") == texts.count("CAM") == 3
+    extents = [axes.images[0].get_extent() for axes in drawn.axes[:6]]
+    assert [extent[1] / extent[2] for extent in extents] == [1, 1, 2, 2, 1, 1]
+    with pytest.raises(InputError, match="columns=0 is out of range"):
+        figure(photos, {"CAM": maps}, columns=0)
+
+
+def test_bar_tells_the_colours():
+    image, heat = torch.rand(3, 8, 8), torch.rand(1, 8, 8)
+    drawn = figure(image, {"CAM": heat}, colorbar=True, colormap="viridis")
+    bar = drawn.axes[-1].images[0].get_array()
+    assert bar.shape == (256, 1, 3)
+    ends = [matplotlib.colormaps["viridis"](end, bytes=True)[:3] for end in (1.0, 0.0)]
+    assert np.abs(bar[[0, -1], 0].astype(int) - ends).max() <= 1
+    assert {"high", "low", "each map by itself"} <= {text.get_text() for text in drawn.texts}
+    signed = figure(image, {"S": torch.rand(1, 3, 8, 8)}, colorbar=True)
+    assert len(signed.axes) == 2  # an attribution has no such scale
+    flat = figure(torch.rand(3, 8, 32), {"CAM": torch.rand(1, 8, 32)}, colorbar=True)
+    assert "each map by itself" not in {text.get_text() for text in flat.texts}

@@ -69,6 +69,13 @@ NETS = {
 }
 """Networks, and the number and size of their images."""
 
+EACH = [
+    pytest.param(
+        *net, id=name, marks=[pytest.mark.slow] * (name in ("transformer of a volume", "windows"))
+    )
+    for name, net in NETS.items()
+]
+
 
 def read(model: nn.Module, batch: Tensor, wanted: tuple[str, ...] | None = None) -> Found:
     """How layers are read, of a pass of `model` on `batch`; those `wanted`, or all."""
@@ -98,7 +105,7 @@ def measured(monkeypatch) -> list[set[str]]:
     return seen
 
 
-@pytest.mark.parametrize(("build", "size"), NETS.values(), ids=NETS)
+@pytest.mark.parametrize(("build", "size"), EACH)
 def test_some_layers_are_read_as_all_are(build, size):
     net, batch = build(), images(*size)
     whole = read(copy.deepcopy(net), batch)
@@ -119,7 +126,7 @@ def test_layers_asked_for_one_after_another_are_read_as_all_at_once():
         assert said(read(net, batch), name) == said(whole, name)
 
 
-@pytest.mark.parametrize(("build", "size"), NETS.values(), ids=NETS)
+@pytest.mark.parametrize(("build", "size"), EACH)
 def test_no_more_is_measured_than_needed(build, size, measured):
     """Beside what is asked for, the first layer of each shape, which tells the others the grid."""
     net, batch = build(), images(*size)

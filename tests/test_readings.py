@@ -123,7 +123,10 @@ def test_wrappers_and_options_of_methods_follow_the_layout(layout):
     torch.testing.assert_close(found.heatmaps, expected.heatmaps)
 
 
-@pytest.mark.parametrize("layout", ["NHWC", "NHW", "NTHWC", "NLC"])
+@pytest.mark.parametrize(
+    "layout",
+    ["NHWC", *(pytest.param(each, marks=pytest.mark.slow) for each in ("NHW", "NTHWC", "NLC"))],
+)
 @pytest.mark.parametrize("kind", [GradCAM, Saliency, FullGrad, GuidedGradCAM, Occlusion])
 def test_pictures_of_results_follow_the_layout(kind, layout):
     net, other, plain, picture = turned(kind, layout)

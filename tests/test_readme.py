@@ -10,8 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from torchvision import models
 
-from camlib import METHODS
+from camlib import METHODS, zoo
+from camlib.visual import save_picture
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -26,10 +29,30 @@ def blocks(page):
     return [code for needed, code in found if not needed or find_spec(needed)]
 
 
-@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-def test_code_runs(page, tmp_path, monkeypatch):
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A folder with a photo in it, where published weights are random and nothing is downloaded."""
     monkeypatch.chdir(tmp_path)
+    scene = zoo.scene(3, size=320).image.repeat(1, 1, 2)
+    save_picture(scene, "photo.jpg")
+
+    def random(weights, **_):
+        name = type(weights).__name__.removesuffix("_Weights").lower()
+        return models.get_model(name).state_dict()
+
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", random)
+
+
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page == "docs/guide.md"))
+        for page in PAGES
+        if blocks(page)
+    ],
+)
+def test_code_runs(page, offline):
     names = {"__name__": "page"}
     for block in blocks(page):
         exec(compile(block, page, "exec"), names)
@@ -40,10 +63,13 @@ def test_code_runs(page, tmp_path, monkeypatch):
                 assert heatmap.max() <= 1
 
 
-def test_code_gives_what_the_readme_says():
+@pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
+def test_code_gives_what_the_readme_says(offline):
     names = {"__name__": "page"}
     for block in blocks("README.md"):
         exec(compile(block, "README.md", "exec"), names)
+    with Image.open("overlay.png") as drawn:
+        assert drawn.size == (640, 320)
     assert names["heatmap"].shape == (1, 128, 128)
     assert names["heatmaps"].shape == (1, 2, 128, 128)
     assert names["guided"].shape == (1, 3, 128, 128)
@@ -102,6 +128,7 @@ def test_every_module_stands_on_the_plan():
             assert f"  {path.name}/ " in plan or f"  {path.name}/\n" in plan, path.name
 
 
+@pytest.mark.slow
 def test_examples_run_offline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for example in sorted((ROOT / "examples").glob("*.py")):

@@ -144,6 +144,7 @@ ENSEMBLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", ENSEMBLES.values(), ids=ENSEMBLES)
 def test_averages_and_fusions_lie_on_the_animal_asked_for(model, image, build):
     [[dog, cat]] = build(model)(image, BOTH)
@@ -270,6 +271,7 @@ def segmenter(dense) -> nn.Module:
     return dense.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "name"),
     [

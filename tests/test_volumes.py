@@ -95,6 +95,7 @@ def test_coarse_maps_are_resized_in_three_dimensions(volumes):
         assert np.array_equal(panels(drawn)[2 * d + 1], expected)
 
 
+@pytest.mark.slow
 def test_attributions_of_a_volume_are_on_one_scale(volumes):
     attribution = torch.randn(2, 3, 16, 6, 8, generator=torch.Generator().manual_seed(3))
     attribution[:, :, 4] *= 1e-3

@@ -181,7 +181,7 @@ def test_image_with_channels_last_may_be_cut(cut, options):
     assert_right_or_refused(lambda: HiResCAM(net, "embed", **options)(batch, 1), starts)
 
 
-@pytest.mark.parametrize("channels", [7, 16])
+@pytest.mark.parametrize("channels", [7, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layer", ["embed", "layer"])
 def test_series_with_channels_last_has_its_steps_first(channels, layer):
     starts = [(40,), (16,)]

@@ -311,12 +311,14 @@ def test_the_mean_of_a_class_map_is_the_score_less_the_bias(network):
     torch.testing.assert_close(between, F.avg_pool2d(coarse, 2, stride=1))
 
 
+@pytest.mark.slow
 def test_fresh_scenes_are_recognised(network):
     found = evaluate(network, [scene(seed) for seed in range(10_000, 10_200)])
     assert found.mean_average_precision > 0.97
     assert min(found.average_precision.values()) > 0.95
 
 
+@pytest.mark.slow
 def test_evidence_lies_on_the_class_and_not_on_its_neighbour(network):
     found = evaluate(network, [two_classes(seed) for seed in range(10_000, 10_112)])
     assert found.pointing > 0.9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,10 @@ from camlib.cli.terminal import bar
 from camlib.integrations.torchvision import Network
 from camlib.targets import Probability, logits
 from camlib.targets.binary import both
-from camlib.visual import overlay, to_image
+from camlib.visual import Placement, overlay, to_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class Maps:
         if self.heatmaps.ndim == 4:
             return to_image(self.heatmaps)
         return overlay(picture.expand(len(self.heatmaps), -1, -1, -1), self.heatmaps)
+
+    def on(self, photo: Image, placement: Placement) -> Any:
+        """The first heatmap over `photo`, or the attribution of what the network saw."""
+        if self.heatmaps.ndim == 4:
+            return to_image(self.heatmaps[0])
+        return overlay(photo, self.heatmaps[0], transform=placement)
 
 
 def built(

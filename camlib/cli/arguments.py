@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import torch
 from torch import nn
 
 from camlib import METHODS, Method
+from camlib.cli.terminal import first_line
 from camlib.errors import InputError, TargetError
+from camlib.integrations.checkpoints import class_names
 from camlib.integrations.torchvision import Network, load
 
 
@@ -29,14 +33,14 @@ def method_named(name: str, known: Mapping[str, type[Method]] = METHODS) -> type
     raise InputError(f"method {name!r} not found; {advice}")
 
 
-def network_named(name: str, weights: str) -> Network:
-    """The network called `name`, with `weights`.
+def network_named(name: str, weights: str, *, trust: bool = False) -> Network:
+    """The network called `name`, with `weights`; a whole pickled model is read with `trust`.
 
     Raises:
         InputError: there is none, or its weights cannot be had.
     """
     if name.lower() != "scenenet":
-        return load(name, weights)
+        return load(name, weights, trust=trust)
     if weights != "DEFAULT":
         raise InputError(f"scenenet has its weights built in; leave out --weights {weights}")
     return scenenet()
@@ -69,6 +73,52 @@ def scenenet() -> Network:
         return unpack(ImageOps.fit(image, (128, 128)))[0][0]
 
     return Network(zoo.load(), zoo.CLASSES, crop, zoo.preprocess, several=True)
+
+
+def named(network: Network, classes: Path | None, *, several: bool) -> Network:
+    """`network` with the names of its classes from a file or folder.
+
+    Args:
+        network: as it was loaded.
+        classes: a file with a name a line, a JSON file with a list or with names by number, or a
+            folder with a folder for each class, as ImageFolder has it; ``None`` keeps the names.
+        several: whether several classes may be present at once.
+
+    Raises:
+        InputError: the file cannot be read, or does not name as many classes as there are.
+    """
+    network = replace(network, several=network.several or several)
+    if classes is None:
+        return network
+    names = _names(classes)
+    if len(names) != len(network.classes):
+        raise InputError(
+            f"{str(classes)!r} names {len(names)} classes, but the network has "
+            f"{len(network.classes)}; expected a name for each"
+        )
+    return replace(network, classes=names)
+
+
+def _names(classes: Path) -> Sequence[str]:
+    if classes.is_dir():
+        return sorted(each.name for each in classes.iterdir() if each.is_dir())
+    try:
+        text = classes.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"classes {str(classes)!r} cannot be read ({first_line(error)}); expected a text file "
+            "with a name a line, JSON, or a folder with a folder for each class"
+        ) from None
+    if classes.suffix.lower() != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"classes {str(classes)!r} are no JSON ({error}); correct it") from None
+    names = class_names(content)
+    if not names and isinstance(content, Mapping):
+        names = class_names({number: name for name, number in content.items()})
+    return names
 
 
 def class_index(given: str, classes: Sequence[str]) -> int:

@@ -15,14 +15,16 @@ from camlib.cli.arguments import (
     destinations,
     device_named,
     method_named,
+    named,
     network_named,
     scenenet,
     untrained_named,
 )
-from camlib.cli.files import read, save_array, writing
+from camlib.cli.files import save_array, writing
 from camlib.cli.terminal import bar, first_line, say, table, warnings_in_a_line
 from camlib.errors import CamlibError, InputError, ModelError
-from camlib.visual import figure, save_picture
+from camlib.visual import figure, measured, save_picture
+from camlib.visual.reading import read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 # Its scene has two large objects far apart, and the network is sure of both.
 _DEMO_SEED = 236
+
+_LARGE = 4.5
+"""The width in inches of the two pictures that show a single map."""
 
 _DEMO_METHODS = (
     *("cam", "grad_cam", "grad_cam_plus_plus", "hires_cam", "xgrad_cam", "element_wise_grad_cam"),
@@ -113,7 +118,21 @@ def demo(*, output: Path, seed: int, every: bool) -> None:
     default="DEFAULT",
     show_default=True,
     metavar="FILE|NAME",
-    help="A file with a state dict, or published weights, downloaded on first use.",
+    help="A file with weights, or the name of published ones, downloaded on first use.",
+)
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Names of the classes: a file with one a line, JSON, or a folder with a folder for each.",
+)
+@click.option(
+    "--multi-label", is_flag=True, help="Several classes may be present: sigmoid, not softmax."
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Read a whole pickled model, which can run any code: only if you know who made it.",
 )
 @click.option(
     "--layer",
@@ -139,6 +158,7 @@ def demo(*, output: Path, seed: int, every: bool) -> None:
     help="A class by number or name; may be repeated.  [default: the predicted class]",
 )
 @click.option("--device", default="auto", show_default=True, help="Such as cpu, cuda:1 or mps.")
+@click.option("--plain", is_flag=True, help="The map over the photo alone, for one map.")
 @click.option("--raw", is_flag=True, help="Also write the maps as .npy, in units of the score.")
 @click.option(
     "-o",
@@ -154,23 +174,28 @@ def explain(
     images: tuple[Path, ...],
     model: str,
     weights: str,
+    classes: Path | None,
+    multi_label: bool,
+    trust: bool,
     layers: tuple[str, ...],
     methods: tuple[str, ...],
     targets: tuple[str, ...],
     device: str,
+    plain: bool,
     raw: bool,
     output: Path | None,
 ) -> None:
     """Show where a network looked in each of IMAGES.
 
-    One map is laid over what the network saw of the image. Several methods or targets become a
-    figure, with a row for each target.
+    The figure has the photo with its class and probability, and beside it the map of each method,
+    where the network looked; a row for each target.
     """
     kinds = {name: method_named(name) for name in methods}
     places = destinations(images, output)
     where = device_named(device)
-    network = network_named(model, weights)
-    classes = list(dict.fromkeys(class_index(target, network.classes) for target in targets))
+    network = network_named(model, weights, trust=trust)
+    network = named(network, classes, several=multi_label)
+    asked = list(dict.fromkeys(class_index(target, network.classes) for target in targets))
     network.model.to(where)
     chosen = {name: built(kind, network, layers) for name, kind in kinds.items()}
     failed = False
@@ -178,7 +203,7 @@ def explain(
     for image, place in bar("images")(list(loop)) if len(images) > 1 else loop:
         try:
             with warnings_in_a_line(image):
-                _explain(image, place, network, chosen, classes, raw=raw)
+                _explain(image, place, network, chosen, asked, plain=plain, raw=raw)
         except CamlibError as error:
             failed = True
             about = "" if str(image) in str(error) else f"{image}: "
@@ -235,25 +260,36 @@ def _explain(
     methods: Mapping[str, Method],
     classes: Sequence[int],
     *,
+    plain: bool,
     raw: bool,
 ) -> None:
     """Write to `place` what `methods` find for `classes`, or for the predicted class."""
-    picture = network.crop(read(image))
+    photo = read(image)
+    picture, placement = network.crop(photo), measured(network.crop, photo)
     scores = scores_of(network, picture)
     chances = network.probabilities(scores)
     best = int(scores.argmax())
     classes = classes or [best]
     found = {name: maps_of(network, each, picture, classes) for name, each in methods.items()}
+    one = len(found) * len(classes) == 1
     drawing: Any
-    if len(found) * len(classes) == 1:
-        [[drawing]] = (maps.over(picture) for maps in found.values())
+    if plain and one:
+        [maps] = found.values()
+        drawing = maps.on(photo, placement)
     else:
         columns = {
             f"{type(methods[name]).__name__}\n{', '.join(maps.layers)}": maps.heatmaps
             for name, maps in found.items()
         }
         names = [f"{network.classes[index]}\n{chances[index]:.1%}" for index in classes]
-        drawing = figure([picture] * len(classes), columns, names=names)
+        drawing = figure(
+            [photo] * len(classes),
+            columns,
+            names=names,
+            transform=placement,
+            colorbar=True,
+            panel=_LARGE if one else None,
+        )
     with writing(place):
         written = [save_picture(drawing, place)]
         for name, maps in found.items() if raw else ():

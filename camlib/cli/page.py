@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from camlib.visual.pictures import to_array
+from camlib.visual.style import house_style, new_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# In inches, but for the number of columns and the resolution.
+# In inches, but for the number of columns.
 _COLUMNS = 7
 _PANEL = 1.5
 _GAP = 0.08
 _MARGIN = 0.35
 _LINE = 0.3
 _HEAD = 0.85
-_DOTS_PER_INCH = 150
 
 
+@house_style()
 def page(
     title: str, note: str, image: Tensor, panels: Mapping[str, Tensor], rows: Sequence[str]
 ) -> Figure:
@@ -32,18 +35,12 @@ def page(
         panels: by name, pictures ``(rows, 3, H, W)``.
         rows: what stands to the left of each row.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from camlib.visual.pictures import to_array
-
     names = list(panels)
     blocks = [names[i : i + _COLUMNS - 1] for i in range(0, len(names), _COLUMNS - 1)]
     step = _PANEL + _GAP
     width = _MARGIN + _COLUMNS * step
     height = _HEAD + len(blocks) * (_LINE + len(rows) * step)
-    figure = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH)
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
 
     def write(x: float, y: float, text: str, **how: Any) -> None:
         figure.text(x / width, 1 - y / height, text, **{"va": "center", **how})

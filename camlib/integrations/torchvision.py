@@ -6,7 +6,7 @@ torchvision keeps with its weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from camlib.errors import InputError
+from camlib.integrations.checkpoints import read_checkpoint
+from camlib.integrations.heads import fill
 
 # Their builders would draw a slow start of their own, and their published weights, like all that
 # came of them by fine-tuning, expect inputs scaled as TensorFlow did.
@@ -50,14 +52,16 @@ class Network:
         return scores.sigmoid() if self.several else scores.softmax(-1)
 
 
-def load(name: str, weights: str = "DEFAULT") -> Network:
+def load(name: str, weights: str = "DEFAULT", *, trust: bool = False) -> Network:
     """The network `name` with its preprocessing and class names.
 
     Args:
         name: of a classification network of torchvision, such as ``"resnet50"``.
-        weights: the name of published weights, downloaded on first use, or a file with a state
-            dict of the network. Another number of classes than the published one is taken from the
-            file, and its classes are called by their numbers; two where there is a single output.
+        weights: the name of published weights, downloaded on first use, or a file with the weights
+            of the network, see `read_checkpoint`. Another number of classes, or another head, is
+            taken from the file, and so are the names of the classes where it has them; else they
+            are called by their numbers; two where there is a single output.
+        trust: whether a file with a whole pickled model is read, which can run any code.
 
     Raises:
         InputError: no such network, or weights that cannot be had or do not fit.
@@ -68,25 +72,32 @@ def load(name: str, weights: str = "DEFAULT") -> Network:
     published = get_model_weights(name).__members__
     if weights in published:
         model, preset = _downloaded(name, published[weights]), published[weights]
-    elif Path(weights).is_file():
-        state = _state_dict(weights)
-        model = get_model(name, num_classes=_classes(state), **_OPTIONS.get(name, {}))
-        _fill(model, state, f"{weights!r} does not fit {name!r}")
-        preset = published["DEFAULT"]
+        classes, single = preset.meta["categories"], False
+    elif Path(weights).exists():
+        checkpoint = read_checkpoint(weights, trust=trust)
+        model, preset = get_model(name, **_OPTIONS.get(name, {})), published["DEFAULT"]
+        outputs = fill(model, checkpoint.state, weights, name)
+        single = outputs == 1
+        classes = names_of(outputs, checkpoint.classes or preset.meta["categories"])
     else:
         raise InputError(
             f"weights {weights!r} not found; expected a file with a state dict, or one of "
             + ", ".join(published)
         )
-    classes = preset.meta["categories"]
-    single = weights not in published and _classes(state) == 1
-    if weights not in published and _classes(state) != len(classes):
-        classes = [f"class {index}" for index in range(2 if single else _classes(state))]
     transform = preset.transforms()
     mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
     # Without its last step the preset shows what the network sees.
     transform.mean, transform.std = [0.0] * 3, [1.0] * 3
     return Network(model.eval(), classes, transform, lambda crop: (crop - mean) / std, single)
+
+
+def names_of(outputs: int, names: Sequence[str]) -> Sequence[str]:
+    """`names` of the classes of a model, or their numbers where these are not as many.
+
+    A single output has two classes.
+    """
+    count = 2 if outputs == 1 else outputs
+    return names if len(names) == count else [f"class {index}" for index in range(count)]
 
 
 def untrained(name: str) -> tuple[nn.Module, int, int]:
@@ -142,37 +153,3 @@ def _downloaded(name: str, weights: Any) -> nn.Module:
             "dict as weights"
         ) from None
     return model
-
-
-def _state_dict(file: str) -> Mapping[str, Tensor]:
-    try:
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    # What is no archive of PyTorch is refused in many ways, none of them for the user's eyes.
-    except Exception:
-        state = None
-    if isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values()):
-        return state
-    raise InputError(
-        f"{file!r} holds no state dict; save one with torch.save(model.state_dict(), {file!r})"
-    )
-
-
-def _classes(state: Mapping[str, Tensor]) -> int:
-    """The number of classes: the classifier comes last, and ends in a bias or a weight for each."""
-    last = list(state.values())[-1]
-    return max(1, last.shape[0] if last.ndim else 1)
-
-
-def _fill(model: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError:
-        own = model.state_dict()
-        wrong = [f"{name!r} is missing" for name in own if name not in state]
-        wrong += [f"there is no {name!r} in the network" for name in state if name not in own]
-        wrong += [
-            f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-            for name, value in own.items()
-            if name in state and state[name].shape != value.shape
-        ]
-        raise InputError(f"{complaint}: {wrong[0]}; choose the network it was saved from") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_SHOWN = 16
+"""How many samples a notebook shows of an explanation that is the value of a cell."""
+
+
 class Drawn(ABC):
     """A result that shows itself as a figure."""
 
@@ -23,10 +28,18 @@ class Drawn(ABC):
         """The result beside or on `images`, if given."""
 
     def show(self, images: Any = None, **options: Any) -> None:
-        """Display the figure, in a notebook."""
-        from IPython.display import display
+        """Display the figure, in a notebook.
 
-        display(self.figure(images, **options))
+        Raises:
+            InputError: there is no notebook.
+        """
+        running = sys.modules.get("IPython")
+        if running is None or running.get_ipython() is None:
+            raise InputError(
+                "show() displays a figure in a notebook, and none is running; write it to a file: "
+                "save('figure.png'), with the same arguments behind the name"
+            )
+        running.display.display(self.figure(images, **options))
 
     def save(self, path: str | Path, images: Any = None, **options: Any) -> None:
         """Write the figure to `path`; the suffix says the format."""
@@ -82,13 +95,15 @@ class Explanation(Drawn):
 
         Args:
             images: what was explained: a batch ``(N, C, H, W)`` or ``(N, C, D, H, W)`` in [0, 1]
-                or uint8, with its axes as the model takes them, or one image of any kind that
-                `camlib.overlay` takes. The result has its channels after the samples.
+                or uint8, with its axes as the model takes them; what `camlib.load` returned; or
+                any picture that `camlib.overlay` takes, or a list of these, with ``transform=``
+                where the model saw another size. The result of a batch has its channels after the
+                samples.
             options: of `camlib.overlay`.
         """
         from camlib.visual import overlay
 
-        return overlay(self.channels_first(images), self.heatmap, **options)
+        return overlay(images, self, **options)
 
     def channels_first(self, values: Any) -> Any:
         """`values`, a batch with the axes of the input, with channels after the samples.
@@ -110,9 +125,20 @@ class Explanation(Drawn):
         from camlib.visual import to_png
 
         try:
-            return to_png(self.figure())
+            return to_png(self._first(_SHOWN).figure())
         except InputError:  # maps in units of the score have no colours; a notebook shows the repr
             return None
+
+    def _first(self, count: int) -> Explanation:
+        """What was found for the first `count` samples."""
+        return replace(
+            self,
+            heatmap=self.heatmap[:count],
+            map=self.map[:count],
+            maps=tuple(each[:count] for each in self.maps),
+            score=self.score[:count],
+            target=None if self.target is None else self.target[:count],
+        )
 
     def __repr__(self) -> str:
         shape = tuple(self.heatmap.shape)

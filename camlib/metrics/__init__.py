@@ -1,11 +1,13 @@
 """How good a map is: whether the model heeds it, where it lies, and what it depends on."""
 
-from camlib.metrics.agreement import faithfulness_correlation, infidelity
 from camlib.metrics.combined import adcc, arcc
+from camlib.metrics.complexity import complexity
 from camlib.metrics.confidence import average_drop, average_gain, increase_in_confidence
+from camlib.metrics.correlation import faithfulness_correlation
 from camlib.metrics.curves import deletion, insertion
 from camlib.metrics.detection import box_accuracy, max_box_accuracy
 from camlib.metrics.faithfulness import FAITHFULNESS, faithfulness
+from camlib.metrics.infidelity import infidelity
 from camlib.metrics.localisation import (
     energy_pointing_game,
     iou,
@@ -21,7 +23,7 @@ from camlib.metrics.randomisation import (
 )
 from camlib.metrics.regions import Regions, localize
 from camlib.metrics.removal import road
-from camlib.metrics.stability import coherency, complexity, sensitivity_max
+from camlib.metrics.stability import coherency, sensitivity_max
 
 __all__ = [
     "FAITHFULNESS",

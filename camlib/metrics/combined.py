@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlib.metrics.complexity import Complexity
 from camlib.metrics.confidence import AverageDrop
 from camlib.metrics.given import Given
 from camlib.metrics.measures import Measure, Perturbation, measured
 from camlib.metrics.removal import SHARES, Road
-from camlib.metrics.stability import Coherency, Complexity, Explainer
+from camlib.metrics.stability import Coherency, Explainer
 from camlib.targets.classes import Asked
 
 

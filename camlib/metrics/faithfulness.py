@@ -10,13 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from camlib.errors import InputError, OptionError
-from camlib.metrics.agreement import FaithfulnessCorrelation, Infidelity
 from camlib.metrics.combined import ADCC, ARCC
+from camlib.metrics.complexity import Complexity
 from camlib.metrics.confidence import AverageDrop, AverageGain, IncreaseInConfidence
+from camlib.metrics.correlation import FaithfulnessCorrelation
 from camlib.metrics.curves import Deletion, Insertion
+from camlib.metrics.infidelity import Infidelity
 from camlib.metrics.measures import Measure, Measuring
 from camlib.metrics.removal import Road
-from camlib.metrics.stability import Coherency, Complexity, Explainer, SensitivityMax
+from camlib.metrics.stability import Coherency, Explainer, SensitivityMax
 
 FAITHFULNESS: dict[str, type[Measure]] = {
     "average_drop": AverageDrop,

@@ -55,12 +55,12 @@ def imputed(images: Tensor, missing: Tensor, tolerance: float = 1e-5) -> Tensor:
             break
         image = system.applied(direction)
         length = (slope / _inner(direction, image).clamp(min=_tiny(slope))).where(active, 0)
-        found = found + length * direction
-        before, residual = residual, residual - length * image
+        found.addcmul_(length, direction)
+        residual.addcmul_(length, image, value=-1)
         change = system.cycle(residual)
-        turn = _inner(change, residual - before) / slope.clamp(min=_tiny(slope))
+        turn = -length * _inner(change, image) / slope.clamp(min=_tiny(slope))
         slope = _inner(residual, change)
-        direction = change + turn * direction
+        direction = change.addcmul_(turn, direction)
     return torch.where(missing, found, values).to(images.dtype)
 
 
@@ -96,6 +96,11 @@ class _Grid:
     def damped(self) -> Tensor:
         """What a Jacobi sweep multiplies a residual with; 0 where nothing is missing."""
         return (_DAMPING / self.total).where(self.total > 0, 0)
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """1 where something is missing, else 0."""
+        return (self.total > 0).to(self.total)
 
     @cached_property
     def coarse(self) -> _Grid | None:
@@ -143,13 +148,17 @@ class _Grid:
         found = self.damped * residual
         if self.coarse is None:
             for _ in range(2 * _SMALLEST):
-                found = found + self.damped * (residual - self.applied(found))
+                found.addcmul_(self.damped, self.left(residual, found))
             return found
-        correction = self.coarse.cycle(_halved(residual - self.applied(found)))
+        correction = self.coarse.cycle(_halved(self.left(residual, found)))
         correction = F.interpolate(correction, scale_factor=2, mode="bilinear")
         height, width = residual.shape[2:]
-        found = found + (correction[..., :height, :width]).where(self.total > 0, 0)
-        return found + self.damped * (residual - self.applied(found))
+        found.addcmul_(self.inside, correction[..., :height, :width])
+        return found.addcmul_(self.damped, self.left(residual, found))
+
+    def left(self, residual: Tensor, found: Tensor) -> Tensor:
+        """What is left of `residual` by `found`."""
+        return self.applied(found).neg_().add_(residual)
 
 
 def _shifted(values: Tensor, down: int, across: int) -> Tensor:

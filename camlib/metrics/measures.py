@@ -19,8 +19,9 @@ from camlib.forward import Pass, scores_at
 from camlib.maps import precise
 from camlib.methods.calling import Calling
 from camlib.metrics.given import Given
+from camlib.options import checked
 from camlib.targets import Target
-from camlib.targets.classes import Asked, asked_as, check_asked
+from camlib.targets.classes import Asked, asked_as
 
 
 class Perturbation(ABC):
@@ -49,8 +50,8 @@ class Measure(ABC):
     higher: ClassVar[bool]
     """Whether more is better."""
 
+    @checked
     def __init__(self, score: Asked = "probability") -> None:
-        check_asked(score)
         self.score: Asked = score
 
     def check(self, given: Given) -> None:  # noqa: B027

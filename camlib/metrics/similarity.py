@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from camlib.errors import InputError
 from camlib.maps import normalize
-from camlib.metrics.agreement import pearson
+from camlib.metrics.correlation import pearson
 
 Similarity = Literal["spearman", "spearman_abs", "ssim", "hog"]
 """Spearman's rank correlation, the same of absolute values, SSIM, or the correlation of HOG."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import check_counts
 from camlib.errors import InputError
+from camlib.inputs import ModelInputs
 from camlib.methods.base import Method
-from camlib.metrics.agreement import pearson
 from camlib.metrics.confidence import Masked
+from camlib.metrics.correlation import pearson
 from camlib.metrics.given import Given, by_row
 from camlib.metrics.measures import Measure, Perturbation, measured
+from camlib.options import Count, Positive, Seed, checked
 from camlib.targets.classes import Asked
 
 Explainer = Method | Callable[[Tensor, Any], Tensor]
@@ -62,7 +63,7 @@ def explanations(
     changed = inputs.at_places(image)
     asked = given.run.target[samples] if target is None else target
     if isinstance(method, Method):
-        found = method(inputs.of_samples(samples, changed), asked)
+        found = method(cast(ModelInputs, inputs.of_samples(samples, changed)), asked)
     else:
         classes = getattr(asked, "classes", asked)
         found = method(changed, asked if classes is None else classes)
@@ -163,17 +164,15 @@ class SensitivityMax(Asking):
     name = "sensitivity_max"
     higher = False
 
+    @checked
     def __init__(
         self,
         method: Explainer | None = None,
-        radius: float = 0.02,
-        draws: int = 10,
-        seed: int = 0,
+        radius: Positive = 0.02,
+        draws: Count = 10,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(method)
-        check_counts(draws=draws)
-        if not radius > 0:
-            raise InputError(f"radius={radius} is out of range; use a number above 0")
         self.shaken = Shaken(radius, draws, seed)
 
     def values(self, given: Given) -> Tensor:
@@ -183,24 +182,6 @@ class SensitivityMax(Asking):
             apart[rows, numbers] = (values - given.values[rows]).flatten(1).norm(dim=1)
         size = given.values.flatten(1).norm(dim=1)
         return given.by_class(apart.amax(1) / size.where(size > 0, 1))
-
-
-class Complexity(Measure):
-    """See `complexity`."""
-
-    higher = False
-
-    def check(self, given: Given) -> None:
-        """Refuse maps that are not in [0, 1]."""
-        given.check_unit("complexity")
-
-    def needs(self) -> tuple[tuple[Perturbation, Asked], ...]:
-        """None."""
-        return ()
-
-    def values(self, given: Given) -> Tensor:
-        """The mean of the map."""
-        return given.by_class(given.values.flatten(1).mean(1))
 
 
 def coherency(
@@ -272,25 +253,3 @@ def sensitivity_max(
     """
     measure = SensitivityMax(method, radius, draws, seed)
     return measured(measure, model, images, heatmaps, target, **options)
-
-
-def complexity(heatmaps: Tensor) -> Tensor:
-    """The mean value of each map, ``sum M / (H W)``; less is better.
-
-    Poppi et al., CVPR Workshops 2021, arXiv:2104.10252.
-
-    Args:
-        heatmaps: in [0, 1], ``(N, H, W)`` or ``(N, K, H, W)``; ``(N, L)`` for series.
-
-    Returns:
-        Means ``(N,)`` or ``(N, K)``.
-
-    Raises:
-        InputError: `heatmaps` are not in [0, 1].
-    """
-    if heatmaps.ndim < 2 or not bool(((heatmaps >= 0) & (heatmaps <= 1)).all()):
-        raise InputError(
-            f"complexity needs heatmaps (N, H, W) in [0, 1], got {tuple(heatmaps.shape)} from "
-            f"{float(heatmaps.min()):.3g} to {float(heatmaps.max()):.3g}"
-        )
-    return heatmaps.flatten(-2 if heatmaps.ndim > 2 else -1).double().mean(-1).to(heatmaps.dtype)

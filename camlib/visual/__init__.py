@@ -6,13 +6,19 @@ from camlib.visual.figures import figure
 from camlib.visual.files import save_picture, to_png
 from camlib.visual.gallery import Gallery, gallery
 from camlib.visual.overlay import colorize, overlay
+from camlib.visual.photos import Photos, load
+from camlib.visual.placement import Placement, measured
 
 __all__ = [
     "Gallery",
+    "Photos",
+    "Placement",
     "colorize",
     "concept_figure",
     "figure",
     "gallery",
+    "load",
+    "measured",
     "overlay",
     "save_picture",
     "to_image",

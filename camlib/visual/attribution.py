@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.options import Range, checked
-from camlib.visual.overlay import color_table, look_up
+from camlib.visual.colors import color_table, look_up
 from camlib.visual.pictures import is_volume, to_uint8
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def to_image(
     mode: Mode = "centered",
     *,
     percentile: Annotated[float, Range(0, 100, above=True)] = 99,
-    colormap: str | None = None,
+    colormap: Any = None,
 ) -> Attribution:
     """`attribution` as a picture: uint8, three channels, the same kind, layout and device.
 

@@ -33,6 +33,7 @@ class Column:
         captions: under each map, in one or two lines.
         signed: whether the maps are attributions.
         boxes: around regions of each map, ``(B, 4)``: left, top, right and bottom in its pixels.
+        seen: the size of what the model saw, where it is known.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Column:
     captions: Sequence[str]
     signed: bool
     boxes: Sequence[Tensor] = ()
+    seen: tuple[int, ...] = ()
 
 
 def painted(column: Column, mode: Mode) -> Column:
@@ -53,7 +55,7 @@ def painted(column: Column, mode: Mode) -> Column:
     return replace(column, maps=maps, cells=maps)
 
 
-def columns(
+def columns_of(
     title: str, value: Any, count: int, kind: Kind, channels: int | None, labels: Labels | None
 ) -> list[Column]:
     """The columns for one entry of a figure's maps, with a row for each of `count` samples.
@@ -129,6 +131,7 @@ def _explained(
     further = heatmap.ndim > axes + 2
     scores = value.score.reshape(count, -1).tolist()
     target = None if value.target is None else value.target.reshape(count, -1).tolist()
+    seen = value.size if axes == AXES["picture"] else ()
     found = []
     for k in range(heatmap.shape[1]):
         captions = [
@@ -145,7 +148,8 @@ def _explained(
             maps, cells = maps[:, None], cells[:, None]
         cells = normalize(cells)
         for j, name in enumerate(value.layers if further else [", ".join(value.layers)]):
-            found.append(Column(f"{title}\n{name}", maps[:, j], cells[:, j], captions, False))
+            heads = f"{title}\n{name}"
+            found.append(Column(heads, maps[:, j], cells[:, j], captions, False, seen=seen))
     return found
 
 

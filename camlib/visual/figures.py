@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+import torch
+
 from camlib.errors import InputError
 from camlib.methods.explanation import Explanation
-from camlib.options import Count, Share, checked
+from camlib.options import Count, Positive, Share, checked
 from camlib.visual.attribution import Mode
-from camlib.visual.columns import Labels, columns, painted
-from camlib.visual.page import PANEL, Row, draw
+from camlib.visual.columns import Labels, columns_of, painted
+from camlib.visual.overlay import Channels, Fit, colorize
+from camlib.visual.page import PANEL, Row, Scale, draw
 from camlib.visual.panels import Brush, View
+from camlib.visual.photos import Photos
 from camlib.visual.pictures import to_array
+from camlib.visual.placement import Placement, placements_of
 from camlib.visual.samples import Kind, channels_of, count_of, kind_of, read
 from camlib.visual.signals import WIDTH, Line
+from camlib.visual.transforms import Transform
 from camlib.visual.volumes import as_slices
 
 if TYPE_CHECKING:
@@ -31,9 +38,16 @@ def figure(
     views: Sequence[View] = ("overlay",),
     mode: Mode = "centered",
     alpha: Share = 0.5,
-    colormap: str = "jet",
+    colormap: Any = "jet",
     slices: Count = 5,
     kind: Kind | None = None,
+    transform: Transform | Placement | None = None,
+    fit: Fit | None = None,
+    channels: Channels = "RGB",
+    veil: Share = 0,
+    columns: Count = 1,
+    colorbar: bool = False,
+    panel: Positive | None = None,
 ) -> Figure:
     """A matplotlib figure: a row for each image and view, a column for each entry of `maps`.
 
@@ -44,11 +58,11 @@ def figure(
     volumes and clips some slices or frames are shown, among them the hottest of each column.
 
     Args:
-        images: one picture as for `overlay`, a batch ``(N, C, H, W)``, or a list of pictures,
-            which may differ in size; a tensor of signals ``(N, C, L)`` or of volumes or clips
-            ``(N, C, D, H, W)``; ``None`` shows the maps alone. Pictures and volumes of a tensor
-            with neither 1 nor 3 channels are shown as the mean of their channels in grey, from
-            the smallest value to the largest.
+        images: one picture as for `overlay`, a batch ``(N, C, H, W)``, a list of pictures, which
+            may differ in size, or what `camlib.load` returned; a tensor of signals ``(N, C, L)`` or
+            of volumes or clips ``(N, C, D, H, W)``; ``None`` shows the maps alone. Pictures and
+            volumes of a tensor with neither 1 nor 3 channels are shown as the mean of their
+            channels in grey, from the smallest value to the largest.
         maps: by column title: heatmaps ``(N, H, W)`` in [0, 1], signed attributions
             ``(N, C, H, W)`` with 1 or 3 channels or those of `images`, or what
             `cam.explain(...)` or `camlib.localize(...)` returned; of signals and volumes likewise.
@@ -66,6 +80,15 @@ def figure(
         kind: what one sample is, where shapes cannot tell. By default explanations do, then a
             tensor of five axes holds volumes, one whose heatmaps are ``(N, L)`` signals, and
             everything else is a picture.
+        transform: what made the model's input from pictures, see `overlay`; attributions too then
+            lie where the model looked.
+        fit: see `overlay`.
+        channels: ``"BGR"`` for pictures as OpenCV reads them.
+        veil: how dark the part of a picture becomes that the model did not see, from 0 to 1.
+        columns: how many images stand side by side.
+        colorbar: whether a bar tells the colours of heatmaps: each map has them from its own lowest
+            to its own highest value, unless it was given on another scale.
+        panel: the width of a picture in inches.
 
     Raises:
         InputError: an argument that does not fit; the message says what to do.
@@ -86,30 +109,36 @@ def figure(
         if isinstance(value, Explanation):
             images = value.channels_first(images)
             break
+    placements: Sequence[Placement] = ()
+    if isinstance(images, Photos):
+        images, placements = list(images.pictures), images.placements
     kind = kind_of(images, maps, kind)
+    if transform is not None and images is not None and kind == "picture":
+        placements = placements_of(transform, images)
     samples = None if images is None else read(images, kind)
     count = count_of(next(iter(maps.values())), kind) if samples is None else len(samples)
     names = [""] * count if names is None else [names] if isinstance(names, str) else names
     if len(names) != count:
         raise InputError(f"names has {len(names)} entries; expected one for each of {count} images")
-    channels = channels_of(images, kind)
+    if samples is not None and channels == "BGR":
+        samples = [values.flip(0) for values in samples]
     shown = [
         column
         for title, value in maps.items()
-        for column in columns(title, value, count, kind, channels, labels)
+        for column in columns_of(title, value, count, kind, channels_of(images, kind), labels)
     ]
     places = [""] * count
     if kind == "volume":
         samples, shown, names, places = as_slices(samples, shown, names, slices, mode)
     elif kind == "picture":
         shown = [painted(column, mode) for column in shown]
-    brush = Brush(mode, alpha, colormap)
-    panel = brush.signal if kind == "signal" else brush.picture
+    brush = Brush(mode, alpha, colormap, placements, fit, veil)
+    paint = brush.signal if kind == "signal" else brush.picture
     rows = []
     for i, place in enumerate(places):
         for view in views:
             under = None if samples is None else samples[i]
-            panels = [panel(under, column, i, view) for column in shown]
+            panels: list[Any] = [paint(under, column, i, view) for column in shown]
             captions = [column.captions[i] for column in shown]
             if under is not None:
                 panels.insert(0, Line(under) if kind == "signal" else to_array(under))
@@ -124,4 +153,35 @@ def figure(
     titles = [column.title for column in shown]
     if samples is not None:
         titles.insert(0, "signal" if kind == "signal" else "image")
-    return draw(titles, rows, WIDTH if kind == "signal" else PANEL)
+    wide = min(columns, count)
+    scale = _scale(colormap) if colorbar and not all(column.signed for column in shown) else None
+    width = panel or (WIDTH if kind == "signal" else PANEL)
+    return draw(titles * wide, _side_by_side(rows, wide, len(views)), width, scale)
+
+
+def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
+    """`rows`, so many of each image, with `wide` images in each."""
+    if wide == 1:
+        return list(rows)
+    found = []
+    for start in range(0, len(rows), wide * views):
+        for view in range(views):
+            side = rows[start + view : start + wide * views : views]
+            panels = [each for row in side for each in row.panels]
+            captions = [each for row in side for each in row.captions]
+            missing = (wide - len(side)) * len(side[0].panels)
+            blank = np.full((1, 1, 3), 255, np.uint8)
+            found.append(
+                Row(
+                    panels=[*panels, *[blank] * missing],
+                    captions=[*captions, *[""] * missing],
+                    label=side[0].label,
+                    samples=wide,
+                )
+            )
+    return found
+
+
+def _scale(colormap: Any) -> Scale:
+    shades = colorize(torch.linspace(1, 0, 256)[:, None], colormap)
+    return Scale(to_array(shades), "high", "low", "each map by itself")

@@ -7,22 +7,40 @@ their device; the only wait for it is the check that the values are in range.
 from __future__ import annotations
 
 import math
-from difflib import get_close_matches
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from camlib.arguments import described
 from camlib.errors import InputError
 from camlib.maps import precise, resize
+from camlib.methods.explanation import Explanation
 from camlib.options import Share, checked
-from camlib.visual.pictures import Picture, check_unit, is_signal, is_volume, unpack_stored
+from camlib.visual.colors import color_table, look_up
+from camlib.visual.coordinates import size_of
+from camlib.visual.photos import Photos
+from camlib.visual.pictures import (
+    Picture,
+    check_unit,
+    is_signal,
+    is_volume,
+    unpack_stored,
+)
+from camlib.visual.placement import Placement, by, check_shape, may_be_grid, measured
+from camlib.visual.transforms import Transform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
+Fit = Literal["stretch"]
+"""How a map is laid on a photo that is not of the size that the model saw."""
+
+Channels = Literal["RGB", "BGR"]
+"""The order of the colours of an image."""
 
 _CACHED = 2**18
 """How many pixels are blended at once on a CPU."""
@@ -31,11 +49,16 @@ _CACHED = 2**18
 @checked
 def overlay(
     image: Picture,
-    heatmap: Tensor | NDArray[Any],
+    heatmap: Tensor | NDArray[Any] | Explanation,
     alpha: Share = 0.5,
-    colormap: str = "jet",
+    colormap: Any = "jet",
     emphasize: bool = False,
     threshold: Share | None = None,
+    *,
+    transform: Transform | Placement | None = None,
+    fit: Fit | None = None,
+    channels: Channels = "RGB",
+    veil: Share = 0,
 ) -> Picture:
     """`image` under the colours of `heatmap`: ``(1 - alpha) * image + alpha * colour``.
 
@@ -45,18 +68,40 @@ def overlay(
         image: a PIL image of any mode; a NumPy array ``(H, W)`` or ``(H, W, C)``; a tensor
             ``(C, H, W)``, ``(N, C, H, W)`` or, for volumes and clips, ``(N, C, D, H, W)``, of
             which each slice or frame is blended. 1 or 3 channels, uint8 or floating point in
-            [0, 1].
+            [0, 1]. A list of these, or what `camlib.load` returned, gives a list.
         heatmap: values in [0, 1]; ``(H, W)`` or ``(1, H, W)`` for one image, ``(N, H, W)`` for N;
-            ``(N, D, H, W)`` for volumes. One of another size is resized, linearly.
+            ``(N, D, H, W)`` for volumes. One of another size is resized, linearly. Or what
+            ``cam.explain(...)`` returned.
         alpha: how much of the colour is seen: 0 none, 1 nothing else.
-        colormap: any matplotlib colour map.
+        colormap: any matplotlib colour map, or its name.
         emphasize: push the values apart, ``h = 1 / (1 + exp(-50 (h - 0.5)))``, so that the better
             half stands out.
         threshold: where the (emphasized) heatmap is below, the image is left as it is.
+        transform: what made the model's input from `image`: a torchvision transform, an image
+            processor of Hugging Face, a transform of albumentations or any function from a picture
+            to a tensor. The map then lies where the model looked, see `camlib.visual.measured`.
+        fit: ``"stretch"`` says that `image` was resized to the model's input as a whole, so that
+            there is nothing to warn of.
+        channels: ``"BGR"`` for arrays and tensors as OpenCV reads them; so is the result.
+        veil: how dark the part becomes that the model did not see: 0 as it is, 1 black.
 
     Raises:
         InputError: an argument that does not fit; the message says what to do.
     """
+    if isinstance(image, list | tuple | Photos):
+        options = {
+            "alpha": alpha,
+            "colormap": colormap,
+            "emphasize": emphasize,
+            "threshold": threshold,
+            "fit": fit,
+            "channels": channels,
+            "veil": veil,
+        }
+        return _each(image, heatmap, transform, options)
+    seen: tuple[int, ...] | None = None
+    if isinstance(heatmap, Explanation):
+        image, seen, heatmap = heatmap.channels_first(image), heatmap.size, _heatmap(heatmap)
     if is_signal(image, heatmap):
         raise InputError(
             f"image of shape {tuple(image.shape)} with heatmap of shape {tuple(heatmap.shape)} is "
@@ -70,17 +115,28 @@ def overlay(
     heat = precise(_heat(heatmap, count, len(size)).to(pixels.device))
     stored = pixels.dtype == torch.uint8
     check_unit(heatmap=heat, **({} if stored else {"image": pixels}))
+    placement = _placement(transform, image, heat.shape[1:], seen)
+    photo, region = pixels, (slice(None), slice(None))
+    if placement is not None:
+        region = placement.region
+        pixels = photo[..., region[0], region[1]]
+        size = pixels.shape[2:]
+    elif fit is None and len(size) == 2:
+        check_shape(seen or heat.shape[1:], size, exact=seen is not None)
     white = 255 if stored else 1
     colors = color_table(colormap, pixels.device) * (alpha * white)
+    if channels == "BGR":
+        colors = colors.flip(1)
     deep = len(pixels) // count
     blended = pixels.new_empty(pixels.shape)
     # Parts that stay in the processor's cache: memory takes longer than arithmetic.
-    step = max(1, _CACHED // math.prod(size)) if pixels.device.type == "cpu" else count
+    step = max(1, _CACHED // max(math.prod(size), 1)) if pixels.device.type == "cpu" else count
     planes = colors.new_empty(3, min(step, count) * deep, *size[-2:])
     for start in range(0, count, step):
         part = slice(start * deep, (start + step) * deep)
-        here = resize(heat[start : start + step].clamp(0, 1)[:, None], size)
-        here = here.reshape(-1, *size[-2:])
+        here = heat[start : start + step].clamp(0, 1)[:, None]
+        here = resize(here, size) if placement is None else placement.on_region(here)
+        here = here.flatten(0, -3)
         if emphasize:
             here = emphasized(here)
         mixed = look_up(here, colors, out=planes[:, : len(here)])
@@ -92,7 +148,16 @@ def overlay(
         mixed.clamp_(0, white)
         if stored:
             blended[part] = mixed.round_().to(torch.int16)
+    if placement is not None:
+        whole = photo.clone() if veil == 0 else _darker(photo, veil)
+        whole[..., region[0], region[1]] = blended
+        blended = whole
     return restore(blended)  # type: ignore[no-any-return]
+
+
+def _darker(pixels: Tensor, veil: float) -> Tensor:
+    dark = pixels * (1 - veil)
+    return dark.round().to(pixels.dtype) if pixels.dtype == torch.uint8 else dark
 
 
 def emphasized(heat: Tensor) -> Tensor:
@@ -100,49 +165,67 @@ def emphasized(heat: Tensor) -> Tensor:
     return torch.sigmoid(50 * (heat - 0.5))
 
 
-def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
+def colorize(heatmap: Tensor, colormap: Any = "jet") -> Tensor:
     """The colours ``(..., 3, H, W)`` of `heatmap` ``(..., H, W)``, in [0, 1], on its device.
 
-    Values are cut into 256 steps as matplotlib does; those outside [0, 1] get the colour at the
-    end.
+    Values are cut into 256 steps as matplotlib does.
 
     Raises:
-        InputError: matplotlib has no such colour map.
+        InputError: matplotlib has no such colour map, or values are outside [0, 1].
     """
+    if not isinstance(heatmap, Tensor) or not heatmap.is_floating_point() or not heatmap.numel():
+        heatmap = _heat(heatmap, 1, 2)[0]
+    check_unit(heatmap=heatmap)
     return look_up(heatmap, color_table(colormap, heatmap.device)).contiguous()
 
 
-def look_up(heatmap: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
-    """The rows of `table` ``(steps, 3)`` that `heatmap` ``(..., H, W)`` in [0, 1] points at.
+def _each(images: Any, heatmaps: Any, transform: Any, options: dict[str, Any]) -> Any:
+    """The overlay of each of several images, or of the only one of a photo that was loaded."""
+    pictures = images.pictures if isinstance(images, Photos) else images
+    seen = heatmaps.size if isinstance(heatmaps, Explanation) else None
+    maps = _heatmap(heatmaps) if isinstance(heatmaps, Explanation) else heatmaps
+    if isinstance(maps, Tensor | np.ndarray) and maps.ndim == 2:
+        maps = maps[None]
+    if not isinstance(maps, Tensor | np.ndarray | list | tuple) or len(maps) != len(pictures):
+        raise InputError(
+            f"heatmap is {described(maps)}; expected one for each of {len(pictures)} images"
+        )
+    places = [transform] * len(pictures)
+    if isinstance(images, Photos) and transform is None:
+        places = list(images.placements)
+    if seen is not None and transform is None and not isinstance(images, Photos):
+        for picture in pictures if options["fit"] is None else ():
+            check_shape(seen, size_of(picture), exact=True)
+        options["fit"] = "stretch"
+    found = [
+        overlay(picture, heat, transform=place, **options)
+        for picture, heat, place in zip(pictures, maps, places, strict=True)
+    ]
+    return found[0] if isinstance(images, Photos) and images.single else found
 
-    Args:
-        heatmap: where in the table; what is outside [0, 1] gets the colour at the end.
-        table: colours.
-        out: memory for the result ``(..., 3, H, W)``, a view of it: ``(3, ..., H, W)``.
-    """
-    step = (heatmap.detach().float() * len(table)).clamp_(0, len(table) - 1).int().flatten()
-    planes = table.new_empty(table.shape[1], *heatmap.shape) if out is None else out
-    # One colour at a time: rows of the table would have to be taken apart again.
-    for values, plane in zip(table.t().contiguous(), planes, strict=True):
-        torch.index_select(values, 0, step, out=plane.view(-1))
-    return planes.movedim(0, -3)
+
+def _heatmap(explanation: Explanation) -> Tensor:
+    if explanation.attribution:
+        raise InputError(
+            f"{explanation.method} explains single pixels, with signed values that are no heatmap; "
+            "show them by seen.figure(images), or as a picture by camlib.to_image(seen.heatmap)"
+        )
+    return explanation.heatmap
 
 
-@lru_cache(maxsize=64)
-def color_table(colormap: str, device: torch.device, steps: int = 256) -> Tensor:
-    """The colours ``(steps, 3)`` of a matplotlib colour map, on `device`.
-
-    Raises:
-        InputError: matplotlib has no such colour map.
-    """
-    import matplotlib
-
-    if colormap not in matplotlib.colormaps:
-        near = get_close_matches(str(colormap), matplotlib.colormaps, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else "use a name in matplotlib.colormaps"
-        raise InputError(f"colormap {colormap!r} not found; {advice}")
-    colors = matplotlib.colormaps[colormap].resampled(steps)((np.arange(steps) + 0.5) / steps)
-    return torch.tensor(colors[:, :3], dtype=torch.float32, device=device)
+def _placement(
+    transform: Any, image: Any, grid: Sequence[int], seen: Sequence[int] | None
+) -> Placement | None:
+    """Where the map lies on `image`, if a `transform` tells."""
+    if transform is None:
+        return None
+    placement = measured(transform, image)
+    if not (placement.seen == tuple(seen) if seen else may_be_grid(grid, placement.seen)):
+        raise InputError(
+            f"transform makes an input of {by(placement.seen)} from this photo, but the heatmap is "
+            f"of one of {by(seen or grid)}; pass the transform that made the input"
+        )
+    return placement
 
 
 def _heat(heatmap: Any, count: int, axes: int) -> Tensor:
@@ -161,6 +244,8 @@ def _heat(heatmap: Any, count: int, axes: int) -> Tensor:
             "convert it, and divide values up to 255 by 255"
         )
     batched = axes + 1
+    if len(shape) == batched and shape[-1] == 1 and shape[0] > 1 and count == 1:
+        heat, shape = heat[..., 0], shape[:-1]  # (H, W, 1), as some libraries have it
     if len(shape) == batched + 1 or (len(shape) == batched and count == 1 and shape[0] > 1):
         several = "heatmap[:, k]" if len(shape) > batched else "heatmap[k]"
         raise InputError(

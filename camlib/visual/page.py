@@ -8,11 +8,13 @@ keep it alive and ask for a display.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from camlib.visual.style import check_letters, house_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,8 @@ _TALLEST = 3.0
 _GAP = 0.1
 _LINE = 0.17
 _FONT_POINTS = 9
+_BAR = 0.14
+_BAR_WIDTH = 0.65
 
 
 class Drawing(Protocol):
@@ -39,36 +43,72 @@ class Drawing(Protocol):
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What colours stand for.
+
+    Attributes:
+        colors: from the highest to the lowest, ``(steps, 1, 3)``, uint8.
+        high: what the highest stands for.
+        low: what the lowest stands for.
+        note: what stands between them, if there is room.
+    """
+
+    colors: NDArray[Any]
+    high: str
+    low: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of a page.
 
     Attributes:
-        panels: pictures ``(H, W, 3)``, uint8, or drawings, all in the proportions of the first.
+        panels: pictures ``(H, W, 3)``, uint8, or drawings, all those of a sample in the proportions
+            of its first.
         captions: what stands under each panel; may have several lines.
         label: what stands to the left, along the panels; may have several lines.
+        samples: how many samples stand side by side.
     """
 
     panels: Sequence[NDArray[Any] | Drawing]
     captions: Sequence[str]
     label: str = ""
+    samples: int = 1
+
+    def first(self, number: int) -> NDArray[Any] | Drawing:
+        """The first panel of the sample that panel `number` belongs to."""
+        each = len(self.panels) // self.samples
+        return self.panels[number // each * each]
 
     def height(self, width: float) -> float:
         """The height of the panels, of `width`, in inches; within reason, and the label fits."""
-        rows, columns = self.panels[0].shape[:2]
-        return max(min(width * rows / columns, _TALLEST), *map(_width, self.label.split("\n")), 0)
+        shapes = [self.first(number).shape for number in range(len(self.panels))]
+        tallest = max(width * shape[0] / shape[1] for shape in shapes)
+        # What is drawn large may be as tall as it is wide.
+        return max(min(tallest, max(_TALLEST, width)), *map(_width, self.label.split("\n")), 0)
 
 
-def draw(titles: Sequence[str], rows: Sequence[Row], panel: float = PANEL) -> Figure:
+def draw(
+    titles: Sequence[str],
+    rows: Sequence[Row],
+    panel: float = PANEL,
+    scale: Scale | None = None,
+) -> Figure:
     """The figure of `rows` under the column `titles`; a title may have several lines.
 
     Args:
         titles: of the columns.
         rows: of the page.
         panel: the width of a panel in inches.
+        scale: a colour bar at the right.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    check_letters([*titles, *(text for row in rows for text in (*row.captions, row.label))])
+    with house_style():
+        return _drawn(titles, rows, panel, scale)
 
+
+def _drawn(titles: Sequence[str], rows: Sequence[Row], panel: float, scale: Scale | None) -> Figure:
     # Measuring text is slow, and captions repeat.
     written = {*titles, *(caption for row in rows for caption in row.captions)}
     fitted = {text: _fit(text, panel) for text in written}
@@ -79,36 +119,54 @@ def draw(titles: Sequence[str], rows: Sequence[Row], panel: float = PANEL) -> Fi
     top = _GAP + _text_height(headers)
     heights = [row.height(panel) for row in rows]
     below = [_text_height(texts) for texts in captions]
-    width = left + len(titles) * (panel + _GAP)
+    end = left + len(titles) * (panel + _GAP)
+    width = end + (_BAR_WIDTH if scale else 0)
     height = top + sum(heights) + sum(below) + _GAP * len(rows)
 
-    figure = Figure(figsize=(width, height), dpi=150, layout=None)
-    # Whoever has set constrained layout as the default would see the panels moved.
-    figure.set_layout_engine("none")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
 
     def write(x: float, y: float, text: str, **where: Any) -> None:
         # A class may be called "$100"; the default would read that as mathematics.
-        where |= {"fontsize": _FONT_POINTS, "parse_math": False, "ha": "center"}
+        where = {"fontsize": _FONT_POINTS, "parse_math": False, "ha": "center", **where}
         figure.text(x / width, 1 - y / height, text, **where)
 
     centers = [left + panel / 2 + k * (panel + _GAP) for k in range(len(titles))]
     for x, header in zip(centers, headers, strict=True):
         write(x, top - _GAP / 2, header, va="bottom")
+    beginning = top
     for row, texts, tall, taken in zip(rows, captions, heights, below, strict=True):
         if row.label:
             write(_GAP + beside / 2, top + tall / 2, row.label, va="center", rotation=90)
-        for x, content, text in zip(centers, row.panels, texts, strict=True):
+        for k, (x, content, text) in enumerate(zip(centers, row.panels, texts, strict=True)):
             corner = (x - panel / 2) / width, 1 - (top + tall) / height
             axes = figure.add_axes((*corner, panel / width, tall / height))
             axes.set_axis_off()
             if isinstance(content, np.ndarray):
-                axes.imshow(content, extent=(0, row.panels[0].shape[1], row.panels[0].shape[0], 0))
+                down, across = row.first(k).shape[:2]
+                axes.imshow(content, extent=(0, across, down, 0))
             else:
                 content.draw(axes)
             write(x, top + tall + _GAP / 2, text, va="top")
         top += tall + taken + _GAP
+    if scale:
+        _bar(figure, scale, end, beginning, heights[0], write)
     return figure
+
+
+def _bar(
+    figure: Figure, scale: Scale, left: float, top: float, tall: float, write: Callable[..., None]
+) -> None:
+    """Draw `scale` into the strip from `left` on, beside panels that begin at `top`."""
+    width, height = figure.get_size_inches()
+    where = left / width, 1 - (top + tall) / height, _BAR / width, tall / height
+    axes = figure.add_axes(where)
+    axes.set_axis_off()
+    axes.imshow(scale.colors, aspect="auto")
+    for y, text, side in ((top, scale.high, "top"), (top + tall, scale.low, "bottom")):
+        write(left + _BAR + _GAP / 2, y, text, va=side, ha="left")
+    if _width(scale.note) + 3 * _LINE < tall:
+        middle = left + _BAR + _GAP / 2, top + tall / 2
+        write(*middle, scale.note, va="center", ha="left", rotation=270)
 
 
 def shortened(line: str, width: float) -> str:

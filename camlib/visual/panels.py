@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from camlib.errors import InputError
 from camlib.maps import resize
 from camlib.visual.attribution import Mode, to_image
 from camlib.visual.columns import Column
-from camlib.visual.overlay import colorize, emphasized, overlay
+from camlib.visual.overlay import Fit, colorize, emphasized, overlay
 from camlib.visual.pictures import check_unit, to_array
+from camlib.visual.placement import Placement, by, check_shape
 from camlib.visual.signals import Line
 
 if TYPE_CHECKING:
@@ -25,26 +28,63 @@ View = Literal["overlay", "emphasized", "cells"]
 
 @dataclass(frozen=True)
 class Brush:
-    """How maps are painted; the attributes are arguments of `camlib.visual.figure`."""
+    """How maps are painted; the attributes are arguments of `camlib.visual.figure`.
+
+    Attributes:
+        placements: where the input of the model lies on each picture; none if it is all of it.
+    """
 
     mode: Mode
     alpha: float
-    colormap: str
+    colormap: Any
+    placements: Sequence[Placement] = ()
+    fit: Fit | None = None
+    veil: float = 0
 
     def picture(self, image: Tensor | None, column: Column, i: int, view: View) -> NDArray[Any]:
         """Map `i` of `column` over `image` ``(3, H, W)``; attributions are painted already."""
         heat = column.maps[i]
+        placement = self.placements[i] if self.placements and image is not None else None
         if column.signed:
-            return to_array(heat)
+            return to_array(heat if placement is None else self._placed(heat, placement))
         under = heat.new_zeros(3, *heat.shape) if image is None else image
-        if view == "cells":
+        if view == "cells" and placement is None:
             found = to_array(colorize(_cells(column, i, under.shape[1:]), self.colormap))
             return _with_boxes(found, column, i)
         opacity = 1 if image is None else self.alpha
+        if placement is not None and view == "cells":
+            heat, opacity = _cells(column, i, placement.seen), 1
+        fit = self.fit
+        if image is not None and placement is None and fit is None and column.seen:
+            check_shape(column.seen, image.shape[1:], exact=True)
+            fit = "stretch"
         found = to_array(
-            overlay(under, heat, opacity, self.colormap, emphasize=view == "emphasized")
+            overlay(
+                under,
+                heat,
+                opacity,
+                self.colormap,
+                emphasize=view == "emphasized",
+                transform=placement,
+                fit=fit,
+                veil=self.veil,
+            )
         )
-        return _with_boxes(found, column, i)
+        return _with_boxes(found, column, i, placement)
+
+    def _placed(self, painted: Tensor, placement: Placement) -> Tensor:
+        """An attribution ``(3, h, w)``, painted, where it lies on a photo: ``(3, H, W)``, uint8."""
+        if painted.shape[1:] != placement.seen:
+            raise InputError(
+                f"transform makes an input of {by(placement.seen)} from this photo, but the "
+                f"attribution is of one of {by(painted.shape[1:])}; pass the transform that made it"
+            )
+        nothing = to_image(painted.new_zeros(3, 1, 1, dtype=torch.float32), self.mode)
+        whole = nothing.repeat(1, *placement.photo)
+        rows, columns = placement.region
+        values = placement.on_region(painted[None].float())[0]
+        whole[:, rows, columns] = values.round().to(torch.uint8)
+        return whole
 
     def signal(self, signal: Tensor | None, column: Column, i: int, view: View) -> Line:
         """`signal` ``(C, L)`` in the colours of map `i` of `column`; the map itself without one."""
@@ -63,23 +103,33 @@ class Brush:
         return Line(heat if signal is None else signal, colorize(heat, self.colormap))
 
 
-def _with_boxes(picture: NDArray[Any], column: Column, i: int) -> NDArray[Any]:
-    """`picture` ``(H, W, 3)`` with white lines around the regions of map `i` of `column`."""
+def _with_boxes(
+    picture: NDArray[Any], column: Column, i: int, placement: Placement | None = None
+) -> NDArray[Any]:
+    """`picture` ``(H, W, 3)`` with white lines around the regions of map `i` of `column`.
+
+    With a `placement`, the map is of what the model saw of the picture.
+    """
     if not column.boxes:
         return picture
-    found = picture.copy()
-    height, width = found.shape[:2]
+    height, width = picture.shape[:2] if placement is None else placement.seen
     down, across = (a / b for a, b in zip((height, width), column.maps.shape[1:], strict=True))
     line = max(min(height, width) // 100, 1)
+    lines = torch.zeros(height, width, dtype=torch.bool)
     for left, top, right, bottom in column.boxes[i].tolist():
         rows, columns = (
             slice(round(start * scale), max(round(end * scale), round(start * scale) + 1))
             for start, end, scale in ((top, bottom, down), (left, right, across))
         )
-        inside = found[rows, columns]
-        inner = inside[line:-line, line:-line].copy()
-        inside[:] = 255
-        inside[line:-line, line:-line] = inner
+        inner = lines[rows, columns][line:-line, line:-line].clone()
+        lines[rows, columns] = True
+        lines[rows, columns][line:-line, line:-line] = inner
+    found = picture.copy()
+    if placement is None:
+        found[lines.numpy()] = 255
+    else:
+        part = found[placement.region]
+        part[placement.on_region(lines[None, None].float())[0, 0].numpy() > 0.5] = 255
     return found
 
 

@@ -8,6 +8,7 @@ nobody notices.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from camlib.errors import InputError
+from camlib.visual.reading import in_unit, rgb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,11 +28,6 @@ Picture = TypeVar("Picture", bound="Tensor | NDArray[Any] | Image")
 """The same kind of picture in and out."""
 
 _TOLERANCE = 1e-3
-_ADVICE = {
-    "image": "undo the normalisation of the model's input (image * std + mean), or divide values "
-    "up to 255 by 255",
-    "heatmap": "normalise it first: (heatmap - heatmap.min()) / (heatmap.max() - heatmap.min())",
-}
 
 
 def unpack(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -85,8 +82,22 @@ def check_unit(**named: Tensor) -> None:
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
             raise InputError(
                 f"{name} holds values from {low:.4g} to {high:.4g}; expected finite values in "
-                f"[0, 1]; {_ADVICE[name]}"
+                f"[0, 1]; {_advice(name, low, high)}"
             )
+
+
+def _advice(name: str, low: float, high: float) -> str:
+    """What makes values from `low` to `high` fit."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"look for where they come from, or pass {name}.nan_to_num(0, 1, 0).clamp(0, 1)"
+    if name == "image":
+        return (
+            "undo the normalisation of the model's input (image * std + mean), or divide values up "
+            "to 255 by 255"
+        )
+    if low == high:
+        return f"it is the same everywhere: pass {name}.clamp(0, 1)"
+    return f"normalise it first: ({name} - {name}.min()) / ({name}.max() - {name}.min())"
 
 
 def is_volume(image: Any) -> TypeGuard[Tensor]:
@@ -174,15 +185,10 @@ def _from_array(image: NDArray[Any]) -> Tensor:
 
 
 def _from_pil(image: Image) -> Tensor:
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I") or image.mode == "F":
         # PIL itself clips 16 bits to 255, which makes nearly every scan white.
-        return _from_array(np.array(image).astype(np.float32) / 65535)
-    if image.mode in ("I", "F"):
-        raise InputError(
-            f"image of mode {image.mode!r} has no known range; expected 8 or 16 bits a channel; "
-            "scale it to 255 and convert it to 'L'"
-        )
-    return _from_array(np.array(image.convert("RGB")))
+        return _from_array(in_unit(np.asarray(image)))
+    return _from_array(np.array(rgb(image)))
 
 
 def _checked(image: Tensor) -> Tensor:

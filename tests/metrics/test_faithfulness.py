@@ -486,6 +486,30 @@ def test_other_models_inputs_and_targets():
     torch.testing.assert_close(found, expected)
 
 
+def test_lists_mappings_and_inference_mode():
+    net, batch, maps = convolutional(), images(2), torch.rand(2, 8, 8)
+    expected = metrics.faithfulness(net, batch, maps, 1, metrics=["deletion", "average_drop"])
+
+    class Listed(nn.Module):
+        def forward(self, pictures):
+            return {"logits": net(torch.stack(pictures))}
+
+    class Named(nn.Module):
+        def forward(self, pixels, scale):
+            return net(pixels * scale[:, None, None, None])
+
+    # What stands beside the image goes with its sample.
+    scale = torch.tensor([1.0, 0.5])
+    named = {"pixels": batch / scale[:, None, None, None], "scale": scale}
+    for model, given in ((Listed(), list(batch)), (Named(), named)):
+        with torch.inference_mode():
+            found = metrics.faithfulness(
+                model, given, maps, 1, metrics=["deletion", "average_drop"], batch_size=5
+            )
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
+
+
 def test_attributions_are_summed_over_channels(case):
     net, batch, _ = case
     signed = Saliency(net)(batch, 1)
@@ -504,7 +528,7 @@ def test_attributions_are_summed_over_channels(case):
         ({"score": "logit"}, "divides by the score, which has to be positive"),
         ({"score": "odds"}, "score='odds' is not known"),
         ({"tolerance": -1}, "tolerance=-1 is out of range"),
-        ({"batch_size": 0}, "batch_size=0 leaves nothing to do"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
     ],
 )
 def test_what_does_not_fit_average_drop_is_refused(change, message):
@@ -516,14 +540,14 @@ def test_what_does_not_fit_average_drop_is_refused(change, message):
 def test_what_does_not_fit_is_refused():
     net, batch, maps = convolutional(), images(2), torch.rand(2, 8, 8)
     for call, options, message in [
-        (metrics.deletion, {"step": 0}, "step=0 leaves nothing to do"),
+        (metrics.deletion, {"step": 0}, "step=0 is out of range"),
         (metrics.deletion, {"baseline": "grey"}, "baseline='grey' is not known"),
         (metrics.deletion, {"baseline": torch.rand(5, 5)}, "does not fit images"),
         (metrics.road, {"order": "morf"}, "order='morf' is not known"),
         (metrics.road, {"shares": (0, 0.5)}, "are out of range"),
         (metrics.road, {"noise": -1}, "noise=-1 is out of range"),
         (metrics.infidelity, {"change": "noise"}, "change='noise' is not known"),
-        (metrics.infidelity, {"draws": 0}, "draws=0 leaves nothing to do"),
+        (metrics.infidelity, {"draws": 0}, "draws=0 is out of range"),
         (metrics.coherency, {"method": None}, "pass method="),
         (metrics.sensitivity_max, {"method": GradCAM(net), "radius": 0}, "radius=0 is out of"),
         (metrics.average_gain, {"score": "logit", "target": TARGETS}, "what a probability lacks"),

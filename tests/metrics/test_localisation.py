@@ -66,6 +66,19 @@ def test_max_box_accuracy(version):
     assert 0 < expected < 1
 
 
+def test_version_1_looks_at_the_largest_region_alone():
+    heatmap = torch.zeros(1, 12, 16)
+    heatmap[0, 1:4, 1:4] = 1
+    heatmap[0, 6:11, 5:15] = 1
+    small, large = torch.tensor([[1, 1, 4, 4]]), torch.tensor([[5, 6, 15, 11]])
+    found = [
+        float(metrics.max_box_accuracy(heatmap, box, version=version))
+        for version in (1, 2)
+        for box in (small, large)
+    ]
+    assert found == [0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_connected_regions_are_those_of_flooding(seed):
     generator = torch.Generator().manual_seed(seed)

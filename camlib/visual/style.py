@@ -1,0 +1,131 @@
+"""Drawing with matplotlib in one way, whatever the user's matplotlibrc says.
+
+A setting such as ``image.origin: lower`` would turn every picture upside down, ``text.usetex``
+would need LaTeX, and ``savefig.dpi`` would change the size of files. Fonts alone are kept, behind
+matplotlib's own: a name in Chinese, Japanese or Korean needs one that has its letters.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from camlib.errors import warn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FIRST = "DejaVu Sans"
+"""Comes with matplotlib."""
+
+_BACKEND = "MPLBACKEND"
+
+_EASTERN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP"),
+    *("Noto Sans KR", "Source Han Sans SC", "Source Han Sans", "WenQuanYi Micro Hei"),
+    *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Heiti TC"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "Meiryo", "MS Gothic", "Malgun Gothic"),
+    *("Apple SD Gothic Neo", "NanumGothic", "IPAexGothic", "TakaoGothic", "Droid Sans Fallback"),
+    *("Arial Unicode MS", "Unifont"),
+)
+"""Fonts of systems that have the letters of Chinese, Japanese or Korean."""
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The block draws and saves with matplotlib's defaults, and with fonts for eastern names."""
+    matplotlib = imported()
+    families = _families()
+    with warnings.catch_warnings(), matplotlib.style.context("default"):
+        matplotlib.rcParams["font.family"] = list(families)
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+def check_letters(texts: Iterable[str]) -> None:
+    """Warn in one line of letters in `texts` that no font has."""
+    letters = {letter for text in texts for letter in text if not letter.isascii()}
+    families = _families() if letters else ()
+    if lacking := sorted(letter for letter in letters if not _has(families, letter)):
+        warn(
+            f"no font of this system has {''.join(lacking[:10])!r}, which show as boxes; install "
+            "one, such as Noto Sans CJK for Chinese, Japanese and Korean"
+        )
+
+
+def imported() -> Any:
+    """The module matplotlib, also where the variable MPLBACKEND names no backend."""
+    try:
+        import matplotlib
+    except ValueError:
+        wrong = os.environ.pop(_BACKEND)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]  # half imported
+        try:
+            import matplotlib
+        finally:
+            os.environ[_BACKEND] = wrong
+    import matplotlib.style
+
+    return matplotlib
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that shows itself in any notebook."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure: Figure = _page()(figsize=(width, height), dpi=150)
+    figure.set_layout_engine("none")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@cache
+def _page() -> Any:
+    from matplotlib.figure import Figure
+
+    class Page(Figure):
+        """A figure that is saved as it was drawn, and that a notebook shows without pyplot."""
+
+        def savefig(self, *args: Any, **options: Any) -> None:
+            with house_style():
+                super().savefig(*args, **options)
+
+        def _repr_png_(self) -> bytes:
+            from camlib.visual.files import to_png
+
+            return to_png(self)
+
+    return Page
+
+
+def _families() -> tuple[str, ...]:
+    """Fonts that are there: matplotlib's own, the user's, those for eastern names."""
+    from matplotlib.font_manager import fontManager
+
+    matplotlib = imported()
+    there = {font.name for font in fontManager.ttflist}
+    users = [
+        name
+        for family in matplotlib.rcParams["font.family"]
+        for name in matplotlib.rcParams.get(f"font.{family}", [family])
+    ]
+    latin = matplotlib.rcParamsDefault["font.sans-serif"]
+    others = [name for name in (*users, *_EASTERN) if name in there and name not in latin]
+    return tuple(dict.fromkeys([_FIRST, *others]))
+
+
+def _has(families: tuple[str, ...], letter: str) -> bool:
+    return any(_font(family).get_char_index(ord(letter)) for family in families)
+
+
+@cache
+def _font(family: str) -> Any:
+    from matplotlib.font_manager import findfont, get_font
+
+    return get_font(findfont(family))
