@@ -112,8 +112,12 @@ def finer(peers: Any) -> Pair:
 
 @case("grad-cam", "RefineCAM")
 def refine(peers: Any) -> Pair:
-    theirs = of_grad_cam(peers, "RefineCAM", layers=(EARLY, LAYER))
-    method = camlib.GradCAMPlusPlus(model(), [EARLY, LAYER], fuse="product")
+    """Of Grad-CAM in both."""
+    net, library = model(), peers["grad-cam"]
+    modules = [net.get_submodule(layer) for layer in (EARLY, LAYER)]
+    peer = library.RefineCAM(net, modules, base_method=library.GradCAM)
+    theirs = tensor(peer(scenes(), [peers["target"](int(c)) for c in classes()]))
+    method = camlib.GradCAM(model(), [EARLY, LAYER], fuse="product")
     return theirs, method(scenes(), classes())
 
 
@@ -199,3 +203,14 @@ def fused(peers: Any) -> Pair:
         theirs = tensor(peer.fuse_cams(found, (SIZE, SIZE)))
     method = camlib.LayerCAM(model(), layers, normalize=False)
     return theirs, method(scenes(), classes())
+
+
+@case("torchcam", "RefineCAM")
+def refine_of_torchcam(peers: Any) -> Pair:
+    """Of Grad-CAM in both."""
+    net, layers, library = model(), [EARLY, LAYER], peers["torchcam"]
+    kind = library.RefineCAM
+    with kind(net, layers, (3, SIZE, SIZE), base_method=library.GradCAM) as peer:
+        theirs = tensor(peer(classes().tolist(), net(scenes()), normalized=False)[0])
+    method = camlib.GradCAM(model(), layers, fuse="product", resize=False)
+    return peaked(theirs), method(scenes(), classes())

@@ -241,13 +241,13 @@ def test_other_inputs_of_the_images_size_move_with_it():
 
 
 MASK = torch.zeros(2, 8, 8)
-MASK[0, 1:4, :3] = MASK[1, 5:, 4:] = 1
+MASK[0, 2:4, :4] = MASK[1, 4:, 6:] = 1  # whole cells of the output's grid, 4 x 4
 
 
 @pytest.mark.parametrize("target", ["one", "several", "predicted"])
 def test_segments_move_with_the_image(target):
     net, batch = dense().double(), images(2).double()
-    method = GradCAM(net, "features", relu=False, resize=False)
+    method = HiResCAM(net, "features", relu=False, resize=False)
 
     def asked(mask):
         if target == "one":
@@ -274,7 +274,7 @@ def test_segments_move_with_the_image(target):
 
 def test_segments_of_scaled_images_fit_the_output_there():
     net, batch = dense().double(), images(2).double()
-    method = GradCAM(net, "features", relu=False)
+    method = HiResCAM(net, "features", relu=False)
     found = Augmented(method, flips=False, scales=(2,)).explain(batch, Segment(1, MASK)).map
     bigger = F.interpolate(batch, (16, 16), mode="bilinear")
     mask = MASK.repeat_interleave(2, 1).repeat_interleave(2, 2)

@@ -117,13 +117,22 @@ def test_every_class_of_camlib_on_the_page_is_there():
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("key", CASES, ids=" ".join)
-def test_agreement_is_as_the_page_says(peers, key):
+@pytest.mark.parametrize("key", [k for k in CASES if k[0] != "authors"], ids=" ".join)
+def test_agreement_with_other_libraries_is_as_the_page_says(peers, key):
+    check(key, peers)
+
+
+@pytest.mark.parametrize("key", [k for k in CASES if k[0] == "authors"], ids=" ".join)
+def test_agreement_with_the_authors_is_as_the_page_says(key):
+    check(key, None)
+
+
+def check(key: tuple[str, str], peers: Any) -> None:
     lines = PAGE.splitlines()
     [number] = [number for number, found in rows(PAGE) if found == key]
     stated = float(lines[number].rstrip("| ").split("|")[-1])
     found = measured(key, peers)
-    if stated < 1e-4:
+    if stated <= 1e-4:
         assert found < 10 * stated
     else:
         assert 0.5 * stated < found < 2 * stated

@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from nets import by_hand, convolutional, images
+from nets import Pooling, by_hand, convolutional, images, pooled
 from reference import gradient_at, score_cam
 from torch import nn
 
 from camlib import (
+    CAM,
     CAMERAS,
     AblationCAM,
     Augmented,
@@ -280,6 +281,23 @@ def test_eigen_smooth_with_other_options():
     assert gradient.any()
     with pytest.raises(InputError, match="eigen_smooth= is not an option of CAMERAS; methods that"):
         CAMERAS(net, "features", eigen_smooth=True)
+
+
+def test_nothing_to_smooth_before_a_pooling():
+    net, batch = pooled().double(), images().double()
+    plain = GradCAMPlusPlus(net, "features").explain(batch, 1).map
+    assert plain.any()
+    smooth = SmoothGradCAMPlusPlus(net, "features", samples=3, sigma=0.5)
+    assert_same(smooth.explain(batch, 1).map, plain)
+
+
+def test_cam_at_a_convolution_that_classifies_has_its_bias():
+    net, batch = convolutional().double(), images().double()
+    net.tail = nn.Sequential(nn.Conv2d(6, 4, 1), Pooling()).double()
+    found = CAM(net, "tail.0").explain(batch, 2).map
+    assert_same(found, net.tail[0](net.features(batch))[:, 2].detach())
+    before = CAM(net, "features").explain(batch, 2).map
+    assert_same(found - before, torch.full_like(before, net.tail[0].bias[2].item()))
 
 
 @pytest.mark.parametrize(
