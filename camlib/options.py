@@ -315,6 +315,7 @@ _LAYER = (
     "default; methods of pixels have none"
 )
 _TARGET = "what to explain is the target= of a call: a class, one a sample, or a function"
+_BLOCKS = "maps of attention take blocks=: how many of the last ones count"
 _DEVICE = "nothing has to be said: a map is computed where the inputs are"
 ELSEWHERE = {
     "target_layer": _LAYER,
@@ -330,7 +331,12 @@ ELSEWHERE = {
     "input_shape": "the layer is chosen from the first inputs; leave it out",
     "fc_layer": "the classifier is found by itself; leave it out",
     "aug_smooth": "wrap the method: Augmented(GradCAM(model))",
-    "eigen_smooth": "use EigenGradCAM",
+    "eigen_smooth": "methods that weigh channels have it: GradCAM(model, eigen_smooth=True)",
     "normalized": "use normalize=",
+    "multiply_by_inputs": "use multiply=",
+    "n_steps": "use steps=",
+    "nt_type": "SmoothGrad and Smooth have statistic=: 'mean', 'square' or 'variance'",
+    "layer_index": _BLOCKS,
+    "start_layer": _BLOCKS,
 }
 """What other libraries have, and where it is here."""
