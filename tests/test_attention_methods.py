@@ -582,7 +582,7 @@ def test_blocks_that_are_no_modules():
 
 
 def test_options():
-    with pytest.raises(InputError, match="tokens='all' is not known; use 'mean' or 'own'"):
+    with pytest.raises(InputError, match="tokens='all' is not known; use 'mean', 'own' or None"):
         LeGrad(transformer(), tokens="all")
     for discard in (1, -0.1, "a"):
         with pytest.raises(InputError, match=f"discard={discard!r} is no share to leave out; use"):
