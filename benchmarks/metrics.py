@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ BATCH = 32
 DRAWS = 20
 """Of metrics that draw at random."""
 
-NAMES = {
+NAMES: dict[str, Sequence[str] | Mapping[str, Mapping[str, Any]]] = {
     "confidence": ["average_drop", "increase_in_confidence", "average_gain"],
     "deletion and insertion": ["deletion", "insertion"],
     "road": ["road"],

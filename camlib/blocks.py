@@ -6,13 +6,13 @@ and decoders have other shapes, which is seen in one pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from camlib.attention import Attending, Attention
-from camlib.errors import ModelError
+from camlib.errors import InputError, ModelError
 from camlib.inputs import Inputs
 from camlib.layouts import Layout
 from camlib.layouts.reading import reading_of, readings
@@ -52,6 +52,20 @@ class Blocks:
     def last(self) -> int:
         """The number of the call that the answer is read from."""
         return self.all[-1]
+
+    def latest(self, count: int | None) -> Blocks:
+        """The last `count` of the blocks, and what pools behind them; ``None`` for all.
+
+        Raises:
+            InputError: there are not so many.
+        """
+        if count is None:
+            return self
+        if count > len(self.calls):
+            raise InputError(
+                f"blocks={count} asks for more than there are: the model has {len(self.calls)}"
+            )
+        return replace(self, calls=self.calls[-count:], names=self.names[-count:])
 
     def queries(self, read: Tensor) -> Tensor:
         """Whose rows to follow, ``(T,)``, from whether the answer is `read` from a token ``(T,)``.

@@ -8,7 +8,7 @@ are several, `camlib.images` measures which of them is looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from camlib.arguments import arguments_of, described, hint_for, position_of
+from camlib.augmentation import Augmentation
 from camlib.errors import InputError
+from camlib.maps import precise
 from camlib.passes.nested import mapped, tensors_in
 from camlib.paths import Path, Pictures, Where, at, matching, put, walk
 from camlib.readings import axes_of, axis_in, layout_named
@@ -40,6 +42,8 @@ class Inputs:
         rivals: the paths of all tensors that could be the image, where there are several.
         chosen: whether the user said which of them is.
         shared: whether what is beside the image is the same for every sample.
+        companions: pictures that belong to the samples and that the model is not called with, by
+            name and with the image's axes, such as a baseline.
     """
 
     args: tuple[Any, ...]
@@ -51,6 +55,7 @@ class Inputs:
     rivals: tuple[Path, ...] = ()
     chosen: bool = False
     shared: bool = False
+    companions: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -199,14 +204,56 @@ class Inputs:
     def of_samples(self, samples: Tensor, image: Tensor) -> Inputs:
         """The arguments for `samples` ``(M,)``, by number, with `image` of ``M`` samples.
 
-        What is beside the image is copied; the image itself goes to the model.
+        Companions come along. What is beside the image is copied; the image goes to the model.
         """
 
         def chosen(tensor: Tensor) -> Tensor:
             own = not self.shared and tensor.ndim and tensor.shape[0] == len(self)
             return tensor[samples] if own else tensor.clone()
 
-        return self.with_image(self.image[:0])._each(chosen).with_image(image)
+        companions = {name: picture[samples] for name, picture in self.companions.items()}
+        changed = self.with_image(self.image[:0])._each(chosen).with_image(image)
+        return replace(changed, companions=companions)
+
+    def accompanied(self, name: str, picture: Tensor | float) -> Inputs:
+        """The same arguments, and `picture` as a companion of the samples.
+
+        Args:
+            name: what to call it.
+            picture: a number, or a tensor that broadcasts to the images.
+
+        Raises:
+            InputError: `picture` does not fit.
+        """
+        found = torch.as_tensor(picture, device=self.image.device).detach().to(precise(self.image))
+        try:
+            found = found.expand_as(self.image)
+        except RuntimeError:
+            raise InputError(
+                f"{name} of shape {tuple(found.shape)} does not fit images of shape "
+                f"{tuple(self.image.shape)}; pass a number, or a tensor that broadcasts to them"
+            ) from None
+        return replace(self, companions={**self.companions, name: found})
+
+    def augmented(self, augmentation: Augmentation) -> Inputs:
+        """The arguments with the image changed by `augmentation`, and what lies at places in it.
+
+        That is: companions, and other arguments of the image's size, with its channels or none.
+        """
+
+        def changed(tensor: Tensor) -> Tensor:
+            if tensor.shape == (len(self), *self.size):
+                return augmentation(tensor[:, None])[:, 0]
+            if self.axis is None or tensor.ndim != self.image.ndim:
+                return tensor
+            arranged = tensor.movedim(self.axis, 1)
+            if (len(arranged), *arranged.shape[2:]) != (len(self), *self.size):
+                return tensor
+            return augmentation(arranged).movedim(1, self.axis)
+
+        companions = {name: changed(picture) for name, picture in self.companions.items()}
+        rest = self.with_image(self.image[:0])._each(changed)
+        return replace(rest.with_image(changed(self.image)), companions=companions)
 
     def with_image(self, image: Tensor) -> Inputs:
         """The arguments with another image."""

@@ -2,7 +2,8 @@
 
 A map is a tensor ``(N, K, *grid)``: sample, class, position. Resizing comes before normalising:
 bilinear interpolation does not reach the extreme values of its nodes, so a map normalised first
-would not end in [0, 1].
+would not end in [0, 1]. Maps of several layers are brought to one scale before that, at their own
+grids, as the authors of such methods do.
 """
 
 from __future__ import annotations
@@ -168,11 +169,27 @@ def _scale(maps: Tensor, how: Normalize) -> tuple[Tensor | None, Tensor, float]:
     return low, (high - low).where(~_flat(low, high, maps.dtype), math.inf), 0.0
 
 
+def alike(maps: Sequence[Tensor], how: Fuse) -> list[Tensor]:
+    """The maps of several layers, each at its own grid, on one scale, to be resized and fused.
+
+    Each map is divided by its largest absolute value; ``"sum"`` and ``None`` take maps as they are,
+    and a single map stays what it is.
+
+    Args:
+        maps: one ``(N, K, *grid)`` a layer.
+        how: as of `fuse`.
+    """
+    if len(maps) == 1 or how in (None, "sum"):
+        return list(maps)
+    scaled = [normalize(m, "max") for m in maps]
+    return [torch.tanh(2 * m) for m in scaled] if how == "scaled_max" else scaled
+
+
 def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
     """One map ``(N, K, *size)`` from those of several layers, or ``(N, K, L, *size)`` for ``None``.
 
-    Layers live on different scales, so each map is divided by its largest absolute value first,
-    but for the sum. A single map is returned as it is.
+    Layers live on different scales: `alike` puts their maps on one, before they are resized, as
+    the authors of Layer-CAM, Zoom-CAM and RefineCAM do. A single map is returned as it is.
 
     Args:
         maps: one ``(N, K, *size)`` a layer, all of the same size.
@@ -188,8 +205,7 @@ def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
         return torch.stack(list(maps), 2)
     if len(maps) == 1:
         return maps[0]
-    scaled = list(maps) if how == "sum" else [normalize(m, "max") for m in maps]
-    return _FUSIONS[how](torch.stack(scaled))
+    return _FUSIONS[how](torch.stack(list(maps)))
 
 
 _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -203,7 +219,7 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp_mean": lambda maps: _agreed(
         maps, lambda m: 1 / (m.reciprocal().logsumexp(0) - math.log(len(m)))
     ),
-    "scaled_max": lambda maps: torch.tanh(2 * maps).amax(0),
+    "scaled_max": lambda maps: maps.amax(0),
     "sum": lambda maps: maps.sum(0),
 }
 

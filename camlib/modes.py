@@ -93,12 +93,6 @@ def run_uncompiled(undo: Undoing) -> None:
     """
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
         return
-    from torch._C._dynamo import eval_frame
-
-    compiling = eval_frame.get_eval_frame_callback()
-    if compiling:  # the call stands in a compiled function, which goes on after it
-        undo(partial(eval_frame.set_eval_frame, compiling), own=True)
-        eval_frame.set_eval_frame(None)
     _stance.held(undo)
 
 

@@ -21,9 +21,8 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import torch
-
 from camlib.errors import OptionError
+from camlib.passes.compiling import as_written
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,13 @@ def checked(function: F) -> F:
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     bound = positional[:1] == ["self"]
 
-    @functools.cache
-    def declared() -> tuple[dict[str, Any], bool]:
-        return _declared(function)
+    declared: list[tuple[dict[str, Any], bool]] = []  # once read
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        if torch.compiler.is_compiling():  # annotations cannot be read there
-            return function(*args, **options)
-        kinds, open_ended = declared()
+        if not declared:
+            declared.append(_declared(function))
+        kinds, open_ended = declared[0]
         for name, value in (*zip(positional, args, strict=False), *options.items()):
             if name in kinds:
                 check(name, value, kinds[name])
@@ -117,7 +114,7 @@ def checked(function: F) -> F:
                 raise unknown(owner, name, known_to(owner, function, kinds))
         return function(*args, **options)
 
-    return call  # type: ignore[return-value]
+    return as_written(call)  # type: ignore[return-value]
 
 
 def check(name: str, value: Any, kind: Any) -> None:
@@ -244,10 +241,14 @@ def check_fields(value: Any) -> None:
         check(name, getattr(value, name), kind)
 
 
-@functools.cache
 def hints(annotated: Hashable) -> dict[str, Any]:
     """The annotations of a function or class; `Any` for what only a type checker imports."""
-    held: Any = annotated
+    if annotated not in _hints:
+        _hints[annotated] = _resolved(annotated)
+    return _hints[annotated]
+
+
+def _resolved(held: Any) -> dict[str, Any]:
     try:
         return get_type_hints(held, include_extras=True)
     except NameError:
@@ -296,6 +297,9 @@ def _kind_of(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
+_hints: dict[Hashable, dict[str, Any]] = {}
+"""The annotations that were resolved."""
+
 _WORDS = {
     bool: ["True", "False"],
     int: ["an integer"],
@@ -319,6 +323,7 @@ _LAYER = (
     "default; methods of pixels have none"
 )
 _TARGET = "what to explain is the target= of a call: a class, one a sample, or a function"
+_BLOCKS = "maps of attention take blocks=: how many of the last ones count"
 _DEVICE = "nothing has to be said: a map is computed where the inputs are"
 ELSEWHERE = {
     "target_layer": _LAYER,
@@ -334,7 +339,12 @@ ELSEWHERE = {
     "input_shape": "the layer is chosen from the first inputs; leave it out",
     "fc_layer": "the classifier is found by itself; leave it out",
     "aug_smooth": "wrap the method: Augmented(GradCAM(model))",
-    "eigen_smooth": "use EigenGradCAM",
+    "eigen_smooth": "methods that weigh channels have it: GradCAM(model, eigen_smooth=True)",
     "normalized": "use normalize=",
+    "multiply_by_inputs": "use multiply=",
+    "n_steps": "use steps=",
+    "nt_type": "SmoothGrad and Smooth have statistic=: 'mean', 'square' or 'variance'",
+    "layer_index": _BLOCKS,
+    "start_layer": _BLOCKS,
 }
 """What other libraries have, and where it is here."""

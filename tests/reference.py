@@ -296,8 +296,12 @@ def group_cam(
     target: int,
     groups: int,
     percentile: float = 70,
+    form: str = "paper",
 ) -> Tensor:
-    """The authors' code for one image ``(C, H, W)`` before its ReLU; its blur scales with it."""
+    """The paper for one image ``(C, H, W)`` before its ReLU, or the authors' code since 2021.
+
+    The blur scales with the image.
+    """
     side = min(image.shape[1:])
     blurred = blur(image, side * 50 / 224, max(round(side * 25 / 224), 1))
 
@@ -312,14 +316,15 @@ def group_cam(
         for k in range(start, min(start + size, len(activation))):
             mask += gradient[k].mean() * activation[k]
         mask = mask.clamp(min=0)
-        if percentile:
+        if percentile and form == "paper":
             level = np.percentile(mask.numpy(), percentile)
             mask = torch.where(mask > level, mask, 0)
         if mask.max() == mask.min():
             continue
-        mask = F.interpolate(mask[None, None], list(total.shape), mode="bilinear")[0, 0]
-        mask = (mask - mask.min()) / (mask.max() - mask.min())
-        total += (score(image * mask + blurred * (1 - mask)) - score(blurred)) * mask
+        large = F.interpolate(mask[None, None], list(total.shape), mode="bilinear")[0, 0]
+        mask = (large - large.min()) / (large.max() - large.min())
+        gain = score(image * mask + blurred * (1 - mask)) - score(blurred)
+        total += gain * mask if form == "paper" else max(gain, 0) * large
     return total
 
 
@@ -537,6 +542,36 @@ def recipro_cam(
     return total
 
 
+def token_recipro_cam(
+    follow: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    grid: tuple[int, int],
+    target: int,
+    *,
+    gaussian: bool = False,
+) -> Tensor:
+    """ViT-ReciproCAM: tokens ``(T, C)``, those before the patches as they are, then one patch.
+
+    With `gaussian` its neighbours too, each with its own features times the kernel.
+    """
+    height, width = grid
+    prefix = len(tokens) - height * width
+    line = {-1: 0.25, 0: 0.5, 1: 0.25} if gaussian else {0: 1.0}
+    total = torch.zeros(height, width, dtype=tokens.dtype)
+    for i in range(height):
+        for j in range(width):
+            seen = torch.zeros_like(tokens)
+            seen[:prefix] = tokens[:prefix]
+            for a, down in line.items():
+                for b, right in line.items():
+                    if 0 <= i + a < height and 0 <= j + b < width:
+                        place = prefix + (i + a) * width + j + b
+                        seen[place] = down * right * tokens[place]
+            with torch.no_grad():
+                total[i, j] = follow(seen[None])[0].softmax(0)[target]
+    return total
+
+
 def rise(
     model: Callable[[Tensor], Tensor], image: Tensor, target: int, masks: list[Tensor], share: float
 ) -> Tensor:
@@ -580,14 +615,15 @@ def occlusion(
 
 
 def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:
-    """Maps ``(h, w)`` of several layers: the maximum of their scaled, resized values."""
-    scaled = []
+    """Maps ``(h, w)`` of several layers: each scaled at its own grid, resized, the maximum."""
+    larger = []
     for found in maps:
-        large = F.interpolate(found[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        scaled.append([[math.tanh(2 * float(v / large.max())) for v in row] for row in large])
+        scaled = [[math.tanh(2 * float(value / found.max())) for value in row] for row in found]
+        scaled = torch.tensor(scaled, dtype=found.dtype)[None, None]
+        larger.append(F.interpolate(scaled, size, mode="bilinear", align_corners=False)[0, 0])
     rows, columns = size
     return torch.tensor(
-        [[max(s[i][j] for s in scaled) for j in range(columns)] for i in range(rows)],
+        [[max(float(each[i, j]) for each in larger) for j in range(columns)] for i in range(rows)],
         dtype=maps[0].dtype,
     )
 
@@ -713,6 +749,30 @@ def gradient_rollout(blocks: list[Heads], gradients: list[Heads]) -> list[list[f
             for t in places
         ]
     return relevance
+
+
+def pooled_by_attention(
+    tokens: Tensor, latents: Tensor, weights: dict[str, Tensor], heads: int
+) -> tuple[Tensor, list[list[list[Tensor]]]]:
+    """What `latents` ``(Q, C)`` take from `tokens`, and their attention by head, row and column."""
+    width = tokens.shape[1]
+    size = width // heads
+    inside, bias = weights["in_proj_weight"], weights["in_proj_bias"]
+    query = latents @ inside[:width].T + bias[:width]
+    key = tokens @ inside[width : 2 * width].T + bias[width : 2 * width]
+    value = tokens @ inside[2 * width :].T + bias[2 * width :]
+    found, attention = [], []
+    for h in range(heads):
+        part = slice(h * size, (h + 1) * size)
+        matrix, rows = [], []
+        for q in range(len(latents)):
+            powers = [(query[q, part] @ k[part] / math.sqrt(size)).exp() for k in key]
+            row = [power / sum(powers) for power in powers]
+            rows.append(sum(a * v[part] for a, v in zip(row, value, strict=True)))
+            matrix.append(row)
+        attention.append(matrix)
+        found.append(torch.stack(rows))
+    return torch.cat(found, 1) @ weights["out_proj.weight"].T + weights["out_proj.bias"], attention
 
 
 def le_grad(gradients: list[Heads]) -> list[float]:

@@ -16,7 +16,9 @@ from nets import (
     images,
     pooled,
     spread,
+    transformer,
 )
+from reference import token_recipro_cam
 from snapshot import snapshot
 from torch import nn
 
@@ -187,6 +189,31 @@ def test_class_token_stays_as_it_is(batch_first, count):
     torch.testing.assert_close(found, ablated, rtol=1e-4, atol=1e-5)
     found = ReciproCAM(net, "norm", **options).explain(batch, 2).map
     torch.testing.assert_close(found, alone.reshape(count, 4, 4))
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "first"),
+    [(None, True), ("tokens", True), ("tokens", False), ("own", True), ("own", False)],
+)
+def test_tokens_keep_their_own_features_in_recipro_cam(gaussian, layout, first):
+    net, batch = transformer(first=first).double(), images(2, 6, 8).double()
+    if layout == "tokens":
+        layout = layouts.Tokens(prefix=int(first), grid=(3, 4))
+    elif layout == "own":
+        layout = lambda a: a[:, int(first) :].mT.unflatten(2, (3, 4))  # noqa: E731
+    method = ReciproCAM(net, "features.2", gaussian=gaussian, layout=layout, batch_size=5)
+    found = method.explain(batch, [2, 0]).map
+    with torch.no_grad():
+        rows = net.features[:3](batch)
+    expected = [
+        token_recipro_cam(
+            lambda t: net.tail(net.features[3](t)), row, (3, 4), target, gaussian=gaussian
+        )
+        for row, target in zip(rows, [2, 0], strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-12)
+    assert found.std() > 1e-3
 
 
 def test_layout_that_makes_new_values_is_refused():

@@ -15,6 +15,7 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
+    "passes.compiling",
     "options",
     "draws",
     "passes.nested",
@@ -28,6 +29,8 @@ ORDER = [
     "modules",
     "chunks",
     "maps",
+    "components",
+    "augmentation",
     "targets",
     "modes",
     "rules",
@@ -78,6 +81,7 @@ ORDER = [
     "methods.averaged",
     "methods.fullgrad",
     "methods.attention",
+    "methods.le_grad",
     "methods.guided",
     "methods.ensemble",
     "methods.smooth",

@@ -318,11 +318,11 @@ def test_tokens_that_the_answer_is_read_from():
 
 
 class Pooled(nn.Module):
-    """Tokens pooled by the attention of a learned one, as SigLIP does it."""
+    """Tokens pooled by the attention of a learned one, as SigLIP does it, or the first of some."""
 
-    def __init__(self) -> None:
+    def __init__(self, latents: int = 1) -> None:
         super().__init__()
-        self.probe = nn.Parameter(torch.zeros(1, 1, 8))
+        self.probe = nn.Parameter(torch.zeros(1, latents, 8))
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -354,6 +354,113 @@ def test_pooling_by_attention_is_one_more_step():
         GradientRollout(net).explain(batch, 1).map.flatten(1), expected, **EXACT
     )
     assert LeGrad(net).explain(batch, 1).layers == ("features.2", "features.3")
+
+
+@pytest.mark.parametrize("blocks", [None, 1, 2])
+@pytest.mark.parametrize("latents", [1, 3])
+def test_le_grad_where_attention_pools(latents, blocks):
+    """As the authors' code for SigLIP and CoCa: at the pooling, over the tokens of each block."""
+    base, batch = transformer(first=False, depth=3).double(), images(2, 4, 6).double()
+    net = Net(base.features, nn.Sequential(Pooled(latents), *base.tail[1:])).eval()
+    pool = spread(net.tail[0]).double()
+    before = snapshot(net)
+    found = LeGrad(net, blocks=blocks).explain(batch, [2, 0])
+    assert snapshot(net) == before
+    assert found.replayed
+    expected = []
+    for image, target in zip(batch, [2, 0], strict=True):
+        tokens = net.features[:2](image[None])[0]
+        total = [0.0] * 6
+        for number in (2, 3, 4):
+            tokens, _ = reference.attention_of(tokens, parts(net, f"features.{number}."), 2)
+            if number < 5 - (blocks or 3):
+                continue
+            pooled, heads = reference.pooled_by_attention(
+                tokens, pool.probe[0], parts(pool, "attention."), 2
+            )
+            score = net.tail[1:](pooled[:1])[0, target]
+            for head in heads:
+                slopes = torch.autograd.grad(score, head[0], retain_graph=True)
+                total = [t + max(float(g), 0) / 2 for t, g in zip(total, slopes, strict=True)]
+        expected.append(torch.tensor(total, dtype=torch.float64).reshape(2, 3))
+    torch.testing.assert_close(found.map, torch.stack(expected), **EXACT)
+    assert found.layers == tuple(f"features.{number}" for number in range(5 - (blocks or 3), 5))
+    one = [LeGrad(net, blocks=blocks).explain(batch, k).map for k in (2, 0)]
+    both = LeGrad(net, blocks=blocks).explain(batch, [[2, 0]]).map
+    torch.testing.assert_close(both, torch.stack(one, 1), **EXACT)
+
+
+def test_le_grad_of_mean_tokens_where_attention_pools_is_flat():
+    """Tokens that are the same all count the same, which is why they stay what they are."""
+    base, batch = transformer(first=False).double(), images().double()
+    net = Net(base.features, nn.Sequential(Pooled(), *base.tail[1:])).eval()
+    spread(net.tail[0]).double()
+    found = LeGrad(net, tokens="mean").explain(batch, 1).map
+    assert found.flatten(1).std(1).max() < 1e-12
+    assert LeGrad(net, tokens="own").explain(batch, 1).map.flatten(1).std(1).min() > 1e-4
+    assert torch.equal(LeGrad(net)(batch, 1), LeGrad(net, tokens="own")(batch, 1))
+
+
+def test_le_grad_needs_no_graph_of_the_blocks_where_attention_pools():
+    base, batch = transformer(first=False, depth=6), images()
+    net = Net(base.features, nn.Sequential(Pooled(), *base.tail[1:])).eval()
+    spread(net.tail[0])
+
+    def saved(method):
+        sizes = []
+        pack = lambda t: sizes.append(t.numel()) or t  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            method(batch, 1)
+        return sum(sizes)
+
+    assert saved(LeGrad(net)) < saved(GradientRollout(net))
+    batch = batch.double().requires_grad_()
+    method = LeGrad(net.double(), differentiable=True)
+    [gradient] = torch.autograd.grad(method(batch, 2, normalize=False).sum(), batch)
+    assert gradient.any()
+    torch.testing.assert_close(method(batch, 2).detach(), LeGrad(net)(batch, 2))
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_blocks_alone(kind, blocks):
+    """``start_layer`` of Chefer et al., ``layer_index`` of LeGrad."""
+    net, batch = transformer().double(), images(2, 4, 6).double()
+    found = kind(net, blocks=blocks).explain(batch, [2, 0])
+    if blocks == 2:
+        assert torch.equal(found.map, kind(net).explain(batch, [2, 0]).map)
+        return
+    for n, (image, target) in enumerate(zip(batch, [2, 0], strict=True)):
+        attention, of_score, of_own = by_hand(net, image, target, mean=True)
+        if kind is AttentionRollout:
+            row = reference.rollout(attention[1:])[0]
+        elif kind is GradientRollout:
+            row = reference.gradient_rollout(attention[1:], of_score[1:])[0]
+        else:
+            row = reference.le_grad(of_own[1:])
+        expected = torch.tensor(row[1:], dtype=torch.float64).reshape(2, 3)
+        torch.testing.assert_close(found.map[n], expected, **EXACT)
+
+
+@pytest.mark.parametrize("discard", [0.3, 0.6])
+def test_rollout_without_the_lowest_attention(discard):
+    net, batch = transformer().double(), images(2, 4, 6).double()
+    found = AttentionRollout(net, discard=discard).explain(batch).map
+    for n, image in enumerate(batch):
+        attention, _, _ = by_hand(net, image, 0, mean=False)
+        kept = []
+        for heads in attention:
+            mean = [[sum(h[t][s] for h in heads) / len(heads) for s in range(7)] for t in range(7)]
+            order = sorted((mean[t][s], t, s) for t in range(7) for s in range(7))
+            for _, t, s in order[: int(49 * discard)]:
+                mean[t][s] = mean[t][s] if t == s == 0 else 0.0
+            kept.append([mean])
+        row = reference.rollout(kept)[0]
+        expected = torch.tensor(row[1:], dtype=torch.float64).reshape(2, 3)
+        torch.testing.assert_close(found[n], expected, **EXACT)
+    whole = AttentionRollout(net).explain(batch).map
+    assert torch.equal(AttentionRollout(net, discard=0).explain(batch).map, whole)
+    assert (found - whole).abs().max() > 0.01 * whole.max()
 
 
 def test_attention_that_nothing_reads_counts_for_nothing():
@@ -475,8 +582,16 @@ def test_blocks_that_are_no_modules():
 
 
 def test_options():
-    with pytest.raises(InputError, match="tokens='all' is not known; use 'mean' or 'own'"):
+    with pytest.raises(InputError, match="tokens='all' is not known; use 'mean', 'own' or None"):
         LeGrad(transformer(), tokens="all")
+    for discard in (1, -0.1, "a"):
+        with pytest.raises(InputError, match=f"discard={discard!r} is .*; expected a number"):
+            AttentionRollout(transformer(), discard=discard)
+    for kind in KINDS:
+        with pytest.raises(InputError, match="blocks=0 is out of range; expected an int"):
+            kind(transformer(), blocks=0)
+        with pytest.raises(InputError, match="blocks=3 asks for more than there are: the model h"):
+            kind(transformer(), blocks=3)(images(), 1)
     assert repr(LeGrad(transformer())) == "LeGrad(Net)"
 
 

@@ -14,7 +14,8 @@ from snapshot import snapshot
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, swin_t
 
-from camlib import AttentionRollout, GradientRollout, LeGrad, ModelError
+from camlib import AttentionRollout, GradientRollout, LeGrad, ModelError, layouts
+from camlib.attention import Attending
 
 KINDS = [AttentionRollout, GradientRollout, LeGrad]
 
@@ -112,6 +113,34 @@ def test_attention_written_out_by_timm(model):
     for kind in KINDS:
         found, expected = kind(twin).explain(batch, 1).map, kind(model).explain(batch, 1).map
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_le_grad_at_the_pooling_of_timm(normed):
+    """SigLIP's form; the authors' code leaves out the norm, as where there is none."""
+    timm = pytest.importorskip("timm")
+    kept = {"embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 1.5, "num_classes": 5}
+    options = {"class_token": False, "global_pool": "map", **kept}
+    model = spread(timm.models.VisionTransformer(16, 4, **options)).double()
+    if not normed:
+        model.norm = nn.Identity()
+    batch = images(2, 16, 16).double()
+    tokens = model.pos_drop(model._pos_embed(model.patch_embed(batch)))
+    total = torch.zeros(2, 16).double()
+    for number, block in enumerate(model.blocks):
+        tokens = block(tokens).detach()
+        if number == 0:
+            continue
+        with Attending(0) as attending:
+            pooled = model.attn_pool(model.norm(tokens))
+        [call] = attending.found
+        score = model.head(model.fc_norm(pooled))[[0, 1], [3, 1]].sum()
+        slope = call.per_head(torch.autograd.grad(score, call.matrix)[0])
+        total += slope.clamp(min=0).mean(1)[:, 0]
+    layout = layouts.Tokens(grid=(4, 4))
+    found = LeGrad(model, blocks=2, layout=layout).explain(batch, [3, 1])
+    torch.testing.assert_close(found.map.flatten(1), total, rtol=1e-9, atol=1e-12)
+    assert found.layers == ("blocks.1", "blocks.2")
 
 
 OWN = Case(

@@ -183,7 +183,7 @@ def test_halves_of_guided_grad_cam_explain_the_same_class():
     target = net(batch).argmax(1)
     assert torch.equal(seen.target, target)
     assert seen.method == "GuidedGradCAM"
-    heatmap = GradCAM(net, "features")(batch, target=target)
+    heatmap = GradCAM(net, "features", normalize=False)(batch, target=target)
     guided = GuidedBackprop(net)(batch, target=target)
     torch.testing.assert_close(seen.heatmap, guided * heatmap[:, None])
     assert repr(GuidedGradCAM(net, "features")) == "GuidedGradCAM(Net, layer='features')"

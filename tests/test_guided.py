@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import Net, Pooling, convolutional, images, pooled, spread
+from nets import Net, Pooling, by_hand, convolutional, images, pooled, spread
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarn
 def assert_composed(net, batch, target, layer, cam, **options):
     """That both halves are those of two calls of their own, to rounding in float64."""
     seen = GuidedGradCAM(net, layer, cam=cam, **options).explain(batch, target)
-    factor = cam(net, layer, relu=True, normalize=True, **options).explain(batch, target)
+    factor = cam(net, layer, relu=True, normalize=False, **options).explain(batch, target)
     predicted = GuidedBackprop(net).explain(batch, target)
     guided = predicted.heatmap
     expected = guided * factor.heatmap.unsqueeze(factor.heatmap.ndim - 2)
@@ -97,12 +97,32 @@ def test_ordinary_half_is_exact_at_the_bounds_of_activation_functions():
     assert_composed(net, batch, [[0, 1, 2]], "features", GradCAM)
 
 
+@pytest.mark.parametrize("lift", [0.0, 3.0])
+def test_product_is_that_of_the_authors(lift):
+    """The rectified map, enlarged, times the signal at every pixel; nothing is subtracted."""
+    net, batch = convolutional().double(), images().double()
+    net.features[3].bias.data += lift  # evidence everywhere
+    found = GuidedGradCAM(net, "features")(batch, 1)
+    guided = GuidedBackprop(net)(batch, 1)
+    lows = []
+    for n, image in enumerate(batch):
+        activation, gradient = by_hand(net, image[None], 4, 1)
+        weights = [gradient[0, k].mean() for k in range(6)]
+        total = sum(w * activation[0, k] for k, w in enumerate(weights)).clamp(min=0)
+        large = F.interpolate(total[None, None], (8, 8), mode="bilinear")[0, 0]
+        lows.append(float(large.min()))
+        for c in range(3):
+            expected = torch.stack([guided[n, c, i] * large[i] for i in range(8)])
+            torch.testing.assert_close(found[n, c], expected, rtol=1e-9, atol=1e-12)
+    assert lift == 0 or max(lows) > 0
+
+
 def test_halves_where_other_activation_functions_follow_the_rule():
     net, batch = convolutional().double(), images().double()
     found = GuidedGradCAM(net, "features", generalize=True)(batch, [[1, 2]])
     guided = GuidedBackprop(net, generalize=True)(batch, [[1, 2]])
     assert not torch.allclose(guided, GuidedBackprop(net)(batch, [[1, 2]]))
-    heatmap = GradCAM(net, "features")(batch, [[1, 2]])
+    heatmap = GradCAM(net, "features", normalize=False)(batch, [[1, 2]])
     torch.testing.assert_close(found, guided * heatmap[:, :, None], rtol=1e-12, atol=1e-12)
 
 
@@ -161,7 +181,7 @@ def test_graph_is_that_of_the_gradient_and_an_activation(in_place):
             r"cam=LayerCAM\(Net, .*\) is of type LayerCAM; expected a subclass",
         ),
         ({"cam": LayerCAM, "fuse": None}, "fuse=None leaves several maps to multiply with"),
-        ({"relu": False}, r"relu cannot be chosen: the map is a factor in \[0, 1\]"),
+        ({"relu": False}, "relu cannot be chosen: the map is a factor, rectified as it is"),
         ({"differentiable": True}, "differentiable cannot be chosen: the map is a factor"),
         (
             {"cam": ScoreCAM, "batch_size": 0},
@@ -177,7 +197,7 @@ def test_bad_options(options, message):
 def test_options_are_those_of_the_cam():
     net, batch = pooled(), images()
     found = GuidedGradCAM(net, cam=ScoreCAM, score="logit", batch_size=3)(batch, 1)
-    factor = ScoreCAM(net, score="logit")(batch, 1)
+    factor = ScoreCAM(net, score="logit", relu=True, normalize=False)(batch, 1)
     torch.testing.assert_close(found, GuidedBackprop(net)(batch, 1) * factor[:, None])
 
 

@@ -390,7 +390,7 @@ def test_flipped_image_gives_the_flipped_map(kind):
 
 def test_guided_grad_cam_is_guided_backprop_where_grad_cam_looks():
     net, batch = convolutional().double(), images().double()
-    heatmap = GradCAM(net, "features")(batch, target=2)
+    heatmap = GradCAM(net, "features", normalize=False)(batch, target=2)
     found = GuidedGradCAM(net, "features")(batch, target=2)
     assert (heatmap == 0).any()
     assert (found[(heatmap == 0)[:, None].expand_as(found)] == 0).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Net, Pooling, images, padding, pooled
+from nets import Net, Pooling, convolutional, images, padding, pooled
 from torch import nn
 from torch.nn import functional as F
 
@@ -142,18 +142,41 @@ def test_normalising_comes_after_resizing():
     assert (other - seen.heatmap).abs().max() > 1e-2
 
 
+def fused(found, how):
+    return maps.fuse(maps.alike(found, how), how)
+
+
 def test_fusions():
     one, two = torch.tensor([[[[0.0, 2.0, 4.0]]]]), torch.tensor([[[[3.0, 3.0, 6.0]]]])
     a, b = one / 4, two / 6
-    assert torch.equal(maps.fuse([one, two], "mean"), (a + b) / 2)
-    assert torch.equal(maps.fuse([one, two], "max"), torch.maximum(a, b))
-    assert torch.equal(maps.fuse([one, two], "product"), a * b)
+    assert torch.equal(fused([one, two], "mean"), (a + b) / 2)
+    assert torch.equal(fused([one, two], "max"), torch.maximum(a, b))
+    assert torch.equal(fused([one, two], "product"), a * b)
     expected = torch.maximum(torch.tanh(2 * a), torch.tanh(2 * b))
-    assert torch.equal(maps.fuse([one, two], "scaled_max"), expected)
-    assert torch.equal(maps.fuse([one, two], None), torch.stack([one, two], 2))
-    assert torch.equal(maps.fuse([one, two], "sum"), one + two)
+    assert torch.equal(fused([one, two], "scaled_max"), expected)
+    assert torch.equal(fused([one, two], None), torch.stack([one, two], 2))
+    assert torch.equal(fused([one, two], "sum"), one + two)
     with pytest.raises(InputError, match="fuse='median' is not known; use 'mean', 'max'"):
         GradCAM(pooled(), ["features", "tail"], fuse="median")
+
+
+@pytest.mark.parametrize("kind", [HiResCAM, LayerCAM])
+@pytest.mark.parametrize("resize", [True, False])
+def test_maps_of_layers_are_scaled_at_their_own_grids(kind, resize):
+    """As the authors of Layer-CAM and Zoom-CAM do: a peak between pixels counts in full."""
+    net, batch = convolutional().double(), images(2, 9, 9).double()
+    layers = ["features.2", "features", "tail.1"]
+    method = kind(net, layers, fuse="max", normalize=False, resize=resize)
+    seen = method.explain(batch, 1)
+    assert len({each.shape for each in seen.maps}) > 1
+    size = (9, 9) if resize else max(each.shape[1:] for each in seen.maps)
+    expected = torch.zeros(2, *size).double()
+    for one in seen.maps:
+        for n in range(2):
+            scaled = one[n] / one[n].max()
+            large = F.interpolate(scaled[None, None], size, mode="bilinear")[0, 0]
+            expected[n] = torch.maximum(expected[n], large)
+    torch.testing.assert_close(seen.heatmap, expected, rtol=1e-9, atol=1e-12)
 
 
 MIXERS = ["geometric", "log_exp", "exp_mean"]
@@ -163,10 +186,10 @@ MIXERS = ["geometric", "log_exp", "exp_mean"]
 def test_mixers_of_refine_cam_on_agreement_and_dissent(fuse):
     half = torch.tensor([[[[0.5, 1.0, 0.25]]]]).double()
     other = torch.tensor([[[[0.0, 1.0, -0.5]]]]).double()
-    found = maps.fuse([half, other], fuse)
+    found = fused([half, other], fuse)
     assert found[..., [0, 2]].eq(0).all()
     torch.testing.assert_close(found[..., 1], torch.ones(1, 1, 1).double())
-    twice = maps.fuse([half, half], fuse)
+    twice = fused([half, half], fuse)
     if fuse == "log_exp":  # not a mean: two at 1/2 are (1 + log 2) / (2 + log 2)
         torch.testing.assert_close(twice[0, 0, 0, 0].item(), (1 + math.log(2)) / (2 + math.log(2)))
     else:
@@ -177,7 +200,7 @@ def test_mixers_of_refine_cam_on_agreement_and_dissent(fuse):
 def test_mixers_of_refine_cam_have_finite_gradients(fuse):
     one = torch.tensor([[[[0.0, 1e-30, 1e-3, 1.0]]]], requires_grad=True)
     two = torch.tensor([[[[1.0, 1.0, 0.0, 1e-3]]]], requires_grad=True)
-    found = maps.fuse([one] * 5 + [two], fuse)
+    found = fused([one] * 5 + [two], fuse)
     assert found.isfinite().all()
     for gradient in torch.autograd.grad(found.sum(), [one, two]):
         assert gradient.isfinite().all()
@@ -203,7 +226,7 @@ def test_several_layers():
         torch.testing.assert_close(apart.heatmap[:, index], alone.heatmap)
         torch.testing.assert_close(apart.maps[index], alone.map)
     product = HiResCAM(net, layers, fuse="product").explain(batch, target=1)
-    peaks = [maps.normalize(maps.resize(seen.map[:, None], (8, 8)), "max") for seen in each]
+    peaks = [maps.resize(maps.normalize(seen.map[:, None], "max"), (8, 8)) for seen in each]
     torch.testing.assert_close(product.heatmap, maps.normalize(peaks[0] * peaks[1])[:, 0])
     assert product.map.shape == (2, 8, 8)
     assert HiResCAM(net, layers, fuse=None)(batch, target=[[0, 1, 2]], relu=False).shape == (

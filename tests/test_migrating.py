@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agreement import CASES, NOTHING, measured, rows
 from nets import convolutional, images
 from torch import Tensor, nn
 
@@ -104,15 +105,51 @@ def test_every_attribution_of_captum_is_on_the_page(peers):
         assert not options(getattr(captum, name), "attribute") - known, name
 
 
+NO_KINDS = ("None", "False", "True", "BGR")
+"""What else begins with a capital: values, and an order of colours."""
+
+
 def test_every_class_of_camlib_on_the_page_is_there():
     rows = [line.split("|") for line in PAGE.splitlines() if line.startswith("| `")]
     assert len(rows) > 90
     ours = {name for row in rows for name in named(row[2])}
-    kinds = {name for name in ours if name[0].isupper() and name not in ("None", "False")}
+    kinds = {name for name in ours if name[0].isupper() and name not in NO_KINDS}
     assert len(kinds) > 30
     for name in kinds:
         assert hasattr(camlib, name) or hasattr(targets, name), name
     assert hasattr(Concepts, "figure")
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("key", [k for k in CASES if k[0] != "authors"], ids=" ".join)
+def test_agreement_with_other_libraries_is_as_the_page_says(peers, key):
+    check(key, peers)
+
+
+@pytest.mark.parametrize("key", [k for k in CASES if k[0] == "authors"], ids=" ".join)
+def test_agreement_with_the_authors_is_as_the_page_says(key):
+    check(key, None)
+
+
+def check(key: tuple[str, str], peers: Any) -> None:
+    lines = PAGE.splitlines()
+    [number] = [number for number, found in rows(PAGE) if found == key]
+    stated = float(lines[number].rstrip("| ").split("|")[-1])
+    found = measured(key, peers)
+    if stated <= 1e-4:
+        assert found < 10 * stated
+    else:
+        assert 0.5 * stated < found < 2 * stated
+
+
+def test_every_row_says_how_far_it_agrees():
+    lines = PAGE.splitlines()
+    found = list(rows(PAGE))
+    assert len(found) > 100
+    for number, key in found:
+        cell = lines[number].rstrip("| ").split("|")[-1].strip()
+        assert (cell == NOTHING) == (key is None), lines[number]
+    assert {key for _, key in found if key} == set(CASES)
 
 
 def call(peers: Any, library: str, net: nn.Module, batch: Tensor, target: int | None) -> Any:

@@ -179,6 +179,7 @@ def test_help_documents_every_option(kind):
 def test_help_of_grad_cam():
     names = [
         "layer",
+        "eigen_smooth",
         "fuse",
         "layout",
         "differentiable",

@@ -14,7 +14,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 
 from camlib import GradCAM, LayoutError, layers, layouts
 from camlib.inputs import Inputs
-from camlib.layouts import ChannelsFirst, ChannelsLast, Tokens, reading
+from camlib.layouts import ChannelsFirst, ChannelsLast, Tokens, reader, reading
 from camlib.layouts.reader import Found
 from camlib.layouts.reading import reading_of, readings, visited
 from camlib.layouts.recognition import Reading
@@ -95,13 +95,13 @@ def said(found: Found, name: str) -> Reading | str:
 def measured(monkeypatch) -> list[set[str]]:
     """The names of what each measurement takes, as they are made."""
     seen: list[set[str]] = []
-    plain = reading.measure
+    plain = reader.measure
 
     def measure(model, given, sample, shapes, *rest):
         seen.append(set(shapes))
         plain(model, given, sample, shapes, *rest)
 
-    monkeypatch.setattr(reading, "measure", measure)
+    monkeypatch.setattr(reader, "measure", measure)
     return seen
 
 

@@ -79,8 +79,11 @@ def test_code_gives_what_the_readme_says(offline):
 def test_first_snippet_and_the_demo_need_no_opencv(tmp_path):
     """In a slim container OpenCV cannot be imported: there is no libGL."""
     (tmp_path / "first.py").write_text(blocks("README.md")[0], encoding="utf-8")
+    save_picture(zoo.scene(3, size=320).image, tmp_path / "photo.jpg")
     code = (
-        "import sys, runpy; sys.modules['cv2'] = None; runpy.run_path('first.py')\n"
+        "import sys, runpy; sys.modules['cv2'] = None; from torchvision import models\n"
+        "random = lambda *_, **__: models.get_model('resnet50').state_dict()\n"
+        "models.WeightsEnum.get_state_dict = random; runpy.run_path('first.py')\n"
         "from camlib.cli import main\n"
         "main(['demo', '-o', 'demo.png'], prog_name='camlib')"
     )

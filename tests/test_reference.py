@@ -167,11 +167,12 @@ def test_mixers_of_refine_cam(mixer):
     net, batch = convolutional().double(), images().double()
     layers = ["features.2", "features", "tail.4"]
     found = ElementWiseGradCAM(net, layers, fuse=mixer).explain(batch, target=1)
-    large = [
-        torch.nn.functional.interpolate(m[:, None], (8, 8), mode="bilinear")[:, 0]
+    scaled = [
+        torch.nn.functional.interpolate(
+            (m / m.amax((1, 2), keepdim=True))[:, None], (8, 8), mode="bilinear"
+        )[:, 0]
         for m in found.maps
     ]
-    scaled = [m / m.amax((1, 2), keepdim=True) for m in large]
     expected = [refined([m[n] for m in scaled], mixer) for n in range(2)]
     torch.testing.assert_close(found.map, torch.stack(expected))
     assert found.map.eq(0).any()

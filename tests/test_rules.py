@@ -504,7 +504,8 @@ def test_the_grad_cam_half_of_guided_grad_cam_follows_the_ordinary_gradient():
     found = GuidedGradCAM(net, "features").explain(batch, 1)
     cam = GradCAM(net, "features").explain(batch, 1)
     assert torch.equal(found.map, cam.map)
-    assert torch.equal(found.heatmap, GuidedBackprop(net)(batch, 1) * cam.heatmap[:, None])
+    factor = cam.map[:, None]  # of the image's size
+    assert torch.equal(found.heatmap, GuidedBackprop(net)(batch, 1) * factor)
 
     activation = net.features(batch).detach().requires_grad_()
     with Rectifying("guided"):

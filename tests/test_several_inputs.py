@@ -13,7 +13,6 @@ from camlib import (
     IntegratedGradCAM,
     Smooth,
     SmoothGradCAMPlusPlus,
-    TargetError,
 )
 from camlib.targets import Regression, Segment
 
@@ -86,12 +85,16 @@ def test_padding_is_cut_off_once(wrap):
     torch.testing.assert_close(found, expected)
 
 
-def test_larger_images_do_not_take_places_along():
-    with pytest.raises(
-        TargetError,
-        match="CAMERAS moves the image, and Segment asks about places in it, which do not",
-    ):
-        CAMERAS(dense(), "features")(images(), Segment(1, torch.ones(8, 8)))
+def test_larger_images_take_places_along():
+    net, batch = dense().double(), images().double()
+    mask = torch.zeros(8, 8)
+    mask[:4, 2:] = 1
+    found = CAMERAS(net, "features", scales=(2,)).explain(batch, Segment(1, mask)).map
+    large = torch.nn.functional.interpolate(batch, (16, 16), mode="bilinear")
+    activation = net.features(large).detach().requires_grad_()
+    score = net.tail(activation)[:, 1, :4, 2:].mean((1, 2)).sum()  # of a grid of 8 x 8
+    [gradient] = torch.autograd.grad(score, activation)
+    assert_same(found, (activation * gradient).sum(1).relu().detach())
 
 
 def test_bad_options():
@@ -108,6 +111,8 @@ def test_bad_options():
         InputError, match="steps=0 is out of range; expected an integer of 1 or more"
     ):
         IntegratedGradCAM(pooled(), steps=0)
+    with pytest.raises(InputError, match="interpolation='area' is not known; use 'linear' or"):
+        CAMERAS(pooled(), interpolation="area")
     with pytest.raises(InputError, match=r"scales=\(1, 0\) is out of range; expected a sequence"):
         CAMERAS(pooled(), scales=(1, 0))
     with pytest.raises(InputError, match=r"baseline of shape \(3, 4, 4\) does not fit images"):

@@ -7,7 +7,6 @@ from camlib.methods.attention import (
     AttentionMethod,
     AttentionRollout,
     GradientRollout,
-    LeGrad,
 )
 from camlib.methods.augmented import Augmented
 from camlib.methods.averaged import ExpectedGradients, IntegratedGradients
@@ -31,6 +30,7 @@ from camlib.methods.gradient import (
 from camlib.methods.group import GroupCAM
 from camlib.methods.guided import GuidedGradCAM
 from camlib.methods.layer import GradientWeighted, LayerMethod
+from camlib.methods.le_grad import LeGrad
 from camlib.methods.occlusion import RISE, Occlusion
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.pixel import GuidedBackprop, InputXGradient, PixelMethod, Saliency

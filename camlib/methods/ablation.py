@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.channelwise import Channelwise
 from camlib.chunks import Chunks, Progress
+from camlib.components import summed_by_class
 from camlib.forward import Pass
-from camlib.layouts import Layout
+from camlib.layouts import Custom, Layout, Placed, Series, Tokens
 from camlib.methods.activation import closest_classifier
 from camlib.methods.layer import LayerMethod
 from camlib.methods.options import LayerOptions, ReplayingOptions
@@ -121,9 +122,26 @@ class AblationCAM(Replaying):
     channels, and only what comes after it for each. At the last layer, when channels are to be
     weighed by their share of the score. Weak at earlier layers, where one weight for a channel says
     little and what follows is dear to run.
+
+    Args:
+        eigen_smooth: the first principal component of the ``w_k A_k`` over positions in place of
+            their sum, with the sign that makes its largest value positive: less noise, and no unit
+            of the score.
     """
 
     cost = "1 forward, 1 forward of what follows the layer for each channel"
+
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        eigen_smooth: bool = False,
+        **options: Unpack[ReplayingOptions],
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.eigen_smooth = eigen_smooth
 
     def _map(self, run: Pass, number: int, activation: Tensor) -> Tensor:
         weights = self._closed(run, number, activation)
@@ -143,7 +161,7 @@ class AblationCAM(Replaying):
             clean = maps.precise(run.scores).to(left.device)
             weights[samples, channels] = (clean[samples] - left).to(weights.dtype)
         with torch.autocast(activation.device.type, enabled=False):
-            return torch.einsum("nck,nc...->nk...", weights, activation)
+            return summed_by_class(weights, activation, eigen_smooth=self.eigen_smooth)
 
     def _closed(self, run: Pass, number: int, activation: Tensor) -> Tensor | None:
         """The weights ``(N, C, K)`` where pooling and one linear layer follow."""
@@ -165,11 +183,16 @@ class ReciproCAM(Replaying):
     Weak on large grids, one run for each position, and as a picture in [0, 1]: the map does not end
     at zero where nothing speaks for the class.
 
+    With `gaussian`, a position comes with its neighbours, by the kernel ``[1 2 1] / 4`` along each
+    axis; what falls over the border is lost. As in the authors' code, this is one operation in
+    convolutional networks, where the features of the position itself stand at its neighbours, and
+    another in transformers, where each neighbouring token keeps its own features.
+
     Args:
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
             function, are taken as they are.
-        gaussian: spread each position over its neighbours, by ``[1 2 1] / 4`` along each axis, with
-            what falls over the border lost.
+        gaussian: whether a position comes with its neighbours. The authors' code for transformers
+            does so by default, that for convolutional networks does not.
     """
 
     cost = "1 forward, 1 forward of what follows the layer for each position"
@@ -193,17 +216,18 @@ class ReciproCAM(Replaying):
         count, _, *grid = activation.shape
         cells = activation[0, 0].numel()
         pairs = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in (count, cells)))
+        own = _in_a_row(self._layout_at(run, number), run.seen.activations()[number])
 
         def alone(whole: Tensor, positions: Tensor) -> Tensor:
             flat = whole.flatten(2)
-            values = flat.take_along_dim(positions[:, None, None], 2).squeeze(2)
+            values = flat if own else flat.take_along_dim(positions[:, None, None], 2)
+            values = values.reshape(*whole.shape[:2], *(grid if own else [1] * len(grid)))
             places = torch.unravel_index(positions, grid)
-            around = values
-            for place, length in zip(places, grid, strict=True):
-                line = self._line(length, place).to(values)
-                line = line.reshape(len(whole), *[1] * (around.ndim - 1), length)
-                around = around[..., None] * line
-            return around
+            for axis, (place, length) in enumerate(zip(places, grid, strict=True)):
+                shape = [len(whole), 1, *[1] * len(grid)]
+                shape[2 + axis] = length
+                values = values * self._line(length, place).to(values).reshape(shape)
+            return values
 
         target = asked_as(run.target, self.score)
         found = self._scores(run, number, pairs, alone, target)
@@ -213,6 +237,13 @@ class ReciproCAM(Replaying):
         """What of each of `places` ``(M,)`` on a line comes to its positions, ``(M, length)``."""
         apart = (torch.arange(length, device=places.device) - places[:, None]).abs()
         return (2 - apart).clamp(min=0) / 4 if self.gaussian else apart == 0
+
+
+def _in_a_row(layout: Layout, activation: Tensor) -> bool:
+    """Whether `activation` is a row of tokens, as transformers have it, and no grid of its own."""
+    if isinstance(layout, Custom):
+        return activation.ndim == 3 and len(layout(activation).shape) > 3
+    return isinstance(layout, Tokens | Series | Placed)
 
 
 def _without(whole: Tensor, channels: Tensor) -> Tensor:

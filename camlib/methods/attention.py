@@ -10,22 +10,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal, Unpack
+from typing import Annotated, Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib.attention import Attending, Attention
 from camlib.blocks import Blocks, blocks_of
-from camlib.errors import GraphError, ModelError
+from camlib.capture import Graph
+from camlib.errors import GraphError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
 from camlib.layouts import Layout, adapted
-from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
-from camlib.methods.options import ArrangedOptions, MapOptions
+from camlib.methods.options import AttentionOptions, MapOptions
 from camlib.modules import unwrap
-from camlib.options import checked
+from camlib.options import Count, Range, checked
 from camlib.replay import Needs, Tail
 from camlib.rules import without_recomputation
 
@@ -39,9 +39,11 @@ class AttentionMethod(MapMethod):
 
     Args:
         model: any vision transformer; wrapped, compiled, frozen or training.
+        blocks: how many of the last blocks count; all by default, as in the papers.
         layout: turns tokens ``(N, T, C)`` into ``(N, C, *grid)``; recognised by default.
 
     Raises:
+        InputError: in a call, there are not so many blocks.
         ModelError: `model` is not a module; in a call, it does not attend like that.
     """
 
@@ -52,10 +54,12 @@ class AttentionMethod(MapMethod):
         self,
         model: nn.Module,
         *,
+        blocks: Count | None = None,
         layout: Layout | Callable[[Tensor], Tensor] | None = None,
         **options: Unpack[MapOptions],
     ) -> None:
         super().__init__(model, **options)
+        self.blocks = blocks
         self.layout = None if layout is None else adapted(layout)
         self._found: dict[Any, Blocks] = {}
         self._needs: dict[Any, Needs] = {}
@@ -64,8 +68,8 @@ class AttentionMethod(MapMethod):
     def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
         """The maps ``(N, K, *grid)`` from the calls of attention in `run`."""
 
-    def _first(self, blocks: Blocks) -> int:
-        """The number of the first call that needs a graph."""
+    def _first(self, blocks: Blocks) -> int | None:
+        """The number of the first call that needs a graph; ``None`` if no call does."""
         return blocks.calls[0]
 
     def _layers(self, blocks: Blocks) -> tuple[str, ...]:
@@ -76,10 +80,13 @@ class AttentionMethod(MapMethod):
         key = given.form
         if key not in self._found:
             self._found[key] = blocks_of(model, given, self.layout)
-        blocks = self._found[key]
-        layers = self._layers(blocks)
-        for graph in ("whole",) if self.differentiable else GRAPHS:
-            attending = Attending(self._first(blocks))
+        blocks = self._found[key].latest(self.blocks)
+        layers, first = self._layers(blocks), self._first(blocks)
+        graphs: tuple[Graph, ...] = GRAPHS if first is not None else ("none",)
+        if self.differentiable:
+            graphs = ("whole",)
+        for graph in graphs:
+            attending = Attending(first)
             needs = self._needs.setdefault(key, Needs())
             tails = [Tail(model, name, needs) for name in layers[-1:]]
             run = Pass.of(model, given, target, layers, graph, attending, tails=tails)
@@ -93,7 +100,7 @@ class AttentionMethod(MapMethod):
                 dtype = torch.promote_types(maps[0].dtype, run.scores.dtype)
                 return run, [each.to(dtype) for each in maps]
             except GraphError:
-                if graph == "whole":
+                if graph == graphs[-1]:
                     raise
         raise AssertionError("the whole graph comes last")
 
@@ -123,9 +130,24 @@ class AttentionRollout(AttentionMethod):
     answer is read from other tokens, the mean of their rows. The baseline for other maps of
     attention. Class-agnostic; weak because all heads count the same, and the values and perceptrons
     not at all: deep networks blur to a mean.
+
+    Args:
+        discard: the share of the lowest values of each block's mean attention that are set to zero,
+            0.9 in a well-known code. What the first token has of itself stays.
     """
 
     cost = "1 forward"
+
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        discard: Annotated[float, Range(0, 1, below=True)] = 0.0,
+        **options: Unpack[AttentionOptions],
+    ) -> None:
+        super().__init__(model, **options)
+        self.discard = discard
 
     def _first(self, blocks: Blocks) -> int:
         return blocks.last
@@ -138,6 +160,8 @@ class AttentionRollout(AttentionMethod):
                 read |= _read(gradient)
         with torch.autocast(read.device.type, enabled=False):
             means = {i: found[i].per_head(found[i].matrix).mean(1) for i in blocks.all}
+            if self.discard:
+                means |= {i: _without_lowest(means[i], self.discard) for i in blocks.calls}
             row = _mean_row(blocks.queries(read), means[blocks.last])
             if blocks.pooling is not None:
                 row = _through(row, means[blocks.pooling])
@@ -178,64 +202,19 @@ class GradientRollout(AttentionMethod):
         return [blocks.arranged(torch.cat(chunks, 1))]
 
 
-class LeGrad(AttentionMethod):
-    """LeGrad: what attention would raise the score, summed over the blocks.
-
-    ``E = sum_l mean_hq relu(ds^l / dA^l)``, the mean over heads and rows. Bousselham et al., ICCV
-    2025, arXiv:2404.03214. The score ``s^l`` is what the network makes of the tokens behind block
-    ``l`` where it expects those behind the last one: with its own norm, pooling and head, which run
-    again. For the class in question, and for deep networks: no block is seen through another. Weak
-    where the head cannot read the tokens of early blocks, as they count as much as the last.
-
-    Args:
-        tokens: ``"mean"``: in ``s^l`` each token is replaced by the mean of all, as the authors'
-            code for CLIP does it, whichever of them the network pools; ``"own"``: the tokens stay
-            what they are, and ``s^L`` is the score.
-    """
-
-    cost = "1 forward, 1 forward and backward of what follows, for each block"
-    fuse: Fuse = "sum"
-
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        tokens: Literal["mean", "own"] = "mean",
-        **options: Unpack[ArrangedOptions],
-    ) -> None:
-        super().__init__(model, **options)
-        self.tokens = tokens
-
-    def _layers(self, blocks: Blocks) -> tuple[str, ...]:
-        if not blocks.names:
-            raise ModelError(
-                "the blocks of the model are no modules of their own, so what follows them cannot "
-                "be run on other tokens; use GradientRollout"
-            )
-        return blocks.names
-
-    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
-        axis = blocks.layout.samples_axis
-        outputs = run.seen.activations()
-        samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
-        run.settle(-1, blocks.layout, several=False)
-        maps = []
-        for call, output in zip(blocks.calls, outputs, strict=True):
-            with torch.enable_grad():
-                changed = output.clone()
-                if self.tokens == "mean":
-                    changed = output.mean(1 - axis, keepdim=True).expand_as(output).clone()
-                scores = run.again(-1, samples, changed)
-            chunks = [g.relu().mean((2, 3)) for [g] in self._gradients(run, [found[call]], scores)]
-            maps.append(blocks.arranged(torch.cat(chunks).movedim(0, 1)))
-        return maps
-
-
 def rolled(attention: Tensor) -> Tensor:
     """A step of rollout: `attention` ``(N, T, T)`` and the identity, rows normalised."""
     whole = attention + torch.eye(attention.shape[-1], device=attention.device).to(attention)
     return whole / whole.sum(-1, keepdim=True)
+
+
+def _without_lowest(attention: Tensor, share: float) -> Tensor:
+    """`attention` ``(N, T, T)`` with the lowest `share` of its values, but the first, at zero."""
+    flat = attention.flatten(1)
+    lowest = flat.topk(int(flat.shape[1] * share), 1, largest=False).indices
+    kept = torch.ones_like(flat, dtype=torch.bool).scatter(1, lowest, False)
+    kept[:, 0] = True
+    return flat.where(kept, 0).reshape(attention.shape)
 
 
 def _mean_row(chosen: Tensor, step: Tensor) -> Tensor:

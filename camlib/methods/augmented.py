@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.augmentation import Augmentation
 from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
 from camlib.methods.base import Averageable, MapMethod
 from camlib.methods.ensemble import Ensemble
-from camlib.methods.views import Scales, View, check_unplaced, mirrored, rescaled
+from camlib.methods.views import Scales, View
 from camlib.options import checked
 from camlib.targets import Target
 
@@ -24,8 +25,9 @@ class Augmented(Ensemble):
 
     Each signed map is flipped back and resized to the input, where the average is taken and a ReLU
     follows; all views weigh the same. The cells of the layer's grid fall on other pixels in every
-    view, so the average is finer than a map. Weak where left and right matter (text, clocks), and
-    where a network knows objects of one size only.
+    view, so the average is finer than a map. What lies at places in the image moves along: a
+    baseline, the mask or box of a target, other inputs of the image's size. Weak where left and
+    right matter (text, clocks), and where a network knows objects of one size only.
 
     Args:
         method: see `Ensemble`; one of maps.
@@ -34,7 +36,7 @@ class Augmented(Ensemble):
 
     Raises:
         InputError: `method` is one of attributions.
-        TargetError: in a call, the target asks about places, which do not move along.
+        TargetError: in a call, the target asks about places in a way that cannot move along.
     """
 
     cost = "the method's, for each of 2 views and once more"
@@ -54,14 +56,16 @@ class Augmented(Ensemble):
         self.scales = tuple(scales)
 
     def _views(self, run: Pass) -> Iterable[View]:
-        check_unplaced(run.target, type(self).__name__)
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
         count = len(self.scales) * (1 + self.flips)
         for scale in self.scales:
-            image = rescaled(run.inputs, scale)
-            yield samples, image, lambda values: values / count
-            if self.flips:
-                yield samples, mirrored(run.inputs, image), lambda values: values.flip(-1) / count
+            for flip in (False, True)[: 1 + self.flips]:
+                view = Augmentation(scale, flip)
+
+                def back(values: Tensor, view: Augmentation = view) -> Tensor:
+                    return view.mirrored(values) / count
+
+                yield View(samples, run.inputs.image, back, view)
 
     def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
         run = super()._clean(model, given, target)

@@ -16,7 +16,7 @@ from camlib.forward import Pass, input_gradients, scores_at
 from camlib.inputs import Inputs
 from camlib.methods.options import CallingOptions
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
-from camlib.methods.views import View, averaged, beside, drawn, on_the_way
+from camlib.methods.views import Rule, View, averaged, beside, check_rule, drawn, on_the_way
 from camlib.options import Count, Seed, checked
 from camlib.targets import Target
 
@@ -26,13 +26,16 @@ class IntegratedGradients(PixelMethod):
 
     Sundararajan, Taly and Yan, ICML 2017, arXiv:1703.01365. The attribution sums to what the score
     gains from the baseline ``x'`` to ``x``; a sum that misses it by more than 5 % is warned of, and
-    more `steps` are the remedy. The integral is taken by the Gauss-Legendre rule. For questions of
-    "how much", with a baseline that means "nothing". Weak in that choice: what equals the baseline
-    gets nothing, and pictures on the way are none that the network knows.
+    more `steps` are the remedy. The integral is taken by the Gauss-Legendre rule unless told. For
+    questions of "how much", with a baseline that means "nothing". Weak in that choice: what equals
+    the baseline gets nothing, and pictures on the way are none that the network knows.
 
     Args:
         baseline: a number, or a tensor that broadcasts to the images.
         steps: points of the rule.
+        rule: how the integral is taken: ``"gauss_legendre"``, or over equal steps ``"left"``,
+            ``"right"``, ``"middle"`` or ``"trapezoid"``.
+        multiply: with ``False``, the integral alone, not times ``x - x'``.
         batch_size: how many images the model sees at once; bounds the memory.
 
     Raises:
@@ -48,18 +51,28 @@ class IntegratedGradients(PixelMethod):
         *,
         baseline: Tensor | float = 0.0,
         steps: Count = 50,
+        rule: Rule = "gauss_legendre",
+        multiply: bool = True,
         batch_size: Count = 32,
         **options: Unpack[CallingOptions],
     ) -> None:
         super().__init__(model, **options)
+        check_rule(rule, steps)
+        self.rule: Rule = rule
+        self.multiply = multiply
         self.baseline = baseline
         self.steps = steps
         self.batch_size = batch_size
 
+    def _accompanied(self, given: Inputs) -> Inputs:
+        return given.accompanied("baseline", self.baseline)
+
     def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
         run = self._clean(model, given, target)
-        start, points = on_the_way(run, self.baseline, self.steps, self.batch_size)
+        start, points = on_the_way(run, self.steps, self.batch_size, self.rule)
         [mean] = averaged(run, points, _gradients(run))
+        if not self.multiply:
+            return run, mean
         found = mean * (maps.precise(given.image) - start)[:, None]
         samples = torch.arange(len(given), device=start.device)
         with torch.no_grad():
@@ -87,6 +100,7 @@ class ExpectedGradients(PixelMethod):
     Args:
         baselines: images ``(B, C, H, W)`` to draw from; by default one of zeros.
         samples: how many draws, the same for all images.
+        multiply: with ``False``, the mean gradient alone, not times ``x - x'``.
         seed: of the draws.
         batch_size: how many images the model sees at once; bounds the memory.
 
@@ -103,6 +117,7 @@ class ExpectedGradients(PixelMethod):
         *,
         baselines: Tensor | None = None,
         samples: Count = 50,
+        multiply: bool = True,
         seed: Seed = 0,
         batch_size: Count = 32,
         **options: Unpack[CallingOptions],
@@ -110,6 +125,7 @@ class ExpectedGradients(PixelMethod):
         super().__init__(model, **options)
         self.baselines = baselines
         self.samples = samples
+        self.multiply = multiply
         self.seed = seed
         self.batch_size = batch_size
 
@@ -133,7 +149,9 @@ class ExpectedGradients(PixelMethod):
             for draws, which in drawn(run, self.samples, self.batch_size):
                 way = image[which] - starts[draws]
                 point = starts[draws] + beside(places[draws], image) * way
-                yield which, point, functools.partial(torch.mul, way[:, None] / self.samples)
+                share = way[:, None] if self.multiply else torch.ones_like(way[:, None])
+                back = functools.partial(torch.mul, share / self.samples)
+                yield View(which, point, back)
 
         [found] = averaged(run, points(), _gradients(run))
         return run, found

@@ -285,13 +285,14 @@ class MapMethod(Averageable):
         """What else to try where `layer` shows nothing."""
 
     def _fused(self, found: list[Tensor], size: Sequence[int]) -> Tensor:
-        return maps.fuse([maps.resize(m, size) for m in found], self.fuse)
+        return maps.fuse([maps.resize(m, size) for m in maps.alike(found, self.fuse)], self.fuse)
 
     def _placed(
         self, found: list[Tensor], size: Sequence[int], windows: Sequence[Window]
     ) -> Tensor:
         """The maps `found` of the layers on an input of `size`, fused."""
-        placed = [maps.place(m, size, w) for m, w in zip(found, windows, strict=True)]
+        scaled = maps.alike(found, self.fuse)
+        placed = [maps.place(m, size, w) for m, w in zip(scaled, windows, strict=True)]
         return maps.fuse(placed, self.fuse)
 
     def _examine(self, run: Pass, signed: list[Tensor], found: list[Tensor]) -> None:

@@ -75,12 +75,16 @@ class Calling:
         model = unwrap(self.model)
         given = Inputs.of(inputs, model, image=self.image, image_layout=self.image_layout)
         with explaining(model, given.image.device, eval=self.eval):
-            given = self._imaged(model, given)
+            given = self._accompanied(self._imaged(model, given))
             try:
                 yield model, given
             except (LayerError, LayoutError) as error:
                 given.annotate(error)
                 raise
+
+    def _accompanied(self, given: Inputs) -> Inputs:
+        """`given` with the pictures that belong to its samples, such as a baseline."""
+        return given
 
     def _imaged(self, model: nn.Module, given: Inputs) -> Inputs:
         """`given` with the image that the layers, or the answer, look at; measured once."""

@@ -1,9 +1,4 @@
-"""Maps by decomposition: the pattern that most of the channels share.
-
-Positions are samples and channels their features. The first component has no sign of its own; here
-its largest value in size is positive, or the map might show the background. All of it stays on the
-device: the eigenvectors of the smaller Gram matrix, positions or channels, are enough.
-"""
+"""Maps by decomposition: the pattern that most of the channels share."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.errors import NOT_FINITE, InputError
+from camlib.components import exact, first_vector, sign, top_vector
 from camlib.methods.agnostic import ClassAgnostic
 from camlib.methods.layer import GradientWeighted
 from camlib.methods.options import LayerOptions
@@ -33,7 +28,7 @@ class EigenCAM(ClassAgnostic):
 
     def pattern(self, activation: Tensor) -> Tensor:
         """The projection of every position."""
-        return maps.weighted_sum(_first(activation), activation)
+        return maps.weighted_sum(first_vector(activation), activation)
 
 
 class EigenGradCAM(GradientWeighted):
@@ -47,7 +42,7 @@ class EigenGradCAM(GradientWeighted):
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The gradient, times the share of its channel in the pattern."""
-        return _first(gradient * activation) * gradient
+        return first_vector(gradient * activation) * gradient
 
 
 class SegEigenCAM(GradientWeighted):
@@ -62,7 +57,7 @@ class SegEigenCAM(GradientWeighted):
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The size of the gradient, times the share of its channel in the pattern."""
         size = gradient.abs()
-        return _first(size * activation) * size
+        return first_vector(size * activation) * size
 
 
 class KPCACAM(ClassAgnostic):
@@ -91,56 +86,16 @@ class KPCACAM(ClassAgnostic):
 
     def pattern(self, activation: Tensor) -> Tensor:
         """The component at every position."""
-        rows = _exact(activation.flatten(2)).mT
+        rows = exact(activation.flatten(2)).mT
         rows = rows - rows.mean(1, keepdim=True)
         gamma = 1 / rows.shape[2] if self.gamma is None else self.gamma
         kernel = torch.tanh(gamma * rows @ rows.mT + 1)
         kernel = kernel - kernel.mean(1, keepdim=True)
         kernel = kernel - kernel.mean(2, keepdim=True)
-        vector = _top(kernel)
+        vector = top_vector(kernel)
         variance = (vector.mT @ kernel @ vector).flatten()
         # A constant layer leaves rounding noise, which is no pattern.
         noise = rows.shape[1] * torch.finfo(rows.dtype).eps
         used = variance > noise
         found = vector[..., 0] * (variance.where(used, 1).sqrt() * used)[:, None]
-        return (found * _sign(found)).to(activation).reshape(-1, *activation.shape[2:])
-
-
-def _first(features: Tensor) -> Tensor:
-    """The first right singular vector of `features` ``(N, C, *grid)``, ``(N, C, 1...)``."""
-    rows = _exact(features.flatten(2))
-    by_position = rows.shape[2] < rows.shape[1]
-    vector = _top(rows.mT @ rows if by_position else rows @ rows.mT)
-    if by_position:
-        vector = rows @ vector
-        length = vector.norm(dim=1, keepdim=True)
-        vector = vector / length.where(length > 0, 1)
-    vector = vector[..., 0]
-    vector = vector * _sign(torch.einsum("nc,ncz->nz", vector, rows))
-    return vector.to(features).reshape(*features.shape[:2], *[1] * (features.ndim - 2))
-
-
-def _exact(rows: Tensor) -> Tensor:
-    """`rows` in float64, where the device has it: a Gram matrix squares the rounding errors."""
-    return rows if rows.device.type == "mps" else rows.double()
-
-
-def _sign(projection: Tensor) -> Tensor:
-    """What makes the largest value in size of each `projection` ``(N, Z)`` positive, ``(N, 1)``."""
-    low, high = torch.aminmax(projection.detach(), dim=1, keepdim=True)
-    return torch.ones_like(high).where(-low <= high, -1)
-
-
-def _top(gram: Tensor) -> Tensor:
-    """The eigenvector ``(N, m, 1)`` of the largest eigenvalue of `gram` ``(N, m, m)``."""
-    if not gram.isfinite().all():
-        raise InputError(NOT_FINITE.format("the activation"))
-    values, vectors = torch.linalg.eigh(gram.detach())
-    rest: Tensor = vectors[..., :-1]
-    top: Tensor = vectors[..., -1:]
-    if gram.requires_grad:
-        # Adds zero, with the gradient. That of `eigh` is NaN wherever two eigenvalues are equal,
-        # as all those of dead channels are.
-        gaps = (values[..., -1:] - values[..., :-1])[..., None]
-        top = top + rest @ ((rest.mT @ gram @ top) / gaps.where(gaps > 0, torch.inf))
-    return top
+        return (found * sign(found)).to(activation).reshape(-1, *activation.shape[2:])

@@ -108,14 +108,22 @@ class Ensemble(Averageable):
         def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
             nonlocal again
             again, values = self.method._again(run, inputs, target)
-            return self._seen_from(run, again, values)
+            return self._taken(self._seen_from(run, again, values))
 
-        values = averaged(run, self._views(run), read)
+        values = self._summarised(averaged(run, self._views(run), read))
         return replace(run, seen=again.seen), values
 
     def _seen_from(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
         """The `values` of the pass `again`, where those of other views lie."""
         return values
+
+    def _taken(self, values: list[Tensor]) -> list[Tensor]:
+        """What is averaged of the `values` of each view."""
+        return values
+
+    def _summarised(self, means: list[Tensor]) -> list[Tensor]:
+        """The values from the `means` of what was taken."""
+        return means
 
     def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
         return self.method._joined(run, values)

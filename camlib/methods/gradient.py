@@ -16,7 +16,7 @@ from camlib.errors import GraphError
 from camlib.forward import Pass
 from camlib.maps import Fuse, positions
 from camlib.methods.layer import GradientWeighted
-from camlib.methods.options import ArrangedOptions, LayerOptions
+from camlib.methods.options import ArrangedOptions, GradientOptions
 from camlib.modules import Layers
 from camlib.options import checked
 
@@ -61,7 +61,7 @@ class GradCAMPlusPlus(GradientWeighted):
         layer: Layers = None,
         *,
         normalize_alpha: bool = False,
-        **options: Unpack[LayerOptions],
+        **options: Unpack[GradientOptions],
     ) -> None:
         super().__init__(model, layer, **options)
         self.normalize_alpha = normalize_alpha
@@ -86,9 +86,10 @@ class HiResCAM(GradientWeighted):
     """HiResCAM: every position keeps its own gradient, ``w_ki = G_ki``.
 
     Draelos and Carin, 2020, arXiv:2011.08891. At layers of all depths with ``fuse="max"`` it is
-    Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644). For answers of a region, as in segmentation,
-    and where the map has to sum to what the layer adds to the score. Weak at layers with negative
-    values, where evidence for and against cancels.
+    Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644), whose code also takes away each map's
+    minimum and enlarges it from layer to layer, where maps are enlarged at once here. For answers
+    of a region, as in segmentation, and where the map has to sum to what the layer adds to the
+    score. Weak at layers with negative values, where evidence for and against cancels.
     """
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -135,8 +136,9 @@ class LayerCAM(GradientWeighted):
 
     Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943. Fit for early layers, where a mean over
     positions says little. Several layers are fused as in the paper, by the maximum of
-    ``tanh(2 M / max M)``: deep maps say where, shallow ones draw the outline. Weak as
-    `ElementWiseGradCAM`, and on layers with negative values.
+    ``tanh(2 M / max M)``, taken at each layer's own grid and resized then: deep maps say where,
+    shallow ones draw the outline. Weak as `ElementWiseGradCAM`, and on layers with negative values;
+    there the authors' code has no ReLU at the end, ``relu=False``.
     """
 
     @checked
@@ -146,9 +148,10 @@ class LayerCAM(GradientWeighted):
         layer: Layers = None,
         *,
         fuse: Fuse = "scaled_max",
+        eigen_smooth: bool = False,
         **options: Unpack[ArrangedOptions],
     ) -> None:
-        super().__init__(model, layer, fuse=fuse, **options)
+        super().__init__(model, layer, fuse=fuse, eigen_smooth=eigen_smooth, **options)
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The positive part of the gradient."""
@@ -180,14 +183,32 @@ class ShapleyCAM(GradientWeighted):
     linear layers and ReLU, ``H`` is zero and this is Grad-CAM; use it behind GELU, attention or
     normalisation. Weak where the score is far from its second-order expansion at zero.
 
+    Args:
+        element_wise: whether what is positive at each position counts, ``relu((G - H A / 2) A)``:
+            what the authors' repository has by the name of Shapley-CAM.
+
     Raises:
         GraphError: an operator behind the layer has no second derivative, as fused attention.
     """
 
     cost = "1 forward, 2 backward of what follows the layer"
 
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        element_wise: bool = False,
+        **options: Unpack[GradientOptions],
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.element_wise = element_wise
+
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mean of each channel, ``(N, C, 1, 1)``; `gradient` is ``G - H A / 2``."""
+        if self.element_wise:
+            return gradient.where(gradient * activation > 0, 0)
         return gradient.mean(positions(gradient), keepdim=True)
 
     def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:

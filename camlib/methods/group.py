@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Unpack
+from typing import Annotated, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,16 @@ class GroupCAM(LayerMethod):
     stand together by their number, which means nothing to the network; and several classes have
     masks of their own, which are run for each.
 
-    As in the authors' code, a group's mask is zero up to its 70th percentile, and the Gaussian has
-    a sigma of 50 and a radius of 25 pixels in images of 224, here to the scale of the shorter side.
+    The authors' code was the paper's form until August 2021, and is another since: there is no
+    de-noising, and the map is ``sum_g relu(p_c(...) - p_c(b)) G_g`` with ``G_g`` the group's map as
+    it was before it was scaled. `form` offers both. In both the Gaussian has a sigma of 50 and a
+    radius of 25 pixels in images of 224, here to the scale of the shorter side.
 
     Args:
         groups: how many; the last one may be smaller.
-        percentile: of a group's mask, up to which it is set to zero; 0 leaves it as it is.
+        form: ``"paper"``, or ``"code"`` for the authors' code of today.
+        percentile: of a group's mask, up to which it is set to zero; 0 leaves it as it is. By
+            default 70 in the form of the paper, and 0 in that of the code.
         score: ``"probability"`` (softmax) or ``"logit"`` of the class to weigh with. Grad-CAM is
             of the logit. Other targets, such as a function, are taken as they are.
         batch_size: how many masked images the model sees at once; by default what fits into memory.
@@ -51,13 +55,17 @@ class GroupCAM(LayerMethod):
         layer: Layers = None,
         *,
         groups: Count = 32,
-        percentile: Annotated[float, Range(0, 100, below=True)] = 70,
+        form: Literal["paper", "code"] = "paper",
+        percentile: Annotated[float, Range(0, 100, below=True)] | None = None,
         score: Asked = "probability",
         batch_size: Count | None = None,
         progress: Progress | None = None,
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
+        if percentile is None:
+            percentile = 70 if form == "paper" else 0
+        self.form = form
         self.groups = groups
         self.percentile = percentile
         self.score: Asked = score
@@ -120,16 +128,18 @@ class GroupCAM(LayerMethod):
         def add(chunk: Tensor) -> Tensor:
             nonlocal total
             samples, numbers, groups = chunk.unbind(1)
-            mask = maps.place(masks[samples, numbers, groups][:, None], size, window)
-            mask = maps.normalize(mask)
+            plain = maps.place(masks[samples, numbers, groups][:, None], size, window)
+            mask = maps.normalize(plain)
             places = run.inputs.at_places(mask).to(image.dtype)
             seen = image[samples] * places + background[samples] * (1 - places)
             found = scores_at(run, samples, seen, target).to(before.device)
             gains = (found - before[samples]).gather(1, numbers[:, None])[:, 0]
+            areas = mask if self.form == "paper" else plain
+            gains = gains if self.form == "paper" else gains.relu()
             rows = torch.arange(len(total), device=chunk.device)[:, None]
             shares = gains.where(rows == samples * classes + numbers, 0).to(total.dtype)
             with torch.autocast(total.device.type, enabled=False):
-                total = total + torch.einsum("qm,m...->q...", shares, mask[:, 0])
+                total = total + torch.einsum("qm,m...->q...", shares, areas[:, 0])
             return gains
 
         used = ~maps.flat(masks.flatten(1, 2)).reshape(masks.shape[:3])

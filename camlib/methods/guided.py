@@ -26,10 +26,11 @@ from camlib.targets import TargetLike
 class GuidedGradCAM(Method):
     """Guided Grad-CAM: guided backpropagation times Grad-CAM, for the same class.
 
-    Selvaraju et al., ICCV 2017, arXiv:1610.02391. Grad-CAM follows the ordinary gradient; its
-    heatmap in [0, 1] is resized bilinearly and multiplies every colour. For a picture of what the
-    class was seen by. It inherits the weakness of guided backpropagation: what is sharp in it
-    hardly depends on the class, only where it is.
+    Selvaraju et al., ICCV 2017, arXiv:1610.02391. Grad-CAM follows the ordinary gradient; its map,
+    rectified and resized bilinearly, multiplies every colour as it is, in units of the score: a
+    scale to [0, 1] would take its minimum away. For a picture of what the class was seen by. It
+    inherits the weakness of guided backpropagation: what is sharp in it hardly depends on the
+    class, only where it is.
 
     Both halves come from one forward pass. Any other map of a layer can stand for Grad-CAM, such as
     ``cam=LayerCAM`` for early layers; a method that runs the model again, as Score-CAM, still does.
@@ -38,7 +39,7 @@ class GuidedGradCAM(Method):
         layer: a module of `model`, its dotted name, a list of either, or ``None`` for the default.
         cam: the kind of map to multiply with, a `LayerMethod`.
         generalize: other activation functions pass back ``max(R_out, 0)`` as well.
-        options: of `cam`, but for how its maps are shown: they are rectified and in [0, 1].
+        options: of `cam`, but for how its maps are shown: they are rectified and not scaled.
 
     Raises:
         InputError: the maps of `cam` are not fused, with ``fuse=None``, or how they are shown is
@@ -61,11 +62,11 @@ class GuidedGradCAM(Method):
         shown: dict[str, Any] = {
             "relu": True,
             "resize": True,
-            "normalize": True,
+            "normalize": False,
             "differentiable": False,
         }
         if settled := ", ".join(sorted(shown.keys() & options)):
-            raise InputError(f"{settled} cannot be chosen: the map is a factor in [0, 1]")
+            raise InputError(f"{settled} cannot be chosen: the map is a factor, rectified as it is")
         self.cam = cam(model, layer, **options, **shown)
         if self.cam.fuse is None:
             raise InputError("fuse=None leaves several maps to multiply with; choose a fusion")

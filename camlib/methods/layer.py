@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.capture import Graph
+from camlib.components import projected
 from camlib.errors import GraphError, LayerError, LayoutError, TargetError
 from camlib.forward import GRAPHS, Pass
 from camlib.inputs import Inputs
@@ -21,7 +22,7 @@ from camlib.layouts.reading import reading_of, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
-from camlib.methods.options import MapOptions
+from camlib.methods.options import LayerOptions, MapOptions
 from camlib.modules import Layers, check_ran, names, unwrap
 from camlib.options import checked
 from camlib.replay import Needs, Tail
@@ -265,9 +266,26 @@ class GradientWeighted(LayerMethod):
     """A map weighted by gradients: ``relu(sum_k w_k A_k)``.
 
     A subclass gives the weights and nothing else.
+
+    Args:
+        eigen_smooth: the first principal component of the ``w_k A_k`` over positions in place of
+            their sum, with the sign that makes its largest value positive: less noise, and no unit
+            of the score.
     """
 
     cost = "1 forward, 1 backward of what follows the layer"
+
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        eigen_smooth: bool = False,
+        **options: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.eigen_smooth = eigen_smooth
 
     @abstractmethod
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -283,9 +301,15 @@ class GradientWeighted(LayerMethod):
         """The maps of `activations`, one ``(N, C, *grid)`` a layer, weighted by the gradients."""
 
         def weighted(activation: Tensor, gradient: Tensor) -> Tensor:
-            return maps.weighted_sum(self.weights(activation, gradient), activation)
+            return self._summed(self.weights(activation, gradient), activation)
 
         return self._by_class(run, activations, self._gradients(run), weighted)
+
+    def _summed(self, weights: Tensor, activation: Tensor) -> Tensor:
+        """The map ``(N, *grid)`` of an activation ``(N, C, *grid)``."""
+        if self.eigen_smooth:
+            return projected(weights * activation)
+        return maps.weighted_sum(weights, activation)
 
     def _derivatives(self, run: Pass) -> list[Tensor]:
         """The gradient at each layer, ``(N, K, C, *grid)``, in float32 at least."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -116,8 +116,9 @@ class RISE(Hiding):
 
     ``M = sum_i p_c(x m_i) m_i / (n p)``. Petsiuk, Das and Saenko, BMVC 2018, arXiv:1806.07421. The
     masks are random grids of few cells, enlarged and shifted; zero input stands for "no image". All
-    samples see the same masks, in every call. For any function at all. Weak where there are few
-    masks: the map is noisy.
+    samples see the same masks, in every call. Beyond the centres of the outermost cells a mask
+    stays as it is there, where the authors' code mirrors it. For any function at all. Weak where
+    there are few masks: the map is noisy.
 
     Args:
         masks: how many; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
@@ -180,8 +181,10 @@ class Occlusion(Hiding):
 
     Args:
         window: its length along each axis, or one for all; by default a seventh of the input.
-        stride: how far it moves, by default half the window. The last one along an axis is moved
-            in, so that all windows are whole and every pixel is hidden at least once.
+        stride: how far it moves, by default half the window.
+        last: what becomes of the last window along an axis, where it would reach beyond the input:
+            ``"moved"`` in, so that all windows are whole, or ``"cut"`` at the border.
+        overlap: ``"mean"`` over the windows that hide a pixel, or their ``"sum"``.
         value: what stands in the window: 0 is grey for normalised inputs.
     """
 
@@ -194,12 +197,16 @@ class Occlusion(Hiding):
         *,
         window: Lengths | None = None,
         stride: Lengths | None = None,
+        last: Literal["moved", "cut"] = "moved",
+        overlap: Literal["mean", "sum"] = "mean",
         value: float = 0.0,
         **options: Unpack[HidingOptions],
     ) -> None:
         super().__init__(model, **options)
         self.window = window
         self.stride = stride
+        self.last = last
+        self.overlap = overlap
         self.value = value
 
     def _map(self, run: Pass) -> Tensor:
@@ -231,7 +238,8 @@ class Occlusion(Hiding):
         often = lines[0].sum(0)
         for line in lines[1:]:
             often = often[..., None] * line.sum(0)
-        return self._sum(run, math.prod(counts), hidden, self.value, weigh) / often
+        total = self._sum(run, math.prod(counts), hidden, self.value, weigh)
+        return total if self.overlap == "sum" else total / often
 
     def _lines(self, size: tuple[int, ...]) -> list[Tensor]:
         """What the windows along each axis of `size` cover, ``(windows, length)``."""
@@ -257,6 +265,8 @@ class Occlusion(Hiding):
             starts = torch.tensor(
                 [*range(0, length - window, stride), length - window], device="cpu"
             )
+            if self.last == "cut" and len(starts) > 1:
+                starts[-1] = starts[-2] + stride
             apart = torch.arange(length, device="cpu") - starts[:, None]
             lines.append(((apart >= 0) & (apart < window)).float())
         return lines
@@ -264,4 +274,4 @@ class Occlusion(Hiding):
 
 def _lengths(given: int | tuple[int, ...], axes: int) -> list[int]:
     """`given` along each of `axes`."""
-    return [given] * axes if isinstance(given, int) else list(given)
+    return list(given) if isinstance(given, tuple) else [given] * axes

@@ -50,10 +50,22 @@ class ArrangedOptions(MapOptions, total=False):
     layout: Layout | Callable[[Tensor], Tensor] | None
 
 
+class AttentionOptions(ArrangedOptions, total=False):
+    """Of maps from attention: see `AttentionMethod`."""
+
+    blocks: Count | None
+
+
 class LayerOptions(ArrangedOptions, total=False):
     """Of maps of one layer or several: see `LayerMethod`."""
 
     fuse: Fuse
+
+
+class GradientOptions(LayerOptions, total=False):
+    """Of maps weighted by gradients: see `GradientWeighted`."""
+
+    eigen_smooth: bool
 
 
 class ReplayingOptions(LayerOptions, total=False):
@@ -69,10 +81,11 @@ class ScoreOptions(ReplayingOptions, total=False):
     score: Asked
     baseline: Literal["zero", "blur"] | None
     channel_softmax: bool
+    eigen_smooth: bool
     max_channels: Count | None
 
 
-class PlusPlusOptions(LayerOptions, total=False):
+class PlusPlusOptions(GradientOptions, total=False):
     """Of Grad-CAM++ and its kin: see `GradCAMPlusPlus`."""
 
     normalize_alpha: bool

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.chunks import Chunks, Progress
+from camlib.components import summed_by_class
 from camlib.forward import Pass, scores_at
 from camlib.maps import Window
 from camlib.methods.layer import LayerMethod
@@ -29,12 +30,19 @@ class ScoreCAM(LayerMethod):
     are skipped; of those that give the same mask, one is run. Where there is no gradient. Weak in
     its cost, and in masks of a kind that the network has never seen; `GroupCAM` is the fast form.
 
+    The authors' code resizes the map before its ReLU, which is the same where activations are not
+    negative. On signed layers their form is ``ScoreCAM(model, layer, relu=False,
+    normalize=False)(images).relu()``, then scaled.
+
     Args:
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
             function, are taken as they are.
         baseline: subtract the score of a ``"zero"`` or ``"blur"`` image, as in the paper's
             increase of confidence (definition 3).
         channel_softmax: softmax of the weights over channels, as in the paper's algorithm 1.
+        eigen_smooth: the first principal component of the ``w_k A_k`` over positions in place of
+            their sum, with the sign that makes its largest value positive: less noise, and no unit
+            of the score.
         max_channels: use only so many channels of the highest standard deviation: an
             approximation, known as Faster Score-CAM.
         batch_size: how many masked images the model sees at once; by default what fits into memory.
@@ -55,6 +63,7 @@ class ScoreCAM(LayerMethod):
         score: Asked = "probability",
         baseline: Literal["zero", "blur"] | None = None,
         channel_softmax: bool = False,
+        eigen_smooth: bool = False,
         max_channels: Count | None = None,
         batch_size: Count | None = None,
         progress: Progress | None = None,
@@ -64,6 +73,7 @@ class ScoreCAM(LayerMethod):
         self.score: Asked = score
         self.baseline = baseline
         self.channel_softmax = channel_softmax
+        self.eigen_smooth = eigen_smooth
         self.max_channels = max_channels
         self.chunks = Chunks(batch_size, progress)
 
@@ -108,7 +118,7 @@ class ScoreCAM(LayerMethod):
             weights = weights.where(used[..., None], -torch.inf).softmax(1)
         weights = weights.where(used[..., None], 0)
         with torch.autocast(activation.device.type, enabled=False):
-            return torch.einsum("nck,nc...->nk...", weights, activation)
+            return summed_by_class(weights, activation, eigen_smooth=self.eigen_smooth)
 
     def _varied(self, masks: Tensor, ways: Tensor) -> Tensor:
         """`masks` ``(M, 1, *size)`` in [0, 1], as they are used in the `ways` numbered ``(M,)``."""

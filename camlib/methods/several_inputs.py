@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.augmentation import Augmentation
 from camlib.forward import Pass
 from camlib.inputs import Inputs
 from camlib.methods.gradient import GradCAM, GradCAMPlusPlus, HiResCAM
-from camlib.methods.options import LayerOptions, PlusPlusOptions
+from camlib.methods.options import GradientOptions, LayerOptions, PlusPlusOptions
 from camlib.methods.views import (
+    Rule,
     Scales,
     averaged,
-    check_unplaced,
+    check_rule,
     noisy,
     on_the_way,
-    rescaled,
 )
 from camlib.modules import Layers
 from camlib.options import Count, Seed, Width, checked
@@ -40,8 +41,10 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
     and ``A`` and ``S_k = sum_j A_kj`` are of the clean one. The paper prints ``D1`` as the
     numerator of ``a``; without noise that would not be Grad-CAM++. ``Smooth(GradCAMPlusPlus(...))``
     averages the maps instead, with the activations of the noisy inputs. The noise is that of
-    SmoothGrad. Where few gradients of a place are positive, ``D3`` may have another sign than
-    ``D1`` and the denominator vanish: weak there, and on layers with negative values.
+    SmoothGrad. Before global pooling and one linear layer there is nothing to smooth, as the
+    gradient is the same for every input: the map is that of Grad-CAM++. Where few gradients of a
+    place are positive, ``D3`` may have another sign than ``D1`` and the denominator vanish: weak
+    there, and on layers with negative values.
 
     Args:
         samples: how many noisy images.
@@ -87,7 +90,7 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
             every = activation.repeat_interleave(means.shape[1], 0)
             with torch.autocast(activation.device.type, enabled=False):
                 weights = self._weights(every, first, ratio)
-                summed = maps.weighted_sum(weights, every)
+                summed = self._summed(weights, every)
             found.append(summed.reshape(*means.shape[:2], *summed.shape[1:]))
         return found
 
@@ -99,12 +102,14 @@ class IntegratedGradCAM(GradCAM):
     ``x' + a (x - x')`` and ``A'`` at ``x'``. Sattarzadeh et al., ICASSP 2021, arXiv:2102.07805. The
     ReLU stands inside the integral, so ``relu=False`` has no effect; for a target whose sign says
     as much it is left out. The authors' code leaves out ``A'`` and sums 50 equal steps; here the
-    integral is taken by the Gauss-Legendre rule. For saturated scores, whose gradient at the input
-    itself is small. Weak in the choice of baseline, as `IntegratedGradients`.
+    integral is taken by the Gauss-Legendre rule unless told. For saturated scores, whose gradient
+    at the input itself is small. Weak in the choice of baseline, as `IntegratedGradients`.
 
     Args:
         baseline: a number, or a tensor that broadcasts to the images.
         steps: points of the rule.
+        rule: how the integral is taken: ``"gauss_legendre"``, or over equal steps ``"left"``,
+            ``"right"``, ``"middle"`` or ``"trapezoid"``.
         batch_size: how many images the model sees at once; bounds the memory.
 
     Raises:
@@ -121,17 +126,23 @@ class IntegratedGradCAM(GradCAM):
         *,
         baseline: Tensor | float = 0.0,
         steps: Count = 50,
+        rule: Rule = "gauss_legendre",
         batch_size: Count = 32,
-        **options: Unpack[LayerOptions],
+        **options: Unpack[GradientOptions],
     ) -> None:
         super().__init__(model, layer, **options)
+        check_rule(rule, steps)
+        self.rule: Rule = rule
         self.baseline = baseline
         self.steps = steps
         self.batch_size = batch_size
 
+    def _accompanied(self, given: Inputs) -> Inputs:
+        return given.accompanied("baseline", self.baseline)
+
     def _maps(self, run: Pass) -> list[Tensor]:
         layers, image = run.seen.names, run.inputs.image
-        start, points = on_the_way(run, self.baseline, self.steps, self.batch_size)
+        start, points = on_the_way(run, self.steps, self.batch_size, self.rule)
         blank = run.inputs.with_image(start.to(image.dtype))
         first, before = self._from(layers, run.model, blank, run.target, read=self._activations)
         run.seen.windows |= first.seen.windows
@@ -154,15 +165,17 @@ class CAMERAS(HiResCAM):
     ``sum_k mean_s(up(A_ks)) mean_s(up(G_ks))``, both enlarged to the input. Jalwana et al.,
     CVPR 2021, arXiv:2106.10649. Finer than the layer's grid, as the sizes place its cells at
     different pixels. The paper's sizes are the default: 8, from the image's own to 4.1 times as
-    long, which is 60 times the pixels of one pass. All count, where the authors' code leaves out
-    those at which the predicted class is another; images are enlarged bilinearly. Weak where the
-    network does not know large objects; it must take images of such sizes.
+    long, which is 60 times the pixels of one pass. All count, as in the authors' code where a class
+    is given; without one, it leaves out the sizes at which another class is predicted. Images are
+    enlarged bilinearly, there bicubically: ``interpolation="cubic"``. Weak where the network does
+    not know large objects; it must take images of such sizes.
 
     Args:
         scales: factors of the image's last two axes.
+        interpolation: of images: ``"linear"``, or ``"cubic"`` (of pictures, bicubic).
 
     Raises:
-        TargetError: in a call, the target asks about places, which do not move along.
+        TargetError: in a call, the target asks about places in a way that cannot move along.
     """
 
     cost = "1 forward, 1 forward and backward of what follows the layer for each of 8 sizes"
@@ -174,24 +187,24 @@ class CAMERAS(HiResCAM):
         layer: Layers = None,
         *,
         scales: Scales = _SIZES,
+        interpolation: Literal["linear", "cubic"] = "linear",
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
+        self.interpolation = interpolation
         self.scales = tuple(scales)
 
     def _maps(self, run: Pass) -> list[Tensor]:
-        check_unplaced(run.target, type(self).__name__)
         layers = run.seen.names
 
         def both(again: Pass) -> list[Tensor]:
             return [*self._activations(again), *self._derivatives(again)]
 
-        passes = [
-            self._from(layers, run.model, inputs, run.target, read=both)
-            for inputs in (
-                run.inputs.with_image(rescaled(run.inputs, scale)) for scale in self.scales
-            )
-        ]
+        passes = []
+        for scale in self.scales:
+            larger = Augmentation(scale, cubic=self.interpolation == "cubic" and scale != 1)
+            inputs, target = run.inputs.augmented(larger), run.target.augmented(larger)
+            passes.append(self._from(layers, run.model, inputs, target, read=both))
 
         def mean(place: int, channels: slice) -> Tensor:
             """The mean of what was read, at the input's size, ``(N, K, channels, *size)``."""

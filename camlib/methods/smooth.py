@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from camlib.forward import Pass
 from camlib.methods.base import Averageable
@@ -15,6 +15,9 @@ from camlib.methods.pixel import Saliency
 from camlib.methods.views import View, noisy
 from camlib.options import Count, Seed, Width, checked
 from camlib.paths import Where
+
+Statistic = Literal["mean", "square", "variance"]
+"""What of the values at noisy images: their mean, the mean of their squares, their variance."""
 
 
 class Smooth(Ensemble):
@@ -28,6 +31,9 @@ class Smooth(Ensemble):
     Args:
         samples: how many noisy images.
         sigma: of the noise, as a share of the image's range.
+        statistic: ``"mean"``; ``"square"``, the mean of the squares (SmoothGrad-Squared, Hooker et
+            al., NeurIPS 2019, arXiv:1806.10758); or ``"variance"``, of the population (VarGrad,
+            Adebayo et al., NeurIPS 2018, arXiv:1810.03292). The last two have no sign.
         seed: of the noise.
         batch_size: how many noisy images the model sees at once; bounds the memory.
     """
@@ -41,10 +47,12 @@ class Smooth(Ensemble):
         *,
         samples: Count = 25,
         sigma: Width = 0.15,
+        statistic: Statistic = "mean",
         seed: Seed = 0,
         batch_size: Count = 32,
     ) -> None:
         super().__init__(method)
+        self.statistic: Statistic = statistic
         self.samples = samples
         self.sigma = sigma
         self.seed = seed
@@ -52,6 +60,16 @@ class Smooth(Ensemble):
 
     def _views(self, run: Pass) -> Iterable[View]:
         return noisy(run, self.samples, self.sigma, self.seed, self.batch_size)
+
+    def _taken(self, values: list[Tensor]) -> list[Tensor]:
+        squares = [value**2 for value in values] if self.statistic != "mean" else []
+        return squares if self.statistic == "square" else [*values, *squares]
+
+    def _summarised(self, means: list[Tensor]) -> list[Tensor]:
+        if self.statistic != "variance":
+            return means
+        pairs = zip(means[: len(means) // 2], means[len(means) // 2 :], strict=True)
+        return [(squares - mean**2).clamp(min=0) for mean, squares in pairs]
 
 
 class SmoothGrad(Smooth):
@@ -78,6 +96,7 @@ class SmoothGrad(Smooth):
         reduce: Literal["max", "sum", "l2"] | None = None,
         samples: Count = 25,
         sigma: Width = 0.15,
+        statistic: Statistic = "mean",
         seed: Seed = 0,
         batch_size: Count = 32,
         image: Where | None = None,
@@ -88,6 +107,7 @@ class SmoothGrad(Smooth):
             Saliency(model, reduce=reduce, image=image, image_layout=image_layout, eval=eval),
             samples=samples,
             sigma=sigma,
+            statistic=statistic,
             seed=seed,
             batch_size=batch_size,
         )

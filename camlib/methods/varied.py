@@ -23,9 +23,10 @@ class SSCAM(ScoreCAM):
     """SS-CAM: Score-CAM with noise on the masks, ``w_k = mean_s p_c(x * (H_k + e_s))``.
 
     Wang, Naidu, Michael and Kundu, 2020, arXiv:2006.14255, the variant with noise on the activation
-    map. ``e`` is normal; the masks leave [0, 1] and are not scaled again. The authors' code scales
-    the noise by each channel's range, here it is of the scaled mask, the same for all channels and
-    images. The paper's `sigma` drowns the mask and shows the network noise that it does not know;
+    map. ``e`` is normal; the masks leave [0, 1] and are not scaled again. In the authors' code the
+    mask is the resized channel, not scaled to [0, 1] at all, and the noise has a deviation of
+    ``(2 / range)^2`` of that channel; here it has the paper's `sigma`, the same for all channels
+    and images. That `sigma` drowns the mask and shows the network noise that it does not know;
     small ones give Score-CAM back. Weak for ten times its cost: try `Smooth` around a cheaper one.
 
     Args:

@@ -29,7 +29,11 @@ def baseline_of(given: Given, baseline: Baseline) -> Tensor:
         image = given.image
         if isinstance(baseline, str):
             return torch.zeros_like(image) if baseline == "zero" else blurred(image)
-        made = baseline(image) if callable(baseline) else torch.as_tensor(baseline)
+        made = (
+            baseline(image)
+            if callable(baseline)
+            else torch.as_tensor(baseline, device=image.device)
+        )
         try:
             return made.detach().to(image).expand_as(image)
         except (RuntimeError, AttributeError):

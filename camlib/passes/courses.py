@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camlib.passes.operators import joins_all_places, keeps_places, makes_new, name_of
+from camlib.passes.operators import choosing, joins_all_places, keeps_places, makes_new, name_of
 
 Cut = tuple[tuple[float, float], ...]
 """Where a part of a grid begins and ends along each of its axes, as shares of it."""
@@ -120,8 +120,7 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         course = _met(c for _, c in given)
         assert course is not None
         if not keeps_places(func, args, kwargs):
-            chosen = any(not (t.is_floating_point() or t.is_complex()) for t, _ in given)
-            chosen |= "grid_sampler" in name_of(func) and self.of(args[1]) is not None
+            chosen = any(self.of(each) is not None for each in choosing(func, args))
             cut, decided = _cut(func, args, course.cut), course.decided or chosen
             course = replace(course, moved=True, since=True, decided=decided, cut=cut)
             self.cuts += _numbers(func, args)

@@ -31,6 +31,16 @@ def name_of(func: OpOverload) -> str:
     return func._schema.name.removeprefix("aten::")
 
 
+def choosing(func: OpOverload, args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors that say which values `func` takes: numbers of places, masks, a grid."""
+    if isinstance(args[0], list | tuple):
+        return []
+    held = [each for arg in args[1:] for each in (arg if isinstance(arg, list | tuple) else [arg])]
+    every = [each for each in held if isinstance(each, Tensor)]
+    grid = "grid_sampler" in name_of(func)
+    return [t for t in every if grid or not (t.is_floating_point() or t.is_complex())]
+
+
 def joins_all_places(func: OpOverload, given: Tensor, result: Tensor) -> bool:
     """Whether `func` made one place of a grid, as a global pooling does."""
     if name_of(func) not in _JOINING or given.ndim < 3:

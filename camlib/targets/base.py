@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from camlib.augmentation import Augmentation
 from camlib.errors import TargetError
 from camlib.targets.apart import in_another_batch
 
@@ -23,7 +24,7 @@ class Target(ABC):
     Attributes:
         classes: the classes explained, ``(N,)`` or ``(N, K)``; ``None`` where there is no class.
         signed: whether what lowers the score says as much as what raises it.
-        placed: whether it asks about places in the image, which do not move with it.
+        placed: whether it asks about places in the image. If so, `augmented` moves them with it.
         resolved: whether it is settled.
         clean: the clean output and its number of samples, while the target has yet to be tried in
             another batch; ``None`` if it has been, or need not be.
@@ -72,6 +73,19 @@ class Target(ABC):
             self._check_apart(*self.clean)
             self.clean = None
         return self._of(samples)
+
+    def augmented(self, augmentation: Augmentation) -> Target:
+        """The target that asks of changed images what this one asks of the images.
+
+        Raises:
+            TargetError: it asks about places, and does not say how they move along.
+        """
+        if self.placed:
+            raise TargetError(
+                f"the image is moved, and {type(self).__name__} asks about places in it, which do "
+                "not move along; give it an `augmented`, pass a class, or use Smooth"
+            )
+        return self
 
     def replaced(self, **attributes: Any) -> Self:
         """The same target with other attributes."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from camlib.augmentation import Augmentation
 from camlib.errors import TargetError
 from camlib.maps import precise
 from camlib.targets.base import Target
@@ -60,13 +61,19 @@ class Segment(Target):
             mask = mask[:, None]
         return self.replaced(classes=classes, mask=mask)
 
+    def augmented(self, augmentation: Augmentation) -> Segment:
+        """The target of the mask in changed images; `__call__` fits it to their size."""
+        return self.replaced(mask=augmentation.mirrored(self.mask))
+
     def __call__(self, output: Any) -> Tensor:
         """The means, shaped like `classes`."""
         scores = both(class_scores(output, len(self.classes)))
         several = self.classes.reshape(len(self.classes), -1).to(scores.device)
         places = several.reshape(*several.shape, *[1] * (scores.ndim - 2))
-        found = precise(scores.gather(1, places.expand(-1, -1, *scores.shape[2:]))).flatten(2)
-        mask = self.mask.to(scores.device).reshape(len(scores), -1, found.shape[2])
+        grid = scores.shape[2:]
+        found = precise(scores.gather(1, places.expand(-1, -1, *grid))).flatten(2)
+        mask = self.mask.to(scores.device).reshape(len(scores), -1, *self.mask.shape[-len(grid) :])
+        mask = _resized(mask, grid).flatten(2)
         return (found.where(mask, 0).sum(2) / mask.sum(2)).reshape(self.classes.shape)
 
 
@@ -92,6 +99,16 @@ def _fitted(given: Any, scores: Tensor) -> Tensor:
         if empty:
             raise TargetError(f"the mask of sample {empty[0]} is empty{where}; mark more places")
     return fitted.expand(count, *grid)
+
+
+def _resized(mask: Tensor, grid: torch.Size) -> Tensor:
+    """`mask` ``(N, K, *size)`` at another `grid`, where a place is marked if any of it was."""
+    if mask.shape[2:] == grid:
+        return mask
+    larger = [max(pair) for pair in zip(mask.shape[2:], grid, strict=True)]
+    found = F.interpolate(mask.float(), larger, mode="nearest-exact")
+    pools = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+    return pools[len(grid) - 1](found, grid) > 0
 
 
 def _commonest(labels: Tensor, mask: Tensor | None, classes: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from camlib.augmentation import Augmentation
 from camlib.errors import TargetError
 from camlib.maps import precise
 from camlib.options import Natural, checked
@@ -64,6 +65,16 @@ class Detection(Target):
             if labels.ndim == 2:
                 boxes = boxes[:, None].expand(-1, labels.shape[1], -1)
         return self.replaced(boxes=boxes, classes=labels, size=size)
+
+    def augmented(self, augmentation: Augmentation) -> Detection:
+        """The target of the boxes in changed images."""
+        size = augmentation.size(self.size)
+        factors = [new / old for new, old in zip(size[::-1], self.size[::-1], strict=True)]
+        boxes = self.boxes * self.boxes.new_tensor(factors * 2)
+        if augmentation.flip:
+            left, top, right, bottom = boxes.unbind(-1)
+            boxes = torch.stack([size[-1] - right, top, size[-1] - left, bottom], -1)
+        return self.replaced(boxes=boxes, size=size)
 
     def __call__(self, output: Any) -> Tensor:
         """The scores, shaped like `classes`."""

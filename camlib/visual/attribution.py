@@ -36,7 +36,7 @@ def to_image(
     mode: Mode = "centered",
     *,
     percentile: Annotated[float, Range(0, 100, above=True)] = 99,
-    colormap: str | None = None,
+    colormap: Any = None,
 ) -> Attribution:
     """`attribution` as a picture: uint8, three channels, the same kind, layout and device.
 

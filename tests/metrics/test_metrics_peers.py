@@ -22,7 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::scipy.sparse.linalg.MatrixRankWarning"),
 ]
 
 TARGETS = [1, 0, 3]
