@@ -327,6 +327,14 @@ def test_names_of_classes_beside_the_weights(beside, tmp_path):
     assert tuple(load(NAME, str(tmp_path / "x.pth")).classes) == CLASSES
 
 
+def test_a_torn_file_of_safetensors_is_refused(tmp_path):
+    pytest.importorskip("safetensors", reason="install the extra `models`")
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(InputError, match=r"torn.safetensors' is damaged or incomplete"):
+        load(NAME, str(torn))
+
+
 def test_files_that_hold_no_weights_are_refused_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = content(network())
@@ -334,7 +342,6 @@ def test_files_that_hold_no_weights_are_refused_with_the_reason(tmp_path, monkey
     Path("empty.pth").write_bytes(b"")
     Path("torn.pth").write_bytes(whole[: len(whole) // 2])
     Path("text.pth").write_text("weights")
-    Path("torn.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     Path("torn.pth.gz").write_bytes(gzip.compress(whole)[:1000])
     Path("folder").mkdir()
     with zipfile.ZipFile("two.zip", "w") as archive:
@@ -347,7 +354,6 @@ def test_files_that_hold_no_weights_are_refused_with_the_reason(tmp_path, monkey
         "pointer.pth": "is a pointer of Git LFS, not the weights themselves; .*: git lfs pull",
         "empty.pth": "is empty; copy or download it again",
         "torn.pth": "is damaged or incomplete .*; copy or download it again",
-        "torn.safetensors": "is damaged or incomplete",
         "torn.pth.gz": "is damaged or incomplete",
         "text.pth": "holds no weights: it is no file of torch.save; .* to a new file",
         "folder": r"holds no weights; expected one of model.safetensors.index.json, ",
