@@ -182,7 +182,7 @@ class Pass:
         tail, asked = self.tails[layer], (self.target if target is None else target)[samples]
         kept = changed.clone() if tail.leaves_out else changed  # what runs may change it in place
         found = precise(asked(tail.output(self.inputs, calls, entering, changed)))
-        if tail.leaves_out and not found.isfinite().all():
+        if tail.leaves_out and not found.isfinite().all() and kept.isfinite().all():
             # Other inputs may need what those did not that it was found out with.
             tail.distrust()
             found = precise(asked(tail.output(self.inputs, calls, entering, kept)))
