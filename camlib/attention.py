@@ -16,9 +16,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from camlib.maps import precise
+from camlib.passes.ambient import FunctionMode
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Attention:
         return precise(values).reshape(*lead, count, -1, *tokens)
 
 
-class Attending(TorchFunctionMode):
+class Attending(FunctionMode):
     """Calls of attention in the block are worked out as they are written, and kept.
 
     Args:

@@ -13,9 +13,8 @@ object leaves nothing on the model. Three facts about PyTorch shape the rest.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -23,10 +22,14 @@ from torch import Tensor, nn
 
 from camlib.errors import GraphError, LayerError, warn
 from camlib.gradients import gradients, reached
+from camlib.inputs import plain
 from camlib.maps import Window
-from camlib.modes import differentiable_rnns
+from camlib.modes import run_differentiable_rnns, run_plainly
 from camlib.modules import Layer, call_of, find
+from camlib.passes.hooks import hook
 from camlib.passes.nested import activations, first, replaced
+from camlib.passes.state import owned
+from camlib.passes.undoing import Undoing
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""
@@ -157,18 +160,17 @@ def capture(
     """
     found = [find(model, layer) for layer in layers]
     seen = Capture(tuple(name for name, _ in found), graph)
-    thread = threading.get_ident()
+    held = owned(model)
 
-    def hook_for(name: str) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if threading.get_ident() != thread:
-                return None
+    def reader(name: str) -> Callable[..., Any]:
+        def read(_: nn.Module, args: Any, output: Any) -> Any:
             seen.calls[name] += 1
             if call_of(name) not in (None, seen.calls[name] - 1):
                 return None
             if optional and not _plain(args, output):
                 return None
-            where, tensor = first(name, output)
+            where, given = first(name, output)
+            tensor = plain(given)
             if tensor.is_inference():
                 if graph != "none":
                     raise GraphError(
@@ -181,24 +183,27 @@ def capture(
                 seen.interrupted |= bool(seen._outputs) and not torch.is_grad_enabled()
                 torch.set_grad_enabled(True)
                 if not tensor.requires_grad:
-                    # The output itself takes part, as the model may have kept it elsewhere.
-                    own = any(tensor is kept for kept in _state(module))
+                    # The output itself takes part, as the model may have kept it elsewhere; but
+                    # what the model holds between passes, in any of its modules, is not marked.
+                    own = held(given)
                     tensor = (tensor.detach() if own else tensor).requires_grad_()
             seen._outputs[name] = tensor, tensor._version
             passed = tensor.clone()
-            if any(tensor is given for given in args):
+            if any(given is other for other in args):
                 seen._passed_on[name] = passed
+            if given is not tensor and type(given) is not type(tensor):
+                passed = passed.as_subclass(type(given))
+                vars(passed).update(vars(given))
             return replaced(output, where, passed)
 
-        return hook
+        return read
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(graph == "whole"))
+    with Undoing() as undo:
+        run_plainly(undo, grad=graph == "whole")
         if graph != "none":
-            stack.enter_context(differentiable_rnns(model))
+            run_differentiable_rnns(undo, model)
         for name, module in dict(found).items():
-            stack.callback(module.register_forward_hook(hook_for(name)).remove)
+            hook(undo, module, reader(name))
         yield seen
     if optional:
         seen.names = tuple(name for name in seen.names if seen.readable(name))
@@ -215,19 +220,16 @@ def replacing(model: nn.Module, layer: Layer, call: int, tensor: Tensor) -> Iter
         tensor: goes to the model, which may change it in place.
     """
     name, module = find(model, layer)
-    thread = threading.get_ident()
     calls = itertools.count()
 
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if threading.get_ident() != thread or next(calls) != call:
+    def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if next(calls) != call:
             return None
         return replaced(output, first(name, output)[0], tensor)
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with Undoing() as undo:
+        hook(undo, module, replace)
         yield
-    finally:
-        handle.remove()
 
 
 def _plain(args: Any, output: Any) -> bool:
@@ -236,9 +238,3 @@ def _plain(args: Any, output: Any) -> bool:
     return all(not t.is_inference() and all(t is not given for given in args) for t in found) and (
         bool(found)
     )
-
-
-def _state(module: nn.Module) -> Iterator[Tensor]:
-    """What belongs to `module` itself and must not be marked."""
-    yield from module.parameters(recurse=False)
-    yield from module.buffers(recurse=False)

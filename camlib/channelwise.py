@@ -25,11 +25,11 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from camlib.chunks import Chunks
 from camlib.forward import Pass
 from camlib.layouts import Layout
+from camlib.passes.ambient import FunctionMode
 from camlib.samples import of_samples
 
 _TRIED = 3
@@ -221,7 +221,7 @@ class _Layer:
         return input, weight, bias
 
 
-class _FirstLinear(TorchFunctionMode):
+class _FirstLinear(FunctionMode):
     """`answer` stands for the first linear function that runs in the block."""
 
     def __init__(self, answer: Callable[..., Tensor]) -> None:
@@ -249,6 +249,6 @@ _Call = tuple[Tensor, Tensor, Tensor | None]
 
 def _halves(count: int) -> Tensor:
     """Halves of `count` channels and their other halves, ``(2 * bits, count)``."""
-    bits = torch.arange((count - 1).bit_length())
-    halves = (torch.arange(count) >> bits[:, None]) % 2 == 1
+    bits = torch.arange((count - 1).bit_length(), device="cpu")
+    halves = (torch.arange(count, device="cpu") >> bits[:, None]) % 2 == 1
     return torch.cat([halves, ~halves])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from torch import Tensor
 from camlib.errors import warn
 from camlib.options import Count, check
 
+Found = TypeVar("Found")
+
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """Shows how far a loop has come, such as `tqdm.tqdm`."""
+
+_NOTHING: Any = object()
 
 _GROWTH = 32
 """How many times the memory of a sample the layers that see it may take at once."""
@@ -44,8 +48,8 @@ class Chunks:
         check("batch_size", self.size, Count | None)
 
     def run(
-        self, function: Callable[[Tensor], Tensor], items: Tensor, *like: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        self, function: Callable[[Tensor], Found], items: Tensor, *like: Tensor
+    ) -> Iterator[tuple[Tensor, Found]]:
         """Some of `items` and what `function` makes of them, one chunk after the other.
 
         A chunk that does not fit into memory is tried again by halves, with a warning.
@@ -59,13 +63,13 @@ class Chunks:
         chunks = torch.split(items, size) if len(items) else ()
         for chunk in chunks if self.progress is None else self.progress(chunks):
             while len(chunk):
-                part, found = chunk[:size], None
+                part, found = chunk[:size], _NOTHING
                 try:
                     found = function(part)
-                except RuntimeError as error:
-                    if not _out_of_memory(error) or len(part) == 1:
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error) or len(part) == 1:
                         raise
-                if found is None:  # out here nothing holds on to what the chunk left behind
+                if found is _NOTHING:  # out here nothing holds on to what the chunk left behind
                     size = len(part) // 2
                     warn(
                         f"out of memory with {len(part)} at once; going on with {size}: pass "
@@ -90,6 +94,19 @@ def free(device: torch.device) -> int:
     return (torch.cuda.mem_get_info(device)[0] + unused) // 2
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU it is a plain RuntimeError that says so.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says so, in the words of any device, library or system."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in said for word in _OF_MEMORY)
+
+
+_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+"""What plain errors say on a CPU, on Windows, on MPS, in cuBLAS and in cuDNN."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from camlib.errors import NOT_FINITE, InputError
+
 
 def summed_by_class(weights: Tensor, activation: Tensor, *, eigen_smooth: bool) -> Tensor:
     """``sum_k w_k A_k`` ``(N, K, *grid)`` of `weights` ``(N, C, K)`` and an activation.
@@ -57,6 +59,8 @@ def sign(projection: Tensor) -> Tensor:
 
 def top_vector(gram: Tensor) -> Tensor:
     """The eigenvector ``(N, m, 1)`` of the largest eigenvalue of `gram` ``(N, m, m)``."""
+    if not gram.isfinite().all():
+        raise InputError(NOT_FINITE.format("the activation"))
     values, vectors = torch.linalg.eigh(gram.detach())
     rest: Tensor = vectors[..., :-1]
     top: Tensor = vectors[..., -1:]

@@ -55,6 +55,13 @@ class CamlibWarning(UserWarning):
     """A result that is probably not what was meant."""
 
 
+NOT_FINITE = (
+    "{} is not finite: the inputs or the model's values hold NaN or infinity, or overflow in half "
+    "precision; look for them with torch.isfinite"
+)
+"""What is said of a map, an attribution, a score."""
+
+
 def warn(message: str) -> None:
     """A `CamlibWarning` that points at the user's line: the first one outside this package."""
     frame, level = sys._getframe(1), 2

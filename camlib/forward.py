@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camlib import targets
 from camlib.capture import Capture, Graph
-from camlib.errors import LayerError
+from camlib.errors import NOT_FINITE, InputError, LayerError
 from camlib.gradients import gradients
 from camlib.inputs import Inputs
 from camlib.layouts import Layout
@@ -95,21 +95,20 @@ class Pass:
         read = one_run(
             model, inputs, layers, graph, rule, record=record, optional=optional, tails=tails
         )
-        with torch.inference_mode(False):
-            if not callable(target) or isinstance(target, Target):
+        if not callable(target) or isinstance(target, Target):
 
-                def again(samples: Tensor, image: Tensor) -> Any:
-                    given = inputs.of_samples(samples, image)
-                    return answer(model, given, graphed=read.graphed)
+            def again(samples: Tensor, image: Tensor) -> Any:
+                given = inputs.of_samples(samples, image)
+                return answer(model, given, graphed=read.graphed)
 
-                check_order(model, inputs, read.output, again)
-            with torch.enable_grad():
-                shown = read.output
-                if undecided(target, shown):
-                    shown = _with_graph(model, inputs, shown)
-                chosen = targets.resolve(target, shown, len(inputs), inputs.size)
-            with torch.set_grad_enabled(graph != "none"):
-                scores = chosen(read.output)
+            check_order(model, inputs, read.output, again)
+        with torch.enable_grad():
+            shown = read.output
+            if undecided(target, shown):
+                shown = _with_graph(model, inputs, shown)
+            chosen = targets.resolve(target, shown, len(inputs), inputs.size)
+        with torch.set_grad_enabled(graph != "none"):
+            scores = chosen(read.output)
         read.seen.hooked = read.hooked
         # Where texts are the classes, each image is compared with all of them.
         inputs = replace(inputs, shared="logits_per_image" in named(read.output))
@@ -180,9 +179,14 @@ class Pass:
         """
         calls = self.seen.calls[self.seen.names[layer]]
         entering = samples if entering is None else entering
-        output = self.tails[layer].output(self.inputs, calls, entering, changed)
-        found = (self.target if target is None else target)[samples](output)
-        return precise(found).reshape(len(samples), -1)
+        tail, asked = self.tails[layer], (self.target if target is None else target)[samples]
+        kept = changed.clone() if tail.leaves_out else changed  # what runs may change it in place
+        found = precise(asked(tail.output(self.inputs, calls, entering, changed)))
+        if tail.leaves_out and not found.isfinite().all() and kept.isfinite().all():
+            # Other inputs may need what those did not that it was found out with.
+            tail.distrust()
+            found = precise(asked(tail.output(self.inputs, calls, entering, kept)))
+        return found.reshape(len(samples), -1)
 
     def settle(self, layer: int, layout: Layout, *, several: bool) -> None:
         """Find out once what running again what follows `layer` takes; a warning if it mixes them.
@@ -193,6 +197,7 @@ class Pass:
             several: whether samples run beside others than in the clean pass.
         """
         tail, name = self.tails[layer], self.seen.names[layer]
+        self.check_scores()
         if tail.needs.kept is None:
             clean, raw = self.scores.detach(), self.seen.activations()[layer].detach()
             samples, activation = on_trial(layout, raw, len(self.inputs))
@@ -220,6 +225,7 @@ class Pass:
         """
         if self.output is None:
             return Batching()
+        self.check_scores()
         several = several or True in self._batching  # the last of a row may come alone
         if several not in self._batching:
             self._batching[several] = how = batching(
@@ -231,6 +237,15 @@ class Pass:
             )
             how.warn_if_mixed(self.model)
         return self._batching[several]
+
+    def check_scores(self) -> None:
+        """Check that there is a score to compare others with.
+
+        Raises:
+            InputError: one is not a number.
+        """
+        if self.target.asks and self.scores.isnan().any():
+            raise InputError(NOT_FINITE.format("the score"))
 
     def _returned(self, samples: Tensor, image: Tensor) -> Any:
         """What the model returns for `image`, which is given away, changed from `samples`."""
@@ -249,7 +264,7 @@ def input_gradients(
         target: what to explain.
         rule: a context in which the model runs.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         image = given.image.detach().clone().requires_grad_()
         run = Pass.of(model, given.with_image(image), target, (), "whole", rule)
         with without_recomputation() if rule else nullcontext():

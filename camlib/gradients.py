@@ -103,7 +103,8 @@ def reached(
     """
     if not scores.requires_grad:
         raise GraphError(_UNREACHED.format(names[0]))
-    cotangent = 1 / torch.arange(1, scores.shape[1] + 1).to(scores).expand_as(scores)
+    numbers = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+    cotangent = 1 / numbers.to(scores).expand_as(scores)
     with _overwriting():
         return torch.autograd.grad(
             scores, tensors, cotangent, retain_graph=retain_graph, allow_unused=True
@@ -158,12 +159,28 @@ class _Backward:
         )
 
 
+_KNOWN = {
+    "Inference tensors cannot be saved for backward": (
+        "the model, or a part of it, was made under torch.inference_mode(), so that no gradient "
+        "can be taken: make it outside of that block, or use ScoreCAM, which takes none"
+    ),
+    "not compatible with .grad()": (
+        "the model runs a checkpoint of its own kind that is reentrant, through which no gradient "
+        "can be taken at a layer: turn checkpointing off, or use use_reentrant=False"
+    ),
+}
+"""What PyTorch says, and what helps."""
+
+
 @contextmanager
 def _overwriting() -> Iterator[None]:
     """A backward pass in the block; an error that helps, if the model overwrote what it needs."""
     try:
         yield
     except RuntimeError as error:
+        for said, advice in _KNOWN.items():
+            if said in str(error):
+                raise GraphError(f"{advice}; PyTorch says: {error}") from error
         if "modified by an inplace operation" not in str(error):
             raise
         raise GraphError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from camlib.arguments import described
 from camlib.capture import capture
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.inputs import Inputs
 from camlib.maps import precise
@@ -76,14 +77,14 @@ def _listed(given: Inputs, paths: Iterable[Path]) -> str:
 def _looked_at(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[str, list[Path]]:
     """The paths of the rivals on which each of `layers` depends, or under ``""`` the answer."""
     clean = _read(model, given, layers)
-    generator = torch.Generator().manual_seed(0)
+    draws = Draws(0)
     found: dict[str, list[Path]] = {name: [] for name in clean}
     for path in given.rivals:
         one = given.imaged(path)
         if not one.image.numel():
             continue
         low, high = torch.aminmax(precise(one.image))
-        noise = torch.randn(one.image.shape, generator=generator).to(one.image.device)
+        noise = draws.normal(*one.image.shape).to(one.image.device)
         spread = (high - low).where(high > low, 1)
         changed = _read(model, one.with_image((one.image + spread * noise).to(one.image)), layers)
         for name, paths in found.items():

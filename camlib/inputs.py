@@ -84,7 +84,7 @@ class Inputs:
         """
         if isinstance(given, Inputs):
             return given
-        args, kwargs = mapped(_plain, arguments_of(given, model))
+        args, kwargs = mapped(plain, arguments_of(given, model))
         tensors = dict(walk(_by_key(args, kwargs)))
         axes = None if image_layout is None else len(image_layout)
         found = {path: value for path, value in tensors.items() if _is_image(value, axes)}
@@ -106,6 +106,13 @@ class Inputs:
         rivals = tuple(dict.fromkeys([*found, path]))
         told = image_layout is not None
         picture = _stacked(tensors[path])
+        if torch._C._functorch.is_functorch_wrapped_tensor(picture):
+            raise InputError(
+                "the images are inside of torch.vmap or a transform of torch.func, where no hooks "
+                "run and no gradient of its own is taken; call the method outside, on the batch"
+            )
+        if picture.is_meta:
+            raise InputError("the images are on the meta device and hold no values; pass real ones")
         if not picture.numel():
             raise InputError(f"the images are empty: shape {tuple(picture.shape)}")
         axis = axes_of(picture.shape)[0]
@@ -218,7 +225,7 @@ class Inputs:
         Raises:
             InputError: `picture` does not fit.
         """
-        found = torch.as_tensor(picture).detach().to(precise(self.image))
+        found = torch.as_tensor(picture, device=self.image.device).detach().to(precise(self.image))
         try:
             found = found.expand_as(self.image)
         except RuntimeError:
@@ -260,9 +267,11 @@ class Inputs:
         return values.squeeze(1) if self.axis is None else values.movedim(1, self.axis)
 
     def run(self, model: nn.Module) -> Any:
-        """What `model` returns for these arguments."""
+        """What `model` returns for these arguments, its tensors plain ones."""
         try:
-            return model(*self.args, **self.kwargs)
+            output = model(*self.args, **self.kwargs)
+            odd = any(plain(tensor) is not tensor for tensor in tensors_in(output))
+            return mapped(plain, output) if odd else output
         except Exception as error:
             self.annotate(error)
             raise
@@ -335,7 +344,7 @@ def _stacked(value: Pictures) -> Tensor:
     return torch.stack(value)
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
     """`tensor` without a subclass that only knows what it shows, as those of torchvision do."""
     kind = type(tensor)
     if kind in (Tensor, nn.Parameter) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:

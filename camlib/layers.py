@@ -30,6 +30,7 @@ from camlib.maps import Window
 from camlib.modes import explaining
 from camlib.modules import Layer, Layers, find, names, unwrap
 from camlib.passes.nested import tensors_in
+from camlib.passes.undoing import Called
 from camlib.targets.proposals import detects
 from camlib.targets.saturation import saturated
 from camlib.visits import Visit, Visits
@@ -89,7 +90,7 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
         ...     print(layer.name, layer.kind, layer.grid, f"{layer.share:.0%}")
     """
     given, model = Inputs.of(inputs), unwrap(model)
-    with explaining(model, given.image.device), torch.inference_mode(False), torch.no_grad():
+    with Called(), explaining(model, given.image.device), torch.no_grad():
         given = as_read(model, given, ()) if len(given.readings()) > 1 else given
         order, output = visited(model, given)
         found, preferred = _readable(readings(model, given, order), given, order, output)
@@ -100,12 +101,8 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
             default = _choose(model, given, target, found, preferred)
         except LayerError:
             default = ""
-    return [
-        replace(
-            c, share=float(shares.get(c.name, torch.zeros(1)).mean()), default=c.name == default
-        )
-        for c in found
-    ]
+    means = {name: float(share.mean()) for name, share in shares.items()}
+    return [replace(c, share=means.get(c.name, 0.0), default=c.name == default) for c in found]
 
 
 def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:

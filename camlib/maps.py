@@ -116,7 +116,7 @@ def _between(height: int, size: int) -> tuple[tuple[int, Tensor], ...]:
 
     The shares are a column, ``(rows, 1)``.
     """
-    numbers = torch.arange(height, dtype=torch.float64)[None, None]
+    numbers = torch.arange(height, dtype=torch.float64, device="cpu")[None, None]
     places = F.interpolate(numbers, size, mode="linear", align_corners=False).flatten()
     floors = places.floor()
     starts = torch.searchsorted(floors, numbers.flatten()).tolist()

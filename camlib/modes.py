@@ -1,7 +1,8 @@
 """Run a model in evaluation mode, uncompiled, and put everything back.
 
-Modes and stances are shared by all threads while several of them may be explaining one model, so
-each is counted: the first to come switches, the last to go switches back.
+Modes and stances are shared by all threads while several of them may be explaining one model: the
+first to come switches, the last to go switches back. A mode that another thread sets meanwhile
+looks like that of the call, and goes back with it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from camlib.passes.state import restoring
+from camlib.passes.random import put_back_draws
+from camlib.passes.state import prepares, put_back_state
+from camlib.passes.undoing import Shared, Undo, Undoing, lock
 
 
 @contextmanager
@@ -27,124 +30,110 @@ def explaining(model: nn.Module, device: torch.device, *, eval: bool = True) -> 
     without a graph would cut the gradients of a training step in the same autocast block (torch 2.6
     does so, 2.15 no longer).
 
-    Without `eval`, modules keep the modes they have, and random numbers are not put back.
+    Gradients can be taken, also where the caller is in inference mode. Without `eval`, modules keep
+    the modes they have, and random numbers are not put back.
     """
-    with ExitStack() as stack:
+    with Undoing() as undo:
+        state = put_back_state(undo, model)
         if eval:
-            stack.enter_context(evaluating(model))
-        stack.enter_context(restoring(model))
-        stack.enter_context(uncompiled())
-        stack.enter_context(uncheckpointed())
-        for kind in {"cpu", device.type} & _RANDOM.keys() if eval else ():
-            stack.enter_context(_random[kind].held(device))
+            evaluate(undo, model, prepare=lambda: state.prepare(model))
+        run_uncompiled(undo)
+        run_unchecked(undo)
+        if eval:
+            put_back_draws(undo, model, device)
         if torch.is_autocast_enabled(device.type):
-            stack.callback(torch.clear_autocast_cache)
+            undo(torch.clear_autocast_cache, own=True)
+        run_plainly(undo, grad=True)
         yield
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module of `model` in evaluation mode; each gets its own mode back.
+def evaluate(undo: Undoing, model: nn.Module, prepare: Undo | None = None) -> None:
+    """Every module of `model` in evaluation mode until `undo`; each gets its own mode back.
 
-    The flag alone is set: ``train()`` and ``eval()`` are overridden in some models, with effects
-    that cannot be taken back.
+    The flag alone is set where that is all that ``eval()`` does.
+
+    Args:
+        undo: when.
+        model: without wrappers.
+        prepare: calls ``eval()`` where a module has one of its own, or its own ``train()``, and
+            sees to what that does beside; by default it is not called.
     """
     switched: list[nn.Module] = []
-    try:
-        with _lock:
-            for module in model.modules():
-                if module.training or id(module) in _switched:
-                    switched.append(module)
-                    _switched[id(module)] = _switched.get(id(module), 0) + 1
-                    module.training = False
-        yield
-    finally:
-        with _lock:
-            for module in switched:
-                left = _switched.pop(id(module), 1) - 1
-                if left > 0:
-                    _switched[id(module)] = left
-                else:
+    undo(partial(_released, switched, id(undo)))
+    modules = [*model.modules()]
+    with lock:
+        for module in modules:
+            if module.training or id(module) in _switched:
+                switched.append(module)
+                _switched.setdefault(id(module), (module, set()))[1].add(id(undo))
+    if prepare is not None and switched and any(map(prepares, modules)):
+        prepare()
+        modules = [*model.modules()]
+    with lock:
+        for module in modules:
+            if module.training:
+                module.training = False
+
+
+def _released(switched: list[nn.Module], holder: int) -> None:
+    with lock:
+        for module in switched:
+            if id(module) in _switched:
+                _, holders = _switched[id(module)]
+                if holders <= {holder}:
                     module.training = True
+                    del _switched[id(module)]
+                holders.discard(holder)
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
+def run_uncompiled(undo: Undoing) -> None:
     """Compiled functions and modules run as written: compiled code ignores hooks that come later.
 
     https://github.com/pytorch/pytorch/issues/117758
     """
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
-        yield
         return
-    with _stance.held():
-        yield
+    _stance.held(undo)
 
 
-@contextmanager
-def uncheckpointed() -> Iterator[None]:
+def run_unchecked(undo: Undoing) -> None:
     """In this thread, reentrant checkpoints run what they hold as it is.
 
     Their backward pass knows ``backward()`` alone, which fills the ``.grad`` of every weight.
     """
-    if "torch.utils.checkpoint" not in sys.modules:  # nobody uses it
-        yield
-        return
-    with _checkpoints.held():
-        _local.direct = getattr(_local, "direct", 0) + 1
-        try:
-            yield
-        finally:
-            _local.direct -= 1
+    if "torch.utils.checkpoint" in sys.modules:  # else nobody uses it
+        _checkpoints.held(undo)
+        undo(partial(setattr, _local, "direct", getattr(_local, "direct", 0)), own=True)
+        _local.direct = 1
 
 
-@contextmanager
-def differentiable_rnns(model: nn.Module) -> Iterator[None]:
+def run_differentiable_rnns(undo: Undoing, model: nn.Module) -> None:
     """Recurrent layers of `model` run so that a backward pass can follow in evaluation mode.
 
     That of cuDNN refuses: it keeps what it takes in training mode alone.
     """
-    if not any(map(_by_cudnn, model.modules())):
-        yield
-        return
-    with _cudnn.held():
-        yield
+    if any(map(_by_cudnn, model.modules())):
+        _cudnn.held(undo)
 
 
-class _Shared:
-    """A change to PyTorch that threads share: the first to come makes it, the last undoes it."""
-
-    def __init__(self, change: Callable[..., Callable[[], object]]) -> None:
-        self.change = change
-        self.holders = 0
-        self.undo: Callable[[], object] | None = None
-
-    @contextmanager
-    def held(self, *given: object) -> Iterator[None]:
-        """The change in force; `given` goes to it."""
-        entered = False
-        try:
-            with _lock:
-                self.holders += 1
-                entered = True
-                if self.undo is None:
-                    self.undo = self.change(*given)
-            yield
-        finally:
-            with _lock:
-                self.holders -= entered
-                if not self.holders and self.undo is not None:
-                    undo, self.undo = self.undo, None
-                    undo()
+def run_plainly(undo: Undoing, *, grad: bool) -> None:
+    """Outside of inference mode until `undo`, with a graph recorded or not."""
+    undo(partial(torch._C._set_grad_enabled, torch.is_grad_enabled()), own=True)
+    if torch.is_inference_mode_enabled():
+        guard = torch._C._InferenceMode(False)  # in force from here on
+        undo(partial(guard.__exit__, None, None, None), own=True)
+    torch._C._set_grad_enabled(grad)
 
 
-def _eager() -> Callable[[], object]:
-    stack = ExitStack()
-    stack.enter_context(torch.compiler.set_stance("force_eager"))
-    return stack.close
+def _eager() -> tuple[Undo, Undo]:
+    from torch._dynamo import eval_frame
+
+    set_stance = eval_frame._set_stance
+    forced = eval_frame.DynamoStance("force_eager")
+    return partial(set_stance, forced), partial(set_stance, eval_frame._stance)
 
 
-def _direct() -> Callable[[], object]:
+def _direct() -> tuple[Undo, Undo]:
     from torch.utils.checkpoint import CheckpointFunction
 
     ordinary = CheckpointFunction.apply
@@ -154,18 +143,16 @@ def _direct() -> Callable[[], object]:
             return run(*args)
         return ordinary(run, keep_random, *args)
 
-    CheckpointFunction.apply = staticmethod(apply)
-
     def undo() -> None:
-        del CheckpointFunction.apply  # back to that of every function
+        if "apply" in vars(CheckpointFunction):
+            del CheckpointFunction.apply  # back to that of every function
 
-    return undo
+    return partial(setattr, CheckpointFunction, "apply", staticmethod(apply)), undo
 
 
-def _without_cudnn() -> Callable[[], object]:
-    before = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    return partial(setattr, torch.backends.cudnn, "enabled", before)
+def _without_cudnn() -> tuple[Undo, Undo]:
+    switch = partial(setattr, torch.backends.cudnn, "enabled")
+    return partial(switch, False), partial(switch, torch.backends.cudnn.enabled)
 
 
 def _by_cudnn(module: nn.Module) -> bool:
@@ -173,27 +160,8 @@ def _by_cudnn(module: nn.Module) -> bool:
     return isinstance(module, nn.RNNBase) and any(p.is_cuda for p in module.parameters(False))
 
 
-def _kept(kind: str) -> Callable[[torch.device], Callable[[], object]]:
-    """Saves the random numbers of a kind of device; what it returns puts them back."""
-    get, put = _RANDOM[kind]
-
-    def keep(device: torch.device) -> Callable[[], object]:
-        state = get(device)
-        return lambda: put(state, device)
-
-    return keep
-
-
-_RANDOM: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
-    "cpu": (lambda _: torch.get_rng_state(), lambda state, _: torch.set_rng_state(state)),
-    "cuda": (torch.cuda.get_rng_state, torch.cuda.set_rng_state),
-    "mps": (lambda _: torch.mps.get_rng_state(), lambda state, _: torch.mps.set_rng_state(state)),
-}
-
-_lock = threading.Lock()
-_switched: dict[int, int] = {}
-_stance = _Shared(_eager)
-_checkpoints = _Shared(_direct)
-_cudnn = _Shared(_without_cudnn)
+_switched: dict[int, tuple[nn.Module, set[int]]] = {}
+_stance = Shared(_eager)
+_checkpoints = Shared(_direct)
+_cudnn = Shared(_without_cudnn)
 _local = threading.local()
-_random = {kind: _Shared(_kept(kind)) for kind in _RANDOM}

@@ -22,6 +22,7 @@ from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from camlib.errors import OptionError
+from camlib.passes.compiling import as_written
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ def checked(function: F) -> F:
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     bound = positional[:1] == ["self"]
 
-    @functools.cache
-    def declared() -> tuple[dict[str, Any], bool]:
-        return _declared(function)
+    declared: list[tuple[dict[str, Any], bool]] = []  # once read
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        kinds, open_ended = declared()
+        if not declared:
+            declared.append(_declared(function))
+        kinds, open_ended = declared[0]
         for name, value in (*zip(positional, args, strict=False), *options.items()):
             if name in kinds:
                 check(name, value, kinds[name])
@@ -113,7 +114,7 @@ def checked(function: F) -> F:
                 raise unknown(owner, name, known_to(owner, function, kinds))
         return function(*args, **options)
 
-    return call  # type: ignore[return-value]
+    return as_written(call)  # type: ignore[return-value]
 
 
 def check(name: str, value: Any, kind: Any) -> None:
@@ -240,10 +241,14 @@ def check_fields(value: Any) -> None:
         check(name, getattr(value, name), kind)
 
 
-@functools.cache
 def hints(annotated: Hashable) -> dict[str, Any]:
     """The annotations of a function or class; `Any` for what only a type checker imports."""
-    held: Any = annotated
+    if annotated not in _hints:
+        _hints[annotated] = _resolved(annotated)
+    return _hints[annotated]
+
+
+def _resolved(held: Any) -> dict[str, Any]:
     try:
         return get_type_hints(held, include_extras=True)
     except NameError:
@@ -291,6 +296,9 @@ def _kind_of(value: Any) -> str:
         return "not finite"
     return f"of type {type(value).__name__}"
 
+
+_hints: dict[Hashable, dict[str, Any]] = {}
+"""The annotations that were resolved."""
 
 _WORDS = {
     bool: ["True", "False"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from camlib.arguments import described
 from camlib.errors import InputError
+from camlib.passes.nested import twin_of
 
 Path = tuple[int | str, ...]
 """Where a value is among the arguments: a position or a name, then keys into containers."""
@@ -57,7 +57,7 @@ def put(value: Any, path: Sequence[int | str], new: Any) -> Any:
     if isinstance(value, tuple | list):
         parts = [new if place == step else part for place, part in enumerate(value)]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    twin = copy.copy(value)
+    twin = twin_of(value)
     if isinstance(value, MutableMapping):
         twin[step] = new
     else:

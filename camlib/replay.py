@@ -39,6 +39,10 @@ _IMAGE = -1
 """The image, in a row with the numbers of what was kept."""
 
 
+_ALL = frozenset(range(_IMAGE, 2**12))
+"""The numbers of all that a model keeps, however much that is."""
+
+
 @dataclass
 class Needs:
     """What the tail needs of what came before it.
@@ -158,6 +162,18 @@ class Tail:
 
             self._kept[number] = module, mapped(keep, output)
         vars(self.needs).update(vars(needs))
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether something of what came before the layer stands there as NaN."""
+        kept = self.needs.kept
+        return self.needs.replayable and kept is not None and not _ALL.issubset(kept)
+
+    def distrust(self) -> None:
+        """Run in full from here on in this call, and keep everything in those to come."""
+        self.needs.kept = _ALL
+        self.needs = Needs(_ALL, False, self.needs.apart)
+        self._kept = []
 
     def output(self, inputs: Inputs, calls: int, samples: Tensor, changed: Tensor) -> Any:
         """What the model returns for changed activations of `samples` ``(M,)``, by number.

@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from camlib.errors import GraphError, warn
+from camlib.passes.ambient import FunctionMode
 
 Rule = Literal["guided", "deconvnet"]
 """The rule by which a rectifier passes its signal back."""
@@ -24,7 +24,7 @@ Rule = Literal["guided", "deconvnet"]
 Explained = TypeVar("Explained")
 
 
-class Rectifying(TorchFunctionMode):
+class Rectifying(FunctionMode):
     """Calls in the block pass signals back by `rule`.
 
     ReLU, ReLU6, Hardtanh from 0, and clamping or thresholding at 0 are rectifiers. With
@@ -141,7 +141,7 @@ class _Rectified(torch.autograd.Function):
     ) -> Tensor:
         ctx.batches, ctx.rule = True, rule
         # In the precision of the values, which are compared with it.
-        bound = inf if upper is None else torch.tensor(upper, dtype=source.dtype).item()
+        bound = inf if upper is None else source.new_tensor(upper, device="cpu").item()
         open_ = (source > 0) & (source < bound) if rule.masks else None
         if in_place:
             ctx.mark_dirty(source)

@@ -46,7 +46,7 @@ def on_trial(layout: Layout, activation: Tensor, count: int) -> tuple[Tensor, Te
     One more than there were, in another order: an axis mistaken for that of samples shows. A single
     one stands behind another that is no copy, which is not to be looked at.
     """
-    samples = torch.tensor([1, 0, 1] if count > 1 else [0, 0])
+    samples = torch.tensor([1, 0, 1] if count > 1 else [0, 0], device="cpu")
     found = of_samples(layout, activation, count, samples)
     if count == 1:
         arranged = layout(found)

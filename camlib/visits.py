@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
+from camlib.passes.ambient import enter
 from camlib.passes.courses import UNKNOWN, Course, Courses
+from camlib.passes.hooks import hook, hook_before
 from camlib.passes.nested import activations
+from camlib.passes.undoing import Undoing
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,16 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     """
     visited: dict[str, Visit] = {}
     order = Visits()
-    thread = threading.get_ident()
     courses = Courses()
     returned: dict[int, tuple[ref[Tensor], int]] = {}
     entering: list[tuple[Tensor, Course | None]] = []
 
     def begin(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        if threading.get_ident() == thread and not visited:
+        if not visited:
             for _, tensor in activations((args, kwargs)):
                 courses.set(tensor, Course())
 
-    def enter(name: str, module: nn.Module, args: Any) -> None:
+    def arrive(name: str, module: nn.Module, args: Any) -> None:
         given = args[0] if args else None
         if isinstance(given, Tensor) and given.ndim == axes + 2 and given.is_floating_point():
             course = courses.of(given)
@@ -134,14 +136,8 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
         other, unchanged = returned.get(id(tensor), (lambda: None, 0))
         return other() is tensor and unchanged == version(tensor)
 
-    def hooks_for(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        def before(module: nn.Module, args: Any) -> None:
-            if threading.get_ident() == thread:
-                enter(name, module, args)
-
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() != thread:
-                return
+    def noter(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, output: Any) -> None:
             leave()
             found = activations(output)
             if not found:
@@ -166,20 +162,18 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
                     number = len(order.finished) - 1
                     courses.set(tensor, replace(known, behind=number, cut=()))
 
-        return before, after
+        return note
 
-    with ExitStack() as stack:
+    with Undoing() as undo:
         for name, module in model.named_modules():
             scripted = isinstance(module, torch.jit.ScriptModule)
             if name and name.rpartition(".")[2] != "_orig_mod" and not scripted:
-                before, after = hooks_for(name)
-                stack.callback(module.register_forward_hook(after).remove)
+                hook(undo, module, noter(name))
                 if axes and not any(True for _ in module.children()) and any(_own(module)):
-                    stack.callback(module.register_forward_pre_hook(before).remove)
+                    hook_before(undo, module, partial(arrive, name))
         if not isinstance(model, torch.jit.ScriptModule):
-            start = model.register_forward_pre_hook(begin, with_kwargs=True)
-            stack.callback(start.remove)
-        stack.enter_context(courses)
+            hook_before(undo, model, begin, with_kwargs=True)
+        enter(undo, courses)
         yield order
     order += visited.values()
     order.cuts = tuple(courses.cuts)

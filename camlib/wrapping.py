@@ -2,19 +2,24 @@
 
 A hook sees a module run; who stands here decides whether it does. Threads share modules while one
 of them may be training what another explains: the first that needs a wrapper puts it on, the last
-takes it off, and a wrapper acts in the threads of those alone, and lets all others through.
+takes it off, and a wrapper acts in the threads of those alone, and lets all others through. A copy
+of the module that is made meanwhile has a `forward` of its own.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from types import MethodType
 from typing import Any
 
 from torch import nn
+
+from camlib.passes.undoing import Undoing, lock
 
 Player = Callable[[nn.Module, Callable[[], Any]], Any]
 """Gets a module and its call of `forward`, which it may make or not; returns what comes out."""
@@ -24,54 +29,76 @@ Player = Callable[[nn.Module, Callable[[], Any]], Any]
 def wrapping(modules: Sequence[nn.Module], player: Player) -> Iterator[None]:
     """`player` stands between each of `modules` and its `forward`, in this thread."""
     players = getattr(_local, "players", ())
-    entered: list[nn.Module] = []
-    try:
-        with _lock:
+    with Undoing() as undo:
+        undo(partial(setattr, _local, "players", players), own=True)
+        undo(partial(_released, modules, id(undo)))
+        with lock:
             for module in modules:
-                entered.append(module)
-                if id(module) in _wrapped:
-                    _wrapped[id(module)].holders += 1
-                else:
-                    _wrapped[id(module)] = _Wrapped(vars(module).get("forward"))
-                    vars(module)["forward"] = _asking(module)
+                wrapped = _wrapped.setdefault(id(module), _Wrapped(module))
+                wrapped.holders.add(id(undo))
+                if "forward" not in vars(module) or vars(module)["forward"] is wrapped.own:
+                    vars(module)["forward"] = _Asking(module, module.forward)
         _local.players = (*players, (frozenset(map(id, modules)), player))
         yield
-    finally:
-        _local.players = players
-        with _lock:
-            for module in entered:
-                if (wrapped := _wrapped.get(id(module))) is None:
-                    continue
-                wrapped.holders -= 1
-                if not wrapped.holders:
-                    del _wrapped[id(module)]
+
+
+def _released(modules: Sequence[nn.Module], holder: int) -> None:
+    with lock:
+        for module in modules:
+            wrapped = _wrapped.get(id(module))
+            if wrapped is None:
+                continue
+            if wrapped.holders <= {holder}:
+                if wrapped.own is not None:
+                    vars(module)["forward"] = wrapped.own
+                else:
                     vars(module).pop("forward", None)
-                    if wrapped.own is not None:
-                        vars(module)["forward"] = wrapped.own
+                del _wrapped[id(module)]
+            wrapped.holders.discard(holder)
 
 
 @dataclass
 class _Wrapped:
     """A module with a wrapper: its own `forward`, if not that of its class, and who needs it."""
 
-    own: Any
-    holders: int = 1
+    module: nn.Module
+    holders: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.own = vars(self.module).get("forward")
 
 
-def _asking(module: nn.Module) -> Callable[..., Any]:
+class _Asking:
     """The `forward` of `module`, with the players of the thread before it, the last one first."""
-    forward = module.forward
 
-    def asking(*args: Any, **kwargs: Any) -> Any:
-        call = partial(forward, *args, **kwargs)
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self.module = module
+        self.forward = self.__wrapped__ = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = partial(self.forward, *args, **kwargs)
         for modules, player in getattr(_local, "players", ()):
-            if id(module) in modules:
-                call = partial(player, module, call)
+            if id(self.module) in modules:
+                call = partial(player, self.module, call)
         return call()
 
-    return asking
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """The `forward` of the copy that it is made for."""
+        return copy.deepcopy(self.forward, memo)
+
+    def __reduce__(self) -> Any:
+        if isinstance(self.forward, MethodType):
+            return _forward_of, (self.module,)
+        return _itself, (self.forward,)
 
 
-_lock = threading.Lock()
+def _forward_of(module: nn.Module) -> Any:
+    return MethodType(type(module).forward, module)
+
+
+def _itself(forward: Any) -> Any:
+    return forward
+
+
 _local = threading.local()
 _wrapped: dict[int, _Wrapped] = {}

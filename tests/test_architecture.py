@@ -15,9 +15,17 @@ PACKAGE = Path(camlib.__file__).parent
 
 ORDER = [
     "errors",
+    "passes.compiling",
     "options",
+    "draws",
     "passes.nested",
+    "passes.ambient",
+    "passes.undoing",
+    "passes.hooks",
+    "passes.copies",
     "passes.state",
+    "passes.random",
+    "passes.norms",
     "modules",
     "chunks",
     "maps",

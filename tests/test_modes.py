@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from camlib import AblationCAM, GradCAM, GuidedBackprop, Saliency, ScoreCAM
-from camlib.modes import evaluating, explaining, uncheckpointed, uncompiled
+from camlib.modes import evaluate, explaining, run_unchecked, run_uncompiled
+from camlib.passes.undoing import Undoing
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
@@ -17,31 +18,66 @@ def test_every_module_gets_its_own_mode_back():
     net = pooled().train()
     net.features[1].eval()
     before = snapshot(net)
-    with evaluating(net):
+    with Undoing() as undo:
+        evaluate(undo, net)
         assert not any(module.training for module in net.modules())
     assert snapshot(net) == before
 
 
 def test_nested_and_overlapping_blocks():
     net = pooled().train()
-    outer, inner = evaluating(net), evaluating(net)
-    outer.__enter__()
-    inner.__enter__()
+    outer, inner = Undoing(), Undoing()
+    evaluate(outer, net)
+    evaluate(inner, net)
     outer.__exit__(None, None, None)
     assert not net.training
     inner.__exit__(None, None, None)
     assert all(module.training for module in net.modules())
 
 
-def test_overridden_train_is_not_called():
-    class Stubborn(nn.Linear):
-        def train(self, mode=True):
-            raise AssertionError("not to be called")
+class Merging(nn.Linear):
+    """Adds what it learned to its weight in evaluation mode, as adapters do."""
 
-    module = Stubborn(2, 2)
-    with evaluating(module):
-        assert not module.training
-    assert module.training
+    def __init__(self):
+        super().__init__(6, 4)
+        self.learned = nn.Parameter(torch.randn(4, 6))
+        self.merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            self.weight.data += -self.learned.data if mode else self.learned.data
+            self.merged = not mode
+        return self
+
+    def forward(self, batch):
+        assert self.merged != self.training
+        extra = 0 if self.merged else batch @ self.learned.T
+        return super().forward(batch) + extra
+
+
+def test_what_eval_prepares_is_prepared_and_put_back():
+    net = pooled()
+    net.tail[1] = Merging()
+    net.train()
+    net.features[1].eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = GradCAM(net, "features")(images(), 1)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.tail[1].training and not net.tail[1].merged and not net.features[1].training
+    torch.testing.assert_close(GradCAM(net.eval(), "features")(images(), 1), found)
+    assert net.tail[1].merged and not net.training
+
+
+def test_a_module_whose_eval_freezes_it_is_as_trainable_as_before():
+    class Freezing(Net):
+        def train(self, mode=True):
+            self.requires_grad_(mode)
+            return super().train(mode)
+
+    net = Freezing(pooled().features, pooled().tail).train()
+    GradCAM(net, "features")(images(), 1)
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_compiled_code_runs_as_written_and_is_put_back():
@@ -51,7 +87,9 @@ def test_compiled_code_runs_as_written_and_is_put_back():
     def double(x):
         return 2 * x
 
-    with uncompiled(), uncompiled():
+    with Undoing() as undo, Undoing() as inner:
+        run_uncompiled(undo)
+        run_uncompiled(inner)
         double(torch.ones(2))
     assert not runs
     double(torch.ones(2))
@@ -155,7 +193,8 @@ def test_other_threads_go_on_with_checkpoints():
     def run():
         checkpoint(function, torch.ones(2, requires_grad=True), use_reentrant=True).sum().backward()
 
-    with uncheckpointed():
+    with Undoing() as undo:
+        run_unchecked(undo)
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()

@@ -449,8 +449,9 @@ def test_interrupt_while_modes_are_switched():
         def training(self) -> bool:
             raise KeyboardInterrupt
 
-    list_of = net.modules
-    net.modules = lambda: iter([*list_of(), Interrupting.__new__(Interrupting)])
+    list_of, interrupting = net.modules, Interrupting.__new__(Interrupting)
+    vars(interrupting).update(vars(nn.Module()))
+    net.modules = lambda: iter([*list_of(), interrupting])
     with pytest.raises(KeyboardInterrupt), explaining(net, torch.device("cpu")):
         pass
     del net.modules

@@ -13,10 +13,11 @@ from snapshot import snapshot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camlib import METHODS, CamlibWarning, GradCAM, ScoreCAM, layers
+from camlib import METHODS, CamlibWarning, GradCAM, ModelError, ScoreCAM, layers
 from camlib.modes import explaining
-from camlib.passes import state
-from camlib.passes.state import restoring
+from camlib.passes import copies
+from camlib.passes.state import put_back_state
+from camlib.passes.undoing import Undoing
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning"),
@@ -153,7 +154,7 @@ def test_counters_stay():
 
 
 def test_a_buffer_too_large_to_copy_is_told_of(monkeypatch):
-    monkeypatch.setattr(state, "_LARGE", 8)
+    monkeypatch.setattr(copies, "_LARGE", 8)
     net = Counting(pooled()).eval()
     net.register_buffer("seen", torch.zeros(3))
     with pytest.warns(CamlibWarning, match=r"Counting changed its buffer 'seen' of shape \(3,\)"):
@@ -179,13 +180,14 @@ def test_calls_in_several_threads_put_back_what_was_there_before_the_first():
     inside, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with restoring(net):
+        with Undoing() as undo:
+            put_back_state(undo, net)
             net(images())
             inside.set()
             leave.wait(5)
 
-    first = restoring(net)
-    first.__enter__()
+    first = Undoing()
+    put_back_state(first, net)
     net(images())
     thread = threading.Thread(target=other)
     thread.start()
@@ -207,5 +209,8 @@ def test_nothing_is_written_where_nothing_changed():
 def test_parts_that_take_their_shape_from_the_first_call():
     head = nn.Sequential(nn.LazyConv2d(5, 3), nn.LazyBatchNorm2d(), nn.ReLU())
     net = Net(head, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(4))).eval()
+    with pytest.raises(ModelError, match="a LazyConv2d of the model has no weights yet"):
+        GradCAM(net, "features")(images(), 1)
+    assert isinstance(net.features[0], nn.LazyConv2d)
+    net(images())
     assert GradCAM(net, "features")(images(), 1).shape == (2, 8, 8)
-    assert net(images()).shape == (2, 4)

@@ -22,6 +22,7 @@ from camlib.cli.arguments import (
 )
 from camlib.cli.files import save_array, writing
 from camlib.cli.terminal import bar, first_line, say, table, warnings_in_a_line
+from camlib.draws import Draws
 from camlib.errors import CamlibError, InputError, ModelError
 from camlib.visual import figure, measured, save_picture
 from camlib.visual.reading import read
@@ -220,13 +221,11 @@ def layers(*, model: str, size: int | None) -> None:
     MODEL is a classification network of torchvision or, where it is installed, of timm; or
     scenenet, the built-in one. The weights are random and nothing is downloaded.
     """
-    import torch
-
     from camlib.layers import candidates
 
     network, usual, channels = untrained_named(model)
     size = size or usual
-    noise = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+    noise = Draws(0).normal(1, channels, size, size)
     try:
         found = candidates(network, noise)
     except CamlibError:

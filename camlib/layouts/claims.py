@@ -271,7 +271,7 @@ class Claim:
 
     def _pair(self, axis: int) -> tuple[Tensor, Tensor]:
         """Claimed and measured positions along `axis` of the places that change."""
-        numbers = torch.arange(self.grid[axis]).to(self.positions)
+        numbers = torch.arange(self.grid[axis], device=self.positions.device).to(self.positions)
         shape = [-1 if a == axis else 1 for a in range(len(self.grid))]
         return numbers.reshape(shape).expand(self.grid)[self.loud], self.positions[axis][self.loud]
 

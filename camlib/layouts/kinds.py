@@ -95,7 +95,7 @@ class Custom(Layout):
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
         """The grid that the function makes of an activation of `shape`."""
-        return tuple(self.function(torch.zeros(tuple(shape))).shape[2:])
+        return tuple(self.function(torch.zeros(tuple(shape), device="cpu")).shape[2:])
 
     def __repr__(self) -> str:
         return repr(self.function)

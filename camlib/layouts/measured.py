@@ -10,9 +10,8 @@ of a sample; its size differs from that of the clean pass, which shows the axis 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,10 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.inputs import Inputs
 from camlib.layouts.kinds import Shape
+from camlib.passes.hooks import hook, hook_before
 from camlib.passes.nested import activations
 from camlib.passes.running import completed
+from camlib.passes.undoing import Undoing
 
 ALIKE = 0.02
 """Places whose positions vary by less all look at the same part of the input."""
@@ -61,7 +63,9 @@ class Looks:
     @cached_property
     def fields(self) -> Tensor:
         """Positions, spread, strength and numbers as channels of an activation of one sample."""
-        numbers = torch.arange(1, self.strength.numel() + 1).to(self.strength)
+        numbers = torch.arange(1, self.strength.numel() + 1, device=self.strength.device).to(
+            self.strength
+        )
         both = torch.stack([self.strength, numbers.reshape(self.strength.shape)])
         fields = torch.cat([self.positions, self.spread, both])
         axes = [self.channels, *(self.samples if a == FOLDED else a for a in self.axes)]
@@ -91,7 +95,7 @@ class Looks:
         for axis, length in enumerate(loud.shape):
             weight = loud.movedim(axis, 0).reshape(length, -1).sum(1)
             lines = away.movedim(1 + axis, 1).reshape(len(away), length, -1).sum(2)
-            numbers = torch.arange(length).to(loud)
+            numbers = torch.arange(length, device=loud.device).to(loud)
             numbers = numbers - (numbers * weight).sum() / count
             scale = size * (numbers.square() * weight).sum().sqrt()
             found.append(lines @ numbers / scale.clamp(min=1e-12))
@@ -223,7 +227,7 @@ def measure(
         with _looking(model, shapes, look):
             each.owned().run(model)
 
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         samples = torch.full((len(changed),), sample, device=image.device)
         completed(attempt, given.of_samples(samples, changed))
 
@@ -245,9 +249,9 @@ def _noise(image: Tensor) -> Tensor:
 
     No value of it is near zero: a place that looks at one pixel alone has to change too.
     """
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, image.shape, generator=generator) * 2 - 1
-    noise = (signs * (0.75 + 0.5 * torch.rand(image.shape, generator=generator))).to(image)
+    draws = Draws(0)
+    signs = draws.numbers(2, *image.shape) * 2 - 1
+    noise = (signs * (0.75 + 0.5 * draws.uniform(*image.shape))).to(image)
     scale = torch.nan_to_num(image.float()).std()
     return noise * scale.where(scale > 0, 1).to(image)
 
@@ -275,28 +279,27 @@ def _looking(
     model: nn.Module, shapes: Mapping[str, Shape], look: Callable[[str, Any], None]
 ) -> Iterator[None]:
     """`look` sees what each layer named in `shapes` is given or returns, in this thread."""
-    thread = threading.get_ident()
 
-    def hooks_for(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    def looking_for(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         begun, ended = itertools.count(), itertools.count()
 
         def before(_module: nn.Module, args: Any) -> None:
-            if threading.get_ident() == thread and (call := f"{name}<{next(begun)}") in shapes:
+            if (call := f"{name}<{next(begun)}") in shapes:
                 look(call, args)
 
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
-            if threading.get_ident() == thread and (call := f"{name}@{next(ended)}") in shapes:
+            if (call := f"{name}@{next(ended)}") in shapes:
                 look(call, output)
 
         return before, after
 
     given = {name.rpartition("<")[0] for name in shapes}
     returned = {name.rpartition("@")[0] for name in shapes}
-    with ExitStack() as stack:
+    with Undoing() as undo:
         for name, module in model.named_modules():
-            before, after = hooks_for(name)
+            before, after = looking_for(name)
             if name in given:
-                stack.callback(module.register_forward_pre_hook(before).remove)
+                hook_before(undo, module, before)
             if name in returned:
-                stack.callback(module.register_forward_hook(after).remove)
+                hook(undo, module, after)
         yield

@@ -137,14 +137,14 @@ def _stages(
     look: Looks, axes: int, grids: Collection[Grid]
 ) -> Iterator[Iterator[tuple[Tensor, Grid]]]:
     """Which tokens may be patches, ``(S, patches)``, on which grid: the likeliest first."""
-    every = torch.arange(len(look.loud))
+    every = torch.arange(len(look.loud), device="cpu")
     loud = every[look.loud.cpu()]
     count = len(every)
 
     def gaps(grid: Grid) -> Tensor:
         """All but as many tokens as are too many, from each place on."""
         size, others = math.prod(grid), count - math.prod(grid)
-        starts = torch.arange(1, size)[:, None]
+        starts = torch.arange(1, size, device="cpu")[:, None]
         return every[:size] + others * (every[:size] >= starts)
 
     if axes == 1:
@@ -172,7 +172,7 @@ def _stages(
 def _steps(look: Looks) -> Tensor:
     """The tokens of a series: all but those at its ends that look somewhere else."""
     line = look.positions[0]
-    numbers = torch.arange(len(line)).to(line)
+    numbers = torch.arange(len(line), device=line.device).to(line)
     keep = look.loud
     for _ in range(3):
         x, y = numbers[keep], line[keep]
@@ -182,7 +182,7 @@ def _steps(look: Looks) -> Tensor:
         if keep.sum() < 2:
             break
     first, last = (int(keep.nonzero()[end, 0]) if keep.any() else 0 for end in (0, -1))
-    return torch.arange(first, last + 1)
+    return torch.arange(first, last + 1, device="cpu")
 
 
 def _coverage(claim: Claim) -> tuple[int, int, bool]:
@@ -220,7 +220,8 @@ def _of_runs(look: Looks, runs: Tensor, grid: Grid) -> Tensor:
     measured = look.positions[:, runs]
     measured = (measured - ((measured * loud).sum(2) / count)[..., None]) * loud
     found = []
-    for claimed in torch.unravel_index(torch.arange(math.prod(grid)).to(runs), grid):
+    numbers = torch.arange(math.prod(grid), device=runs.device).to(runs)
+    for claimed in torch.unravel_index(numbers, grid):
         line = claimed.to(loud).expand_as(loud)
         line = (line - ((line * loud).sum(1) / count)[:, None]) * loud
         size = line.norm(dim=1) * measured.norm(dim=2)
@@ -250,21 +251,21 @@ def _where_they_look(
     loud = look.loud
     if (look.strength[~loud] > 1e-3 * look.strength[loud].median()).any():
         return  # whether such a token is a patch cannot be told
-    low, high = torch.tensor(window).to(look.positions).unbind(1)
+    low, high = torch.tensor(window, device=look.positions.device).to(look.positions).unbind(1)
     places = (look.positions[:, loud] - low[:, None]) / (high - low)[:, None]
-    numbers = torch.arange(len(loud))[loud.cpu()]
+    numbers = torch.arange(len(loud), device="cpu")[loud.cpu()]
     lattice = tuple(_cells(line) for line in places)
     for grid in dict.fromkeys([*grids, lattice]):
         if len(grid) != len(places) or len(numbers) > math.prod(grid) or math.prod(grid) < 2:
             continue
-        sizes = torch.tensor(grid).to(places)[:, None]
+        sizes = torch.tensor(grid, device=places.device).to(places)[:, None]
         cells = (places * sizes).floor().clamp(min=0).minimum(sizes - 1).long()
         away = (places * sizes - 0.5 - cells).abs()
         flat = torch.zeros_like(cells[0])
         for line, length in zip(cells, grid, strict=True):
             flat = flat * length + line
         if (away < 0.3).all() and len(set(flat.tolist())) == len(flat):
-            laid = torch.full((math.prod(grid),), -1)
+            laid = torch.full((math.prod(grid),), -1, device="cpu")
             laid[flat.cpu()] = numbers
             claim = Claim.of(_tokens(laid.reshape(grid), measured, look), look)
             if claim is not None and claim.clear:

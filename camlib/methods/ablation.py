@@ -215,7 +215,7 @@ class ReciproCAM(Replaying):
     def _map(self, run: Pass, number: int, activation: Tensor) -> Tensor:
         count, _, *grid = activation.shape
         cells = activation[0, 0].numel()
-        pairs = torch.cartesian_prod(torch.arange(count), torch.arange(cells))
+        pairs = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in (count, cells)))
         own = _in_a_row(self._layout_at(run, number), run.seen.activations()[number])
 
         def alone(whole: Tensor, positions: Tensor) -> Tensor:

@@ -115,7 +115,10 @@ def _classifiers(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Weight and bias of what could lead from `pooled` to `logits`: layers, or nothing at all."""
     if pooled.shape == logits.shape:
-        yield torch.eye(pooled.shape[1]).to(pooled), pooled.new_zeros(pooled.shape[1])
+        yield (
+            torch.eye(pooled.shape[1], device=pooled.device).to(pooled),
+            pooled.new_zeros(pooled.shape[1]),
+        )
     shape = logits.shape[1], pooled.shape[1]
     for module in reversed(list(model.modules())):
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):

@@ -12,6 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.forward import Pass
 from camlib.maps import positions
 from camlib.methods.layer import LayerMethod
@@ -116,8 +117,7 @@ class RandomCAM(ClassAgnostic):
 
     def pattern(self, activation: Tensor) -> Tensor:
         """The channels, weighed at random."""
-        generator = torch.Generator().manual_seed(self.seed)
-        weights = 2 * torch.rand(activation.shape[1], generator=generator) - 1
+        weights = 2 * Draws(self.seed).uniform(activation.shape[1]) - 1
         return torch.einsum("c,nc...->n...", weights.to(activation), activation)
 
 

@@ -204,7 +204,7 @@ class GradientRollout(AttentionMethod):
 
 def rolled(attention: Tensor) -> Tensor:
     """A step of rollout: `attention` ``(N, T, T)`` and the identity, rows normalised."""
-    whole = attention + torch.eye(attention.shape[-1]).to(attention)
+    whole = attention + torch.eye(attention.shape[-1], device=attention.device).to(attention)
     return whole / whole.sum(-1, keepdim=True)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.forward import Pass, input_gradients, scores_at
 from camlib.inputs import Inputs
@@ -138,9 +139,9 @@ class ExpectedGradients(PixelMethod):
                 f"baselines of shape {tuple(baselines.shape)} do not fit images of shape "
                 f"{tuple(image.shape)}; pass (B, {', '.join(map(str, image.shape[1:]))})"
             )
-        generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.randint(len(baselines), (self.samples,), generator=generator)
-        places = torch.rand(self.samples, generator=generator).to(image)
+        draws = Draws(self.seed)
+        chosen = draws.numbers(len(baselines), self.samples)
+        places = draws.uniform(self.samples).to(image)
         starts = baselines[chosen.to(image.device)]
         run = self._clean(model, given, target)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.errors import InputError, warn
+from camlib.errors import NOT_FINITE, InputError, warn
 from camlib.forward import Pass
 from camlib.inputs import Inputs, ModelInputs, detached
 from camlib.maps import Fuse, Normalize, Window
@@ -21,6 +21,7 @@ from camlib.methods.calling import Calling
 from camlib.methods.explanation import Explanation
 from camlib.methods.options import CallingOptions
 from camlib.options import checked
+from camlib.passes.undoing import Called
 from camlib.targets import Target, TargetLike
 from camlib.targets.saturation import saturated
 
@@ -227,7 +228,11 @@ class MapMethod(Averageable):
         resize: bool | None = None,
         normalize: Normalize | None = None,
     ) -> Explanation:
-        with self._prepared(inputs) as (model, given), torch.set_grad_enabled(self.differentiable):
+        with (
+            Called(),
+            self._prepared(inputs) as (model, given),
+            torch.set_grad_enabled(self.differentiable),
+        ):
             run, signed = explained(model, given, target)
             return self._explanation(run, signed, relu, resize, normalize)
 
@@ -292,16 +297,19 @@ class MapMethod(Averageable):
 
     def _examine(self, run: Pass, signed: list[Tensor], found: list[Tensor]) -> None:
         """Refuse maps that are not finite; warn of maps that are zero everywhere."""
+        unknown = (run.scores.isnan().any() & run.target.asks).to(found[0].device)
         states = [
-            torch.stack([~m.isfinite().all(), _zero(m), _zero(s).to(m.device)])
+            torch.stack([~m.isfinite().all(), _zero(m), _zero(s).to(m.device), unknown])
             for m, s in zip(found, signed, strict=True)
         ]
-        for name, (broken, empty, idle) in zip(
+        for name, (broken, empty, idle, scoreless) in zip(
             run.seen.names or ("",), torch.stack(states).tolist(), strict=True
         ):
             where = f"at layer {name!r}" if name else f"of {type(self).__name__}"
             if broken:
                 raise InputError(NOT_FINITE.format(f"the map {where}"))
+            if scoreless:
+                raise InputError(NOT_FINITE.format("the score"))
             if empty:
                 against = "" if idle else "relu=False shows what speaks against it; "
                 why = saturated(run.output, run.target) if idle else ""
@@ -310,12 +318,6 @@ class MapMethod(Averageable):
                     f"a map {where} is zero everywhere: {hint}"
                     + ("" if why else self._better(run, name))
                 )
-
-
-NOT_FINITE = (
-    "{} is not finite: the inputs or the model's values hold NaN or infinity, or overflow in half "
-    "precision; look for them with torch.isfinite"
-)
 
 
 def _zero(found: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from camlib.errors import LayerError, LayoutError
@@ -69,10 +68,13 @@ class Calling:
 
     @contextmanager
     def _prepared(self, inputs: Any) -> Iterator[tuple[nn.Module, Inputs]]:
-        """The model without wrappers, ready to be explained, and what it is called with."""
+        """The model without wrappers, ready to be explained, and what it is called with.
+
+        To be entered inside `Called`.
+        """
         model = unwrap(self.model)
         given = Inputs.of(inputs, model, image=self.image, image_layout=self.image_layout)
-        with explaining(model, given.image.device, eval=self.eval), torch.inference_mode(False):
+        with explaining(model, given.image.device, eval=self.eval):
             given = self._accompanied(self._imaged(model, given))
             try:
                 yield model, given

@@ -21,6 +21,7 @@ from camlib.methods.options import CallingOptions
 from camlib.methods.pixel import PixelMethod
 from camlib.modules import Layer, find
 from camlib.options import checked
+from camlib.passes.undoing import Called
 from camlib.rules import Rectifying, without_recomputation
 from camlib.targets import TargetLike
 from camlib.visits import visits
@@ -113,7 +114,7 @@ class Deconvnet(PixelMethod):
                 "target; for a class, build it without a layer"
             )
         rule = self._rule()
-        with self._prepared(inputs) as (model, given):
+        with Called(), self._prepared(inputs) as (model, given):
             image = given.image.detach().clone().requires_grad_()
             looking = visits(model, len(given.size))
             with rule, looking as order, capture(model, [self.layer], graph="whole") as seen:

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from camlib import maps, targets
 from camlib.chunks import Chunks
-from camlib.errors import InputError, LayerError, warn
+from camlib.errors import NOT_FINITE, InputError, LayerError, warn
 from camlib.forward import Pass
 from camlib.inputs import ModelInputs, detached
 from camlib.layers import default_layer
 from camlib.layouts import Layout, adapted
 from camlib.layouts.reading import reading_of
 from camlib.methods.ablation import changed_scores
-from camlib.methods.base import NOT_FINITE
 from camlib.methods.calling import Calling
 from camlib.methods.concepts import Concepts
 from camlib.methods.options import CallingOptions
 from camlib.modules import Layers, names, unwrap
 from camlib.options import Count, Width, checked
+from camlib.passes.undoing import Called
 from camlib.replay import Needs, Tail
 from camlib.targets import TargetLike
 
@@ -103,7 +103,7 @@ class DeepFeatureFactorization(Calling):
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
-        with self._prepared(inputs) as (model, given), torch.no_grad():
+        with Called(), self._prepared(inputs) as (model, given), torch.no_grad():
             name = self.layer or default_layer(model, given, target)
             tail = Tail(model, name, Needs())
             asked = targets.logits if target is None else target
@@ -134,7 +134,7 @@ class DeepFeatureFactorization(Calling):
     def _scores(self, run: Pass, layout: Layout, vectors: Tensor) -> Tensor:
         """What each concept adds to the scores ``(K, classes)`` where it is all there is."""
         count, several = len(vectors), len(run.inputs)
-        pairs = torch.cartesian_prod(torch.arange(several), torch.arange(count + 1))
+        pairs = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in (several, count + 1)))
         known = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
 
         def alone(whole: Tensor, numbers: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from camlib import maps
 from camlib.forward import Pass
@@ -18,6 +17,8 @@ from camlib.methods.base import Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 from camlib.options import checked
+from camlib.passes.ambient import FunctionMode
+from camlib.passes.undoing import Called
 from camlib.targets import Target
 
 
@@ -58,7 +59,7 @@ class FullGrad(PixelMethod):
             order in which they are used, ``(N, ...)`` as the layer's output; ``(N, K, ...)`` for
             several classes a sample.
         """
-        with self._prepared(inputs) as (model, given):
+        with Called(), self._prepared(inputs) as (model, given):
             run, _, chunks = self._decomposed(model, given, target)
             found = [torch.cat(parts).movedim(0, 1) for parts in zip(*chunks, strict=True)]
         return found if run.shape else [term.squeeze(1) for term in found]
@@ -126,7 +127,7 @@ class _Bias:
     drawn: bool
 
 
-class _Biases(TorchFunctionMode):
+class _Biases(FunctionMode):
     """Finds the biases that calls in the block use, in order, whichever module they belong to."""
 
     @checked

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.errors import InputError
+from camlib.errors import NOT_FINITE, InputError
 from camlib.forward import Pass, image_gradients
 from camlib.inputs import Inputs, ModelInputs
-from camlib.methods.base import NOT_FINITE, Method
+from camlib.methods.base import Method
 from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.layer import LayerMethod
 from camlib.modules import Layers
 from camlib.options import checked
+from camlib.passes.undoing import Called
 from camlib.rules import Rectifying, without_recomputation
 from camlib.targets import TargetLike
 
@@ -91,19 +92,20 @@ class GuidedGradCAM(Method):
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
         rule = Rectifying("guided", generalize=self.generalize, masks=self._masks)
-        with self.cam._prepared(inputs) as (model, given), torch.no_grad():
+        with Called(), self.cam._prepared(inputs) as (model, given), torch.no_grad():
             run, signed, pixels = rule.tried(lambda: self._halves(model, given, target, rule))
             self._masks = rule.masks
             seen = self.cam._explanation(run, signed)
             if not pixels.isfinite().all():
                 raise InputError(NOT_FINITE.format("the attribution"))
+            pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
+            factor = seen.heatmap.to(pixels.dtype)
+            if given.axis is not None:
+                factor = factor.unsqueeze(seen.score.ndim - 1 + given.axis)
+            attribution = pixels * factor
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
-        pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
-        factor = seen.heatmap.to(pixels.dtype)
-        if given.axis is not None:
-            factor = factor.unsqueeze(seen.score.ndim - 1 + given.axis)
         name = type(self).__name__
-        return replace(seen, heatmap=pixels * factor, method=name, attribution=True)
+        return replace(seen, heatmap=attribution, method=name, attribution=True)
 
     def _halves(
         self, model: nn.Module, given: Inputs, target: Any, rule: Rectifying

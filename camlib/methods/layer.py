@@ -246,6 +246,8 @@ class Unasked(Target):
         device: of the scores.
     """
 
+    asks = False
+
     @checked
     def __init__(self, count: int, device: torch.device) -> None:
         self.count = count
@@ -253,7 +255,7 @@ class Unasked(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """NaN, ``(N,)``."""
-        return torch.full((self.count,), torch.nan, device=self.device)
+        return torch.full((self.count,), torch.nan, dtype=torch.float32, device=self.device)
 
     def __getitem__(self, samples: Tensor) -> Unasked:
         """The same for as many samples."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.chunks import Chunks, Progress
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.forward import Pass, scores_at
 from camlib.inputs import Inputs
@@ -82,7 +83,9 @@ class Hiding(MapMethod):
         """
         image, samples = run.inputs.image, len(run.inputs)
         target = asked_as(run.target, self.score)
-        pairs = torch.cartesian_prod(torch.arange(samples), torch.arange(count)).to(image.device)
+        pairs = torch.cartesian_prod(
+            *(torch.arange(n, device=image.device) for n in (samples, count))
+        )
         total = maps.precise(image).new_zeros(samples, run.scores.shape[1], *run.inputs.size)
 
         def add(chunk: Tensor) -> Tensor:
@@ -146,10 +149,10 @@ class RISE(Hiding):
     def _map(self, run: Pass) -> Tensor:
         size, image = run.inputs.size, run.inputs.image
         # On the CPU, so that the masks are the same on every device.
-        generator = torch.Generator().manual_seed(self.seed)
-        grid = torch.rand(self.masks, *[self.cells] * len(size), generator=generator)
+        draws = Draws(self.seed)
+        grid = draws.uniform(self.masks, *[self.cells] * len(size))
         steps = [math.ceil(length / self.cells) for length in size]
-        starts = [torch.randint(s, (self.masks,), generator=generator) for s in steps]
+        starts = [draws.numbers(s, self.masks) for s in steps]
         seen = (grid < self.probability).to(image.device, maps.precise(image).dtype)
         offsets = torch.stack(starts, 1).to(image.device)
 
@@ -212,7 +215,9 @@ class Occlusion(Hiding):
         counts = [len(line) for line in lines]
 
         def hidden(ways: Tensor) -> Tensor:
-            covers = torch.ones(len(ways), *[1] * len(size), device=ways.device)
+            covers = torch.ones(
+                len(ways), *[1] * len(size), dtype=torch.float32, device=ways.device
+            )
             for axis, place in enumerate(torch.unravel_index(ways, counts)):
                 shape = [len(ways), *[1] * len(size)]
                 shape[1 + axis] = size[axis]
@@ -257,10 +262,12 @@ class Occlusion(Hiding):
                 raise InputError(
                     f"stride={stride} leaves pixels between windows of {window}; use at most that"
                 )
-            starts = torch.tensor([*range(0, length - window, stride), length - window])
+            starts = torch.tensor(
+                [*range(0, length - window, stride), length - window], device="cpu"
+            )
             if self.last == "cut" and len(starts) > 1:
                 starts[-1] = starts[-2] + stride
-            apart = torch.arange(length) - starts[:, None]
+            apart = torch.arange(length, device="cpu") - starts[:, None]
             lines.append(((apart >= 0) & (apart < window)).float())
         return lines
 

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.errors import InputError, warn
+from camlib.errors import NOT_FINITE, InputError, warn
 from camlib.forward import Pass, input_gradients
 from camlib.inputs import Inputs, ModelInputs, detached
-from camlib.methods.base import NOT_FINITE, Averageable, Explained
+from camlib.methods.base import Averageable, Explained
 from camlib.methods.explanation import Explanation
 from camlib.methods.options import CallingOptions
 from camlib.modules import unwrap
 from camlib.options import checked
+from camlib.passes.undoing import Called
 from camlib.rules import Rectifying
 from camlib.targets import Target, TargetLike
 
@@ -68,12 +69,13 @@ class PixelMethod(Averageable):
                 f"{type(self).__name__} returns attributions as they are and takes no "
                 f"{', '.join(f'{name}=' for name in options)}; leave it out"
             )
-        with self._prepared(inputs) as (model, given), torch.no_grad():
+        with Called(), self._prepared(inputs) as (model, given), torch.no_grad():
             run, [attribution] = explained(model, given, target)
             shape = len(given), *run.shape
             attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
             if not attribution.isfinite().all():
                 raise InputError(NOT_FINITE.format("the attribution"))
+            run.check_scores()
         return Explanation(
             heatmap=attribution,
             map=attribution,

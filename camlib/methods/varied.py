@@ -11,6 +11,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.methods.options import ScoreOptions
 from camlib.methods.perturbation import ScoreCAM
 from camlib.methods.views import beside
@@ -53,8 +54,7 @@ class SSCAM(ScoreCAM):
         self.seed = seed
 
     def _varied(self, masks: Tensor, ways: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(self.ways, *masks.shape[1:], generator=generator)
+        noise = Draws(self.seed).normal(self.ways, *masks.shape[1:])
         return masks + self.sigma * noise.to(masks)[ways]
 
 
@@ -88,7 +88,7 @@ class ISCAM(ScoreCAM):
         self.cumulative = cumulative
 
     def _varied(self, masks: Tensor, ways: Tensor) -> Tensor:
-        factors = torch.arange(1, self.ways + 1).to(masks) / self.ways
+        factors = torch.arange(1, self.ways + 1, device=masks.device).to(masks) / self.ways
         if self.cumulative:
             factors = factors.cumsum(0)
         return masks * beside(factors[ways], masks)

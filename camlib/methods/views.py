@@ -18,6 +18,8 @@ from torch import Tensor
 
 from camlib import maps
 from camlib.augmentation import Augmentation
+from camlib.chunks import Chunks
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.forward import Pass
 from camlib.inputs import Inputs
@@ -52,17 +54,28 @@ Read = Callable[[Tensor, Inputs, Target], list[Tensor]]
 def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
     """What `read` finds in all `views` of the inputs of `run`, summed for each sample."""
     totals: list[Tensor] = []
+    size: int | None = None
     for view in views:
-        samples = view.samples
+        samples, image = view.samples, view.image.to(run.inputs.image.dtype)
         # A warning if a sample is mixed with others than in the clean pass.
         if samples.tolist() != [*range(len(run.inputs))]:
             run.batching(several=len(samples) > 1)
-        inputs = run.inputs.of_samples(samples, view.image.to(run.inputs.image.dtype))
-        target = run.target[samples]
-        if view.augmentation is not None:
-            inputs = inputs.augmented(view.augmentation)
-            target = target.augmented(view.augmentation)
-        values = [view.back(maps.precise(v)) for v in read(samples, inputs, target)]
+
+        def found(rows: Tensor, view: View = view, image: Tensor = image) -> list[Tensor]:
+            some = view.samples[rows]
+            inputs = run.inputs.of_samples(some, image if len(some) == len(image) else image[rows])
+            target = run.target[some]
+            if view.augmentation is not None:
+                inputs = inputs.augmented(view.augmentation)
+                target = target.augmented(view.augmentation)
+            return read(some, inputs, target)
+
+        rows = torch.arange(len(samples), device=samples.device)
+        parts = [*Chunks(size or len(rows)).run(found, rows)]
+        if len(parts) > 1:
+            size = min(len(some) for some, _ in parts)
+        columns = zip(*(values for _, values in parts), strict=True)
+        values = [view.back(maps.precise(torch.cat(v) if len(v) > 1 else v[0])) for v in columns]
         if not totals:
             totals = [v.new_zeros(len(run.inputs), *v.shape[1:]) for v in values]
         for total, value in zip(totals, values, strict=True):
@@ -72,8 +85,9 @@ def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
 
 def drawn(run: Pass, draws: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Every draw for every sample, by number, ``(M,)`` and ``(M,)`` at a time."""
-    samples = torch.arange(len(run.inputs))
-    pairs = torch.cartesian_prod(torch.arange(draws), samples).to(run.inputs.image.device)
+    device = run.inputs.image.device
+    samples = torch.arange(len(run.inputs), device=device)
+    pairs = torch.cartesian_prod(torch.arange(draws, device=device), samples)
     for batch in torch.split(pairs, batch_size):
         yield batch[:, 0], batch[:, 1]
 
@@ -83,8 +97,7 @@ def noisy(run: Pass, samples: int, sigma: float, seed: int, batch_size: int) -> 
     image = maps.precise(run.inputs.image)
     low, high = torch.aminmax(image.flatten(1), dim=1)
     spread = sigma * (high - low)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(samples, *run.inputs.arranged.shape[1:], generator=generator)
+    noise = Draws(seed).normal(samples, *run.inputs.arranged.shape[1:])
     noise = run.inputs.at_places(noise).to(image)  # the same whatever the order of the axes
     for draws, which in drawn(run, samples, batch_size):
         changed = image[which] + beside(spread[which], image) * noise[draws]
@@ -137,7 +150,7 @@ def check_rule(rule: Rule, steps: int) -> None:
 
 def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     """Places in [0, 1] and their weights, from the eigenvalues of the Jacobi matrix."""
-    k = torch.arange(1, count, dtype=torch.float64)
+    k = torch.arange(1, count, dtype=torch.float64, device="cpu")
     along = k / (4 * k**2 - 1).sqrt()
     values, vectors = torch.linalg.eigh(torch.diag(along, 1) + torch.diag(along, -1))
     return (values + 1) / 2, vectors[0] ** 2
@@ -145,14 +158,14 @@ def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
 
 def _equal_steps(count: int, start: float) -> tuple[Tensor, Tensor]:
     """Places in [0, 1] from `start`, in steps, on, and their weights."""
-    places = (torch.arange(count, dtype=torch.float64) + start) / count
+    places = (torch.arange(count, dtype=torch.float64, device="cpu") + start) / count
     return places, torch.full_like(places, 1 / count)
 
 
 def _trapezoid(count: int) -> tuple[Tensor, Tensor]:
-    weights = torch.full((count,), 1 / (count - 1), dtype=torch.float64)
+    weights = torch.full((count,), 1 / (count - 1), dtype=torch.float64, device="cpu")
     weights[[0, -1]] /= 2
-    return torch.linspace(0, 1, count, dtype=torch.float64), weights
+    return torch.linspace(0, 1, count, dtype=torch.float64, device="cpu"), weights
 
 
 _RULES: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {

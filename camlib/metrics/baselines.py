@@ -29,7 +29,11 @@ def baseline_of(given: Given, baseline: Baseline) -> Tensor:
         image = given.image
         if isinstance(baseline, str):
             return torch.zeros_like(image) if baseline == "zero" else blurred(image)
-        made = baseline(image) if callable(baseline) else torch.as_tensor(baseline)
+        made = (
+            baseline(image)
+            if callable(baseline)
+            else torch.as_tensor(baseline, device=image.device)
+        )
         try:
             return made.detach().to(image).expand_as(image)
         except (RuntimeError, AttributeError):
@@ -47,9 +51,9 @@ def blurred(images: Tensor, length: int = 11, sigma: float = 5.0) -> Tensor:
     Their kernel is a Gaussian of standard deviation `sigma`, mirrored at the ends of `length`
     pixels, which makes it nearly flat.
     """
-    kernel = torch.zeros(length, dtype=torch.float64)
+    kernel = torch.zeros(length, dtype=torch.float64, device="cpu")
     reach = int(4 * sigma + 0.5)
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
     gaussian = torch.exp(-((steps / sigma) ** 2) / 2)
     places = (steps.long() + length // 2) % (2 * length)
     kernel.index_add_(0, torch.minimum(places, 2 * length - 1 - places), gaussian)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.metrics.baselines import Baseline, baseline_of
 from camlib.metrics.given import Given
 from camlib.metrics.measures import Measure, Perturbation, measured
@@ -45,10 +46,10 @@ class Replaced(Perturbation):
             size = given.run.inputs.size
             pixels = math.prod(size)
             count = min(self.size or SUBSET, pixels if self.size else max(pixels // 4, 1))
-            generator = torch.Generator().manual_seed(self.seed)
-            inside = torch.zeros(self.draws, pixels, dtype=torch.bool)
+            draws = Draws(self.seed)
+            inside = torch.zeros(self.draws, pixels, dtype=torch.bool, device="cpu")
             for draw in inside:
-                draw[torch.randperm(pixels, generator=generator)[:count]] = True
+                draw[draws.order(pixels)[:count]] = True
             return inside.reshape(self.draws, *size).to(given.image.device)
 
         return given.once(self, make)

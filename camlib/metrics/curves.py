@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.metrics.baselines import Baseline, baseline_of
 from camlib.metrics.given import Given
@@ -28,8 +29,7 @@ datasets: 8 rows of 224 pixels in one step."""
 
 def order_of(maps: Tensor, seed: int) -> Tensor:
     """The places of `maps` ``(R, P)`` by value, highest first, ties in a random order."""
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(maps.shape[1], generator=generator).to(maps.device)
+    shuffled = Draws(seed).order(maps.shape[1]).to(maps.device)
     return shuffled[maps[:, shuffled].argsort(dim=1, descending=True, stable=True)]
 
 

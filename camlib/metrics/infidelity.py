@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.metrics.given import Given
 from camlib.metrics.measures import Measure, Perturbation, measured
@@ -52,8 +53,8 @@ class Changed(Perturbation):
             if callable(self.change):
                 found[own] = self.change(image[own], number).to(image)
             else:
-                generator = torch.Generator().manual_seed(self.seed + number)
-                draw = torch.randn(image.shape[1:], generator=generator, dtype=torch.float64)
+                draws = Draws(self.seed + number)
+                draw = draws.normal(*image.shape[1:], dtype=torch.float64)
                 found[own] = (self.scale * draw).to(image)
         return found
 
@@ -62,12 +63,12 @@ class Changed(Perturbation):
 
         def make() -> Tensor:
             size = given.run.inputs.size
-            generator = torch.Generator().manual_seed(self.seed)
-            inside = torch.ones(self.draws, *size, dtype=torch.bool)
+            draws = Draws(self.seed)
+            inside = torch.ones(self.draws, *size, dtype=torch.bool, device="cpu")
             for axis, length in enumerate(size):
                 side = min(self.side or max(length // 7, 1), length)
-                start = torch.randint(length - side + 1, (self.draws, 1), generator=generator)
-                apart = torch.arange(length) - start
+                start = draws.numbers(length - side + 1, self.draws, 1)
+                apart = torch.arange(length, device="cpu") - start
                 line = (apart >= 0) & (apart < side)
                 inside &= line.reshape(
                     self.draws, *[-1 if a == axis else 1 for a in range(len(size))]

@@ -182,8 +182,8 @@ def mean_by_class(values: Tensor, classes: Tensor) -> Tensor:
         )
     known = ~values.isnan()
     _, which = torch.unique(classes[known], return_inverse=True)
-    sums = torch.zeros(int(which.max()) + 1 if len(which) else 0, dtype=torch.float64)
-    sums = sums.to(values.device)
+    kinds = int(which.max()) + 1 if len(which) else 0
+    sums = torch.zeros(kinds, dtype=torch.float64, device=values.device)
     totals = sums.index_add(0, which, values[known].double())
     counts = sums.index_add(0, which, torch.ones_like(values[known]).double())
     return (totals / counts).mean()

@@ -20,6 +20,7 @@ from camlib.maps import precise
 from camlib.methods.calling import Calling
 from camlib.metrics.given import Given
 from camlib.options import checked
+from camlib.passes.undoing import Called
 from camlib.targets import Target
 from camlib.targets.classes import Asked, asked_as
 
@@ -91,7 +92,7 @@ class Measuring(Calling):
         self, images: Any, heatmaps: Tensor, target: Any, measures: Mapping[str, Measure]
     ) -> dict[str, Tensor]:
         """The values of each of `measures`, ``(N, ...)`` or ``(N, K, ...)``."""
-        with self._prepared(images) as (model, inputs), torch.no_grad():
+        with Called(), self._prepared(images) as (model, inputs), torch.no_grad():
             inputs.check_read()
             run = Pass.of(model, inputs, target, (), "none")
             given = Given.of(run, heatmaps, self.chunks)
@@ -110,10 +111,12 @@ class Measuring(Calling):
         row = list(asked)
         counts = [each.count(given) for each in row]
         items = torch.cat(
-            [torch.empty(0, 3, dtype=torch.long)]
+            [torch.empty(0, 3, dtype=torch.long, device="cpu")]
             + [
                 torch.cartesian_prod(
-                    torch.tensor([k]), torch.arange(len(given.values)), torch.arange(count)
+                    torch.tensor([k], device="cpu"),
+                    torch.arange(len(given.values), device="cpu"),
+                    torch.arange(count, device="cpu"),
                 )
                 for k, count in enumerate(counts)
             ]
@@ -152,7 +155,7 @@ class _Joined(Target):
 
     def __init__(self, targets: list[Target], count: int) -> None:
         self.targets = targets
-        self.samples = torch.arange(count)
+        self.samples = torch.arange(count, device="cpu")
 
     def __call__(self, output: Any) -> Tensor:
         found = [precise(target[self.samples](output)) for target in self.targets]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.errors import CamlibWarning, InputError, TargetError
 from camlib.forward import Pass
 from camlib.methods.base import Method
@@ -25,6 +26,7 @@ from camlib.metrics.randomised import Draw, randomised, weighted
 from camlib.metrics.similarity import Similarity, alike, check_similarity
 from camlib.metrics.stability import Asking, Explainer, check_method, explanations
 from camlib.modules import unwrap
+from camlib.passes.undoing import Called
 from camlib.targets import logits
 from camlib.targets.classes import ClassTarget
 
@@ -108,7 +110,7 @@ def parameter_randomisation(
             "become random; make it of this model"
         )
     measuring = Measuring(model, **options)
-    with measuring._prepared(images) as (plain, inputs), torch.no_grad():
+    with Called(), measuring._prepared(images) as (plain, inputs), torch.no_grad():
         given = Given.of(Pass.of(plain, inputs, target, (), "none"), heatmaps, measuring.chunks)
         chosen = weighted(plain, layers)
         found: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -149,8 +151,7 @@ class RandomLogit(Asking):
                 "indices"
             )
         available = max(logits(given.run.output).shape[1], 2)
-        generator = torch.Generator().manual_seed(self.seed)
-        step = int(torch.randint(1, available, (), generator=generator))
+        step = 1 + int(Draws(self.seed).numbers(available - 1))
         other = target.replaced(classes=(target.classes + step) % available)
         values = _again(given, self.method, other)
         return given.by_class(alike(self.similarity, given.values, values).to(given.values.dtype))

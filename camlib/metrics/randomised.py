@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.errors import InputError, LayerError
+from camlib.passes.undoing import Undoing
 
 Draw = Literal["permuted", "reset"]
 """How weights become random: each tensor's values change places, or a layer starts anew."""
@@ -56,25 +59,18 @@ def randomised(
     """
     if how not in ("permuted", "reset"):
         raise InputError(f"weights={how!r} is not known; use 'permuted' or 'reset'")
-    before: list[tuple[nn.Module, str, Tensor | None]] = []
     twins: dict[int, Tensor] = {}
     devices = {each.device for each in model.parameters() if each.is_cuda}
-    try:
+    with Undoing() as undo:
         for layer in layers:
             for name, module in model.get_submodule(layer).named_modules(prefix=layer):
-                _stand_in(module, before, twins)
-                with torch.random.fork_rng(list(devices)), torch.no_grad():
-                    torch.manual_seed(_seed(name, seed))
-                    _draw(module, how)
+                _stand_in(undo, module, twins)
+                with torch.no_grad():
+                    _draw(module, how, _seed(name, seed), list(devices))
         yield
-    finally:
-        for module, name, tensor in reversed(before):
-            setattr(module, name, tensor)
 
 
-def _stand_in(
-    module: nn.Module, before: list[tuple[nn.Module, str, Tensor | None]], twins: dict[int, Tensor]
-) -> None:
+def _stand_in(undo: Undoing, module: nn.Module, twins: dict[int, Tensor]) -> None:
     """Copies in place of the parameters and buffers of `module`; a tied one has one copy."""
     known = {id(twin) for twin in twins.values()}
     for group in (module._parameters, module._buffers):
@@ -87,19 +83,22 @@ def _stand_in(
                     twins[id(tensor)] = nn.Parameter(copy, tensor.requires_grad)
                 else:
                     twins[id(tensor)] = copy
-            before.append((module, name, tensor))
+            undo(partial(setattr, module, name, tensor))
             setattr(module, name, twins[id(tensor)])
 
 
-def _draw(module: nn.Module, how: Draw) -> None:
+def _draw(module: nn.Module, how: Draw, seed: int, devices: list[torch.device]) -> None:
     """Random values in the parameters of `module` itself."""
     reset = getattr(module, "reset_parameters", None)
     if how == "reset" and callable(reset):
-        reset()
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            reset()
         return
+    draws = Draws(seed)
     for tensor in module._parameters.values():
         if tensor is not None:
-            order = torch.randperm(tensor.numel()).to(tensor.device)
+            order = draws.order(tensor.numel()).to(tensor.device)
             tensor.copy_(tensor.flatten()[order].reshape(tensor.shape))
 
 

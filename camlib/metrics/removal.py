@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.metrics.curves import ranks_of
 from camlib.metrics.given import Given
@@ -41,7 +42,7 @@ class Imputed(Perturbation):
         """The images, with noise where they are imputed."""
         image = given.image[given.samples(rows)]
         pixels = math.prod(image.shape[2:])
-        removed = torch.tensor([round(share * pixels) for share in self.shares]).to(rows.device)
+        removed = torch.tensor([round(share * pixels) for share in self.shares], device=rows.device)
         ranks = ranks_of(given, self.seed)[rows]
         ranks = ranks if self.most else pixels - 1 - ranks
         missing = (ranks < removed[numbers][:, None]).reshape(-1, 1, *image.shape[2:])
@@ -51,8 +52,7 @@ class Imputed(Perturbation):
 
     def _draws(self, given: Given) -> Tensor:
         """Normal numbers ``(C, H, W)``, the same for all images."""
-        generator = torch.Generator().manual_seed(self.seed)
-        draws = torch.randn(given.image.shape[1:], generator=generator)
+        draws = Draws(self.seed).normal(*given.image.shape[1:])
         return given.once(("draws", self.seed), lambda: draws.to(given.image))
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Draws
 from camlib.errors import InputError
 from camlib.inputs import ModelInputs
 from camlib.methods.base import Method
@@ -151,11 +152,8 @@ class Shaken(Perturbation):
 
     def noise(self, given: Given) -> Tensor:
         """``d`` of each draw, ``(draws, C, *size)``, the same for all images."""
-        generator = torch.Generator().manual_seed(self.seed)
         shape = self.draws, *given.image.shape[1:]
-        return given.once(
-            self, lambda: (2 * torch.rand(shape, generator=generator) - 1) * self.radius
-        )
+        return given.once(self, lambda: (2 * Draws(self.seed).uniform(*shape) - 1) * self.radius)
 
 
 class SensitivityMax(Asking):

@@ -7,6 +7,7 @@ a bare tensor.
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import SimpleNamespace
@@ -15,6 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from camlib.errors import LayerError
+
+_SHALLOW = dict, list, UserDict
+"""What `copy.copy` copies the items of."""
 
 Path = tuple[Any, ...]
 """The keys that lead to a tensor."""
@@ -77,6 +81,15 @@ def replaced(value: Any, path: Path, tensor: Tensor) -> Any:
     return _with_parts(value, parts)
 
 
+def twin_of(value: Any) -> Any:
+    """A copy of `value` that can be given other parts, while `value` keeps these."""
+    if isinstance(value, _SHALLOW) or not isinstance(value, list | MutableMapping):
+        return copy.copy(value)
+    # One that holds its items in something of its own shares that with a shallow copy.
+    parts = [part for _, part in _parts(value)]
+    return copy.deepcopy(value, {id(part): part for part in (*parts, *tensors_in(value))})
+
+
 def _parts(value: Any) -> list[tuple[Any, Any]]:
     """Key and value of what `value` is made of; nothing if it is made of nothing known."""
     if isinstance(value, Mapping):
@@ -93,14 +106,14 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
 def _with_parts(value: Any, parts: Sequence[tuple[Any, Any]]) -> Any:
     """A copy of `value` made of `parts`."""
     if not parts:
-        return copy.copy(value) if isinstance(value, list | MutableMapping) else value
+        return twin_of(value) if isinstance(value, list | MutableMapping) else value
     if isinstance(value, tuple):
         values = [part for _, part in parts]
         # A named tuple may be made of other arguments than its fields.
         return value._make(values) if hasattr(value, "_make") else type(value)(values)
     if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
         return type(value)(dict(parts))  # type: ignore[call-arg]
-    twin = copy.copy(value)
+    twin = twin_of(value)
     for key, part in parts:
         if isinstance(twin, list | MutableMapping):
             twin[key] = part

@@ -12,9 +12,11 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from camlib.capture import Capture, Graph, capture
-from camlib.errors import LayerError
+from camlib.errors import GraphError, LayerError
 from camlib.inputs import Inputs, detached
+from camlib.passes.norms import straighten
 from camlib.passes.running import completed
+from camlib.passes.undoing import Undoing
 from camlib.replay import Tail
 from camlib.visits import Visits, visits
 
@@ -68,6 +70,8 @@ def one_run(
             recording = visits(model, len(inputs.size))
         with ExitStack() as stack:
             seen = stack.enter_context(capture(model, layers, graph=needed, optional=optional))
+            if needed != "none" and len(inputs) == 1 and inputs.image.device.type == "cpu":
+                straighten(stack.enter_context(Undoing()), model)
             stack.enter_context(rule or nullcontext())
             order = stack.enter_context(recording)
             for tail in tails:
@@ -82,6 +86,12 @@ def one_run(
                         f"the output of layer {', '.join(map(repr, seen.names))} was overwritten "
                         "in place through another name after it ran; choose the layer before or "
                         "after it"
+                    ) from error
+                if needed != "none" and "Inference tensors cannot be saved" in str(error):
+                    raise GraphError(
+                        "the model, or a part of it, was made under torch.inference_mode(), so "
+                        "that no gradient can be taken: make it outside of that block, or use "
+                        "ScoreCAM, which takes none"
                     ) from error
                 raise
             # A model that leaves a no_grad block of its own leaves the hook's mode with it.

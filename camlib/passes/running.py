@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from camlib.chunks import out_of_memory
 from camlib.errors import CamlibError
 from camlib.inputs import Inputs, detached
 
@@ -35,14 +36,14 @@ def completed(attempt: Callable[[Inputs], Found], given: Inputs, *, whole: bool 
         return attempt(given)
     except (CamlibError, torch.OutOfMemoryError):
         raise
-    except Exception:
-        if whole:
+    except Exception as error:
+        if whole or out_of_memory(error):
             raise
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.enable_grad():
                 return attempt(started(given))
-        except CamlibError as error:
-            raise error from None
+        except CamlibError as other:
+            raise other from None
         except Exception:
             pass  # the model's own error is the first
         raise

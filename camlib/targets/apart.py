@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camlib.passes.nested import twin_of
 from camlib.targets.parts import named, parts
 
 
@@ -30,7 +31,7 @@ def in_another_batch(output: Any, count: int) -> tuple[Any, Tensor]:
     Raises:
         ValueError: nothing in `output` has an entry for each sample.
     """
-    numbers = torch.arange(-1, count) % count
+    numbers = torch.arange(-1, count, device="cpu") % count
     if isinstance(output, Tensor) and count == 1 and 1 not in output.shape[:2]:
         return _chosen(output[None], numbers, count), numbers
     several = isinstance(output, tuple | list) and len(output) == count
@@ -59,7 +60,7 @@ def _chosen(value: Any, numbers: Tensor, count: int) -> Any:
     if isinstance(value, tuple) and held:
         return value._replace(**held)  # type: ignore[attr-defined]
     if isinstance(value, MutableMapping):
-        twin = copy.copy(value)
+        twin = twin_of(value)
         for name, part in held.items():
             twin[name] = part
         return twin

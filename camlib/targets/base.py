@@ -40,6 +40,9 @@ class Target(ABC):
 
     clean: tuple[Any, int] | None = None
 
+    asks: ClassVar[bool] = True
+    """Whether there is a score to explain."""
+
     per_sample: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes that hold one entry for each sample, tensors ``(N, ...)``."""
 

@@ -114,9 +114,9 @@ def _resized(mask: Tensor, grid: torch.Size) -> Tensor:
 def _commonest(labels: Tensor, mask: Tensor | None, classes: int) -> Tensor:
     """The class at most places of `labels` ``(N, *grid)``, 0 only if there is no other."""
     counted = torch.ones_like(labels) if mask is None else mask
-    counts = torch.zeros(len(labels), classes, device=labels.device).scatter_add(
-        1, labels.flatten(1), counted.flatten(1).float()
-    )
+    counts = torch.zeros(
+        len(labels), classes, dtype=torch.float32, device=labels.device
+    ).scatter_add(1, labels.flatten(1), counted.flatten(1).float())
     counts[:, 0] = 0
     return counts.argmax(1)
 

@@ -70,7 +70,7 @@ class Detection(Target):
         """The target of the boxes in changed images."""
         size = augmentation.size(self.size)
         factors = [new / old for new, old in zip(size[::-1], self.size[::-1], strict=True)]
-        boxes = self.boxes * torch.tensor(factors * 2).to(self.boxes)
+        boxes = self.boxes * self.boxes.new_tensor(factors * 2)
         if augmentation.flip:
             left, top, right, bottom = boxes.unbind(-1)
             boxes = torch.stack([size[-1] - right, top, size[-1] - left, bottom], -1)

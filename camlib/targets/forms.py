@@ -111,9 +111,9 @@ def integers(given: Any) -> Tensor | None:
         if isinstance(given, Tensor):
             found = given.detach()
         elif hasattr(given, "__array__") and getattr(given, "ndim", False):
-            found = torch.tensor(given)
+            found = torch.tensor(given, device="cpu")
         else:
-            found = torch.tensor(_plain(given))
+            found = torch.tensor(_plain(given), device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
@@ -161,7 +161,7 @@ def _stacked(given: Any) -> Tensor:
         return given.detach()
     if isinstance(given, list | tuple):
         return torch.stack([_stacked(part) for part in given])
-    return torch.tensor(given)
+    return torch.tensor(given, device="cpu")
 
 
 def _plain(values: Any) -> Any:

@@ -73,7 +73,7 @@ class Custom(Target):
 
     def __init__(self, function: Score, count: int) -> None:
         self.function = function
-        self.samples = torch.arange(count)
+        self.samples = torch.arange(count, device="cpu")
 
     def __call__(self, output: Any) -> Tensor:
         """What the function returns.

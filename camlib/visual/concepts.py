@@ -117,7 +117,7 @@ def _colors(count: int) -> Tensor:
     few, many = _COLORS
     steps = few if count <= few else many
     table = color_table(f"tab{steps}", torch.device("cpu"), steps)
-    return table[torch.arange(count) % steps]
+    return table[torch.arange(count, device="cpu") % steps]
 
 
 def _named(number: int, scores: Tensor, classes: int, labels: Labels | None) -> str:

@@ -36,7 +36,8 @@ class Line:
         """The positions of all pixels of an input of `shape` ``(h, w)``."""
         start, end = self.ends
         length = shape[self.axis]
-        places = start + (end - start) * (torch.arange(length, dtype=torch.float64) + 0.5) / length
+        steps = torch.arange(length, dtype=torch.float64, device="cpu")
+        places = start + (end - start) * (steps + 0.5) / length
         return (places[:, None] if self.axis == 0 else places[None]).expand(*shape)
 
 
@@ -154,7 +155,10 @@ def _along(positions: Tensor, seen: Tensor, axis: int, length: int) -> Line | No
         return None
     # The line through two of the points that most others lie on.
     tolerance = 1.5 / 255 + 0.75 / length
-    first = torch.linspace(0, len(steps) - 1, min(64, len(steps))).round().long()
+    first = torch.linspace(
+        0, len(steps) - 1, min(64, len(steps)), dtype=torch.float32, device=steps.device
+    )
+    first = first.round().long()
     a, b = torch.cartesian_prod(first, first).T
     far = (x[b] - x[a]) > min(0.1, 0.5 * float(x[-1] - x[0]))
     a, b = a[far], b[far]

@@ -183,5 +183,7 @@ def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
 
 
 def _scale(colormap: Any) -> Scale:
-    shades = colorize(torch.linspace(1, 0, 256)[:, None], colormap)
-    return Scale(to_array(shades), "high", "low", "each map by itself")
+    falling = torch.linspace(1, 0, 256, dtype=torch.float32, device="cpu")
+    return Scale(
+        to_array(colorize(falling[:, None], colormap)), "high", "low", "each map by itself"
+    )

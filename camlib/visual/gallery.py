@@ -15,6 +15,7 @@ from camlib.methods import Deconvnet
 from camlib.modes import explaining
 from camlib.modules import Layer, unwrap
 from camlib.options import Count, checked
+from camlib.passes.undoing import Called
 from camlib.visual.attribution import to_image
 from camlib.visual.page import Row, draw
 from camlib.visual.pictures import check_unit, to_array
@@ -132,7 +133,8 @@ def gallery(
 def _peaks(model: nn.Module, layer: str, channels: tuple[int, ...], pixels: Tensor) -> Tensor:
     """The strongest activation of each channel in each image, ``(K, N)``."""
     network = unwrap(model)
-    with explaining(network, pixels.device), capture(network, [layer], graph="none") as seen:
+    reading = capture(network, [layer], graph="none")
+    with Called(), explaining(network, pixels.device), reading as seen:
         network(pixels.clone())
     [activation] = seen.activations()
     available = activation.shape[1]

@@ -115,7 +115,7 @@ def _with_boxes(
     height, width = picture.shape[:2] if placement is None else placement.seen
     down, across = (a / b for a, b in zip((height, width), column.maps.shape[1:], strict=True))
     line = max(min(height, width) // 100, 1)
-    lines = torch.zeros(height, width, dtype=torch.bool)
+    lines = torch.zeros(height, width, dtype=torch.bool, device="cpu")
     for left, top, right, bottom in column.boxes[i].tolist():
         rows, columns = (
             slice(round(start * scale), max(round(end * scale), round(start * scale) + 1))
