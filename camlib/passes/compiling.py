@@ -22,5 +22,5 @@ def as_written(function: F) -> F:
         how = eval_frame._FrameExecStrategy(skip, skip)
         eval_frame.set_code_exec_strategy(function.__code__, how)
     else:  # before torch 2.7
-        eval_frame.skip_code(function.__code__)
+        eval_frame.skip_code(function.__code__)  # type: ignore[attr-defined]
     return function
