@@ -100,7 +100,7 @@ def plain_measuring(setting: Setting) -> Call:
 def plain_masks(setting: Setting, batch_size: int = 32) -> Call:
     """As many plain passes as Score-CAM has masks: one for each channel that is not constant."""
     from camlib import maps
-    from camlib.capture import capture
+    from camlib.passes.capture import capture
 
     model, images = setting.network(), setting.images()
     with torch.no_grad(), capture(model, setting.where, graph="none") as seen:

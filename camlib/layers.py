@@ -18,22 +18,22 @@ from torch import Tensor, nn
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
 from camlib import maps
-from camlib.capture import Graph
 from camlib.errors import LayerError
-from camlib.forward import GRAPHS, Pass
-from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.layouts.reader import Found
 from camlib.layouts.reading import as_read, readings, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
-from camlib.modes import explaining
-from camlib.modules import Layer, Layers, find, names, unwrap
-from camlib.passes.nested import tensors_in
-from camlib.passes.undoing import Called
+from camlib.nested import tensors_in
+from camlib.passes.capture import Graph
+from camlib.passes.forward import GRAPHS, Pass
+from camlib.passes.inputs import Inputs
+from camlib.passes.names import Layer, Layers, find, names, unwrap
+from camlib.passes.visits import Visit, Visits
+from camlib.state.modes import explaining
+from camlib.state.undoing import Called
 from camlib.targets.proposals import detects
 from camlib.targets.saturation import saturated
-from camlib.visits import Visit, Visits
 
 __all__ = ["Candidate", "Layer", "Layers", "candidates", "find", "names", "unwrap"]
 

@@ -21,8 +21,8 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from camlib.compiling import as_written
 from camlib.errors import OptionError
-from camlib.passes.compiling import as_written
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import camlib
-from camlib.attention import Attending
+from camlib.rules.attention import Attending
 
 LAYER = "features"
 TARGETS = [2, 0, 1]

@@ -16,10 +16,10 @@ from snapshot import snapshot
 from torch import Tensor, nn
 
 from camlib import CamlibWarning, Explanation, GradCAM, LayerMethod, TargetError
-from camlib.inputs import Inputs
 from camlib.layouts.reading import reading_of
-from camlib.modes import explaining
-from camlib.visits import Visits
+from camlib.passes.inputs import Inputs
+from camlib.passes.visits import Visits
+from camlib.state.modes import explaining
 
 PLACES = ((0, 1), (1, 0), (0, 0), (1, 1))
 """The quadrant of the patch in each scene: its row and its column."""

@@ -8,7 +8,7 @@ from nets import images, spread, transformer
 from torch import nn
 from torch.nn import functional as F
 
-from camlib.attention import Attending
+from camlib.rules.attention import Attending
 
 HOW = ["module", "fused", "written"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10, torch.bfloat16: 2e-2}

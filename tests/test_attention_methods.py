@@ -25,8 +25,8 @@ from camlib import (
     layouts,
     targets,
 )
-from camlib.attention import Attending
 from camlib.methods.attention import rolled
+from camlib.rules.attention import Attending
 
 KINDS = [AttentionRollout, GradientRollout, LeGrad]
 HOW = ["module", "fused", "written"]

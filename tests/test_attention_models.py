@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, swin_t
 
 from camlib import AttentionRollout, GradientRollout, LeGrad, ModelError, layouts
-from camlib.attention import Attending
+from camlib.rules.attention import Attending
 
 KINDS = [AttentionRollout, GradientRollout, LeGrad]
 

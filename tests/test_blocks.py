@@ -9,8 +9,8 @@ from snapshot import snapshot
 from torch import Tensor, nn
 
 from camlib import AttentionRollout, GradientRollout, LeGrad, ModelError, layouts
-from camlib.blocks import Blocks, blocks_of
-from camlib.inputs import Inputs
+from camlib.methods.attention_blocks import Blocks, blocks_of
+from camlib.passes.inputs import Inputs
 
 KINDS = [AttentionRollout, GradientRollout, LeGrad]
 TOKENS = layouts.Tokens(prefix=1, grid=(4, 4))

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from camlib import CamlibWarning, GradCAM, GraphError, HiResCAM, LayerError, Saliency
-from camlib.capture import capture
-from camlib.gradients import gradients
+from camlib.passes.capture import capture
+from camlib.passes.gradients import gradients
 from camlib.passes.means import spread_out
-from camlib.visits import visits
+from camlib.passes.visits import visits
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
@@ -41,7 +41,7 @@ def test_many_classes_come_in_chunks(monkeypatch):
     net, batch = convolutional(), images()
     with capture(net, ["features"]) as seen:
         [whole] = seen.gradients(net(batch))
-    monkeypatch.setattr("camlib.gradients._CHUNK_BYTES", 3 * 2 * 6 * 4 * 4 * 4)
+    monkeypatch.setattr("camlib.passes.gradients._CHUNK_BYTES", 3 * 2 * 6 * 4 * 4 * 4)
     with capture(net, ["features"]) as seen:
         chunks = list(seen.gradients(net(batch)))
     assert [len(gradient) for [gradient] in chunks] == [3, 1]
@@ -98,7 +98,7 @@ def test_gradients_are_those_of_a_loop_whatever_pools(pool, classes):
 @pytest.mark.parametrize("pool", MEANS.values(), ids=MEANS)
 def test_a_mean_that_does_not_agree_with_the_ordinary_pass_is_not_taken(pool, monkeypatch):
     mistaken = Mock(side_effect=lambda gradients, expected: spread_out(2 * gradients, expected))
-    monkeypatch.setattr("camlib.gradients.spread_out", mistaken)
+    monkeypatch.setattr("camlib.passes.gradients.spread_out", mistaken)
     found, expected = gradients_behind(pool, 3)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     assert mistaken.called

@@ -12,9 +12,10 @@ from snapshot import snapshot
 from torch import nn
 from torch.nn import functional as F
 
-from camlib import AblationCAM, chunks, layouts
-from camlib.channelwise import Channelwise
+from camlib import AblationCAM, layouts
 from camlib.methods import ablation
+from camlib.methods.ablation_linear import Channelwise
+from camlib.passes import chunks
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from camlib import CamlibWarning, InputError
-from camlib.chunks import Chunks, fitting, free
+from camlib.passes.chunks import Chunks, fitting, free
 
 ITEMS = torch.arange(10)
 

@@ -24,7 +24,7 @@ from camlib import (
     TargetError,
 )
 from camlib.augmentation import Augmentation
-from camlib.inputs import Inputs
+from camlib.passes.inputs import Inputs
 from camlib.targets import Contrast, Detection, Segment, Target
 
 pytestmark = [

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from camlib.passes.courses import Course, Courses
-from camlib.visits import Visits, visits
+from camlib.passes.visits import Visits, visits
 
 CONV = nn.Conv2d(4, 4, 3, padding=1)
 NORM = nn.BatchNorm2d(4).eval()

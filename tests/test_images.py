@@ -24,8 +24,8 @@ from camlib import (
     Smooth,
     SmoothGrad,
 )
-from camlib.images import image_of
-from camlib.inputs import Inputs
+from camlib.passes.images import image_of
+from camlib.passes.inputs import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning")
 

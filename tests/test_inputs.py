@@ -29,7 +29,7 @@ from camlib import (
     Saliency,
     ScoreCAM,
 )
-from camlib.inputs import Inputs
+from camlib.passes.inputs import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 

@@ -14,7 +14,9 @@ from nets import Net, convolutional, fitting, images
 from snapshot import snapshot
 from torch import nn
 
-from camlib import CAM, METHODS, AttentionMethod, LayerMethod, modes, wrapping
+from camlib import CAM, METHODS, AttentionMethod, LayerMethod
+from camlib.passes import interception
+from camlib.state import modes
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning"),
@@ -46,7 +48,7 @@ def left():
     found = Counter(type(each).__qualname__ for each in gc.get_objects())
     found["threads"] = threading.active_count()
     found["switched modules"] = len(modes._switched)
-    found["wrapped modules"] = len(wrapping._wrapped)
+    found["wrapped modules"] = len(interception._wrapped)
     return found
 
 
@@ -141,7 +143,7 @@ def test_an_interrupt_in_any_pass_leaves_the_model_as_found(kind, place):
             method(batch)
         assert snapshot(net) == before
         assert not modes._switched
-        assert not wrapping._wrapped
+        assert not interception._wrapped
         assert threading.active_count() == threads
         stopped.at = None
         assert torch.equal(method(batch), expected)

@@ -16,8 +16,8 @@ from nets import Net, images, spread
 from snapshot import snapshot
 from torch import Tensor, nn
 
-from camlib.inputs import Inputs
 from camlib.layouts.measured import FOLDED, Measured, measure
+from camlib.passes.inputs import Inputs
 
 
 def by_definition(

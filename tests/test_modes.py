@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from camlib import AblationCAM, GradCAM, GuidedBackprop, Saliency, ScoreCAM
-from camlib.modes import evaluate, explaining, run_unchecked, run_uncompiled
-from camlib.passes.undoing import Undoing
+from camlib.state.modes import evaluate, explaining, run_unchecked, run_uncompiled
+from camlib.state.undoing import Undoing
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
@@ -127,7 +127,9 @@ def test_recurrent_layers_on_a_gpu_run_without_cudnn_where_a_gradient_is_taken(k
     net.rnn.register_forward_pre_hook(lambda *_: found.append(torch.backends.cudnn.enabled))
     GradCAM(net, "features")(images(), 1)
     assert set(found) == {True}
-    monkeypatch.setattr("camlib.modes._by_cudnn", lambda module: isinstance(module, nn.RNNBase))
+    monkeypatch.setattr(
+        "camlib.state.modes._by_cudnn", lambda module: isinstance(module, nn.RNNBase)
+    )
     for method in (GradCAM(net, "features"), Saliency(net), ScoreCAM(net, "features")):
         found.clear()
         method(images(), 1)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from camlib import METHODS, GradCAM, LayerError, ModelError
-from camlib.modules import check_ran, find, is_weight
+from camlib.passes.names import check_ran, find, is_weight
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from camlib import AblationCAM, GradCAM, LayerError, ScoreCAM
-from camlib.passes.nested import activations, first, mapped, replaced, tensors, tensors_in
+from camlib.nested import activations, first, mapped, replaced, tensors, tensors_in
 
 Pair = namedtuple("Pair", ["name", "maps"])
 

@@ -33,7 +33,7 @@ from camlib import (
     Smooth,
     TargetError,
 )
-from camlib.modes import explaining
+from camlib.state.modes import explaining
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 

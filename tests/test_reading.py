@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from camlib import GradCAM, LayoutError, layers, layouts
-from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst, ChannelsLast, Tokens, reader, reading
 from camlib.layouts.reader import Found
 from camlib.layouts.reading import reading_of, readings, visited
 from camlib.layouts.recognition import Reading
-from camlib.visits import Visits
+from camlib.passes.inputs import Inputs
+from camlib.passes.visits import Visits
 
 
 class Second(nn.Module):

@@ -30,7 +30,7 @@ from camlib import (
     SmoothFullGrad,
     figure,
 )
-from camlib.inputs import Inputs
+from camlib.passes.inputs import Inputs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning"),

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from camlib.capture import replacing
-from camlib.forward import Pass
-from camlib.inputs import Inputs
 from camlib.layouts import ChannelsFirst
-from camlib.replay import Needs, Tail
-from camlib.wrapping import wrapping
+from camlib.passes.capture import replacing
+from camlib.passes.forward import Pass
+from camlib.passes.inputs import Inputs
+from camlib.passes.interception import wrapping
+from camlib.passes.replay import Needs, Tail
 
 
 class UNet(nn.Module):

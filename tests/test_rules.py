@@ -22,7 +22,7 @@ from camlib import (
     GuidedGradCAM,
     Saliency,
 )
-from camlib.rules import Rectifying
+from camlib.rules.relu import Rectifying
 
 SOURCE = [-2.0, -0.5, 0.0, 0.5, 3.0, 6.0, 7.0]
 SIGNAL = [1.0, -1.0]

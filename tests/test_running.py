@@ -24,7 +24,7 @@ from camlib import (
     Smooth,
     TargetError,
 )
-from camlib.inputs import Inputs
+from camlib.passes.inputs import Inputs
 from camlib.passes.running import completed
 
 pytestmark = [

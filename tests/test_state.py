@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlib import METHODS, CamlibWarning, GradCAM, ModelError, ScoreCAM, layers
-from camlib.modes import explaining
 from camlib.passes import copies
-from camlib.passes.state import put_back_state
-from camlib.passes.undoing import Undoing
+from camlib.state.kept import put_back_state
+from camlib.state.modes import explaining
+from camlib.state.undoing import Undoing
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning"),

@@ -1,17 +1,7 @@
 """How the activation of a layer is read: layouts, and finding the one that a layer has."""
 
-from camlib.layouts.kinds import (
-    Axes,
-    ChannelsFirst,
-    ChannelsLast,
-    Custom,
-    Frames,
-    Layout,
-    Placed,
-    Series,
-    Tokens,
-    adapted,
-)
+from camlib.layouts.base import Custom, Layout, adapted
+from camlib.layouts.kinds import Axes, ChannelsFirst, ChannelsLast, Frames, Placed, Series, Tokens
 
 Sequence = Series
 """An earlier name of `Series`."""

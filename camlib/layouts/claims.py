@@ -17,13 +17,8 @@ import torch
 from torch import Tensor
 
 from camlib.errors import LayoutError
-from camlib.layouts.kinds import (
-    Axes,
-    Layout,
-    Placed,
-    Series,
-    Tokens,
-)
+from camlib.layouts.base import Layout
+from camlib.layouts.kinds import Axes, Placed, Series, Tokens
 from camlib.layouts.measured import ALIKE, Looks, loud_places
 
 Grid = tuple[int, ...]

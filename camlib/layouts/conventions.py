@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from camlib.layouts.kinds import ChannelsFirst, Layout
+from camlib.layouts.base import Layout
+from camlib.layouts.kinds import ChannelsFirst
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,

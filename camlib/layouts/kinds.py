@@ -1,117 +1,19 @@
 """How an activation is read: which of its axes is what, and which places make the grid.
 
-A layout turns an activation into ``(N, C, *grid)`` and puts a changed one back. `recognition` finds
-the layout of a layer; any function from an activation to ``(N, C, *grid)`` will do instead.
+`recognition` finds the layout of a layer.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from camlib.errors import LayoutError, OptionError
-from camlib.options import Count, Natural, check_fields
-
-Shape = Sequence[int]
-
-
-class Layout(ABC):
-    """Reads an activation as ``(N, C, *grid)``."""
-
-    def __post_init__(self) -> None:
-        """Check the fields of a layout that is a dataclass.
-
-        Raises:
-            OptionError: one is not what its annotation says.
-        """
-        check_fields(self)
-
-    @property
-    def samples_axis(self) -> int:
-        """Which axis of the activation has the samples."""
-        return 0
-
-    @abstractmethod
-    def __call__(self, activation: Tensor) -> Tensor:
-        """`activation`, or its gradient, as ``(N, C, *grid)``.
-
-        Raises:
-            LayoutError: the layout does not fit its shape.
-        """
-
-    @abstractmethod
-    def grid_of(self, shape: Shape) -> tuple[int, ...]:
-        """The grid in an activation of `shape`.
-
-        Raises:
-            LayoutError: the layout does not fit `shape`.
-        """
-
-    def by_sample(self, activation: Tensor, count: int) -> Tensor:
-        """`activation` as ``(N, values)``, of `count` samples."""
-        return activation.movedim(self.samples_axis, 0).reshape(count, -1)
-
-    def put_back(self, arranged: Tensor, activation: Tensor) -> Tensor:
-        """`activation` with what the layout reads from it changed to `arranged`.
-
-        What the grid does not show, such as a class token, stays.
-
-        Args:
-            arranged: ``(N, C, *grid)``.
-            activation: as the layer returned it.
-
-        Raises:
-            LayoutError: the layout makes new values, so there is no way back.
-        """
-        flat = activation.flatten()
-        numbers = torch.arange(1, len(flat) + 1, device=flat.device, dtype=torch.float64)
-        places = self(numbers.reshape(activation.shape)).long().flatten()
-        shown = (places > 0) & (places <= len(flat))
-        values = torch.zeros_like(places, dtype=flat.dtype)
-        values[shown] = flat[places[shown] - 1]
-        if not torch.equal(self(activation).flatten(), values):
-            raise LayoutError(
-                f"the layout {self!r} makes new values of an activation; expected one that only "
-                "moves them, so that changed ones can be put back"
-            )
-        changed = arranged.flatten().to(flat.dtype)[shown]
-        return flat.index_copy(0, places[shown] - 1, changed).reshape(activation.shape)
-
-
-@dataclass(frozen=True)
-class Custom(Layout):
-    """A user's function from an activation to ``(N, C, *grid)``."""
-
-    function: Callable[[Tensor], Tensor]
-
-    def __call__(self, activation: Tensor) -> Tensor:
-        """What the function returns."""
-        return self.function(activation)
-
-    def grid_of(self, shape: Shape) -> tuple[int, ...]:
-        """The grid that the function makes of an activation of `shape`."""
-        return tuple(self.function(torch.zeros(tuple(shape), device="cpu")).shape[2:])
-
-    def __repr__(self) -> str:
-        return repr(self.function)
-
-
-def adapted(layout: Layout | Callable[[Tensor], Tensor]) -> Layout:
-    """`layout` as a `Layout`, also where it is a plain function.
-
-    Raises:
-        OptionError: it is a class.
-    """
-    if isinstance(layout, type):
-        raise OptionError(
-            f"layout={layout.__name__} is a class; pass a layout: {layout.__name__}(...)"
-        )
-    return layout if isinstance(layout, Layout) else Custom(layout)
+from camlib.errors import LayoutError
+from camlib.layouts.base import Layout, Shape
+from camlib.options import Count, Natural
 
 
 @dataclass(frozen=True)

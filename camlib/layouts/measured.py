@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from camlib.draws import Draws
-from camlib.inputs import Inputs
-from camlib.layouts.kinds import Shape
-from camlib.passes.hooks import hook, hook_before
-from camlib.passes.nested import activations
+from camlib.layouts.base import Shape
+from camlib.nested import activations
+from camlib.passes.inputs import Inputs
 from camlib.passes.running import completed
-from camlib.passes.undoing import Undoing
+from camlib.state.hooks import hook, hook_before
+from camlib.state.undoing import Undoing
 
 ALIKE = 0.02
 """Places whose positions vary by less all look at the same part of the input."""

@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from camlib.errors import LayoutError
-from camlib.inputs import Inputs
-from camlib.layouts.kinds import ChannelsFirst, Shape
+from camlib.layouts.base import Shape
+from camlib.layouts.kinds import ChannelsFirst
 from camlib.layouts.measured import Measured, measure
 from camlib.layouts.recognition import Reading, Readings, confirm
 from camlib.maps import Window
 from camlib.passes.courses import Course, cut_out
-from camlib.visits import Visits
+from camlib.passes.inputs import Inputs
+from camlib.passes.visits import Visits
 
 Found = Mapping[str, Reading | LayoutError]
 """How each layer is read, or why it cannot be, by name; calls before the last by name and call."""

@@ -11,14 +11,14 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from camlib.errors import LayoutError
-from camlib.inputs import Inputs
+from camlib.layouts.base import Layout
 from camlib.layouts.conventions import said_by
-from camlib.layouts.kinds import Layout
 from camlib.layouts.reader import DIFFERENT, WEAK, Found, Reader
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
+from camlib.passes.inputs import Inputs
 from camlib.passes.running import completed
-from camlib.visits import Visits, visits
+from camlib.passes.visits import Visits, visits
 
 
 def reading_of(

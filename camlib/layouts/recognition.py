@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from camlib.errors import LayoutError
+from camlib.layouts.base import Layout, Shape
 from camlib.layouts.claims import AGREES, SURE, Claim, Grid
 from camlib.layouts.conventions import said_by
-from camlib.layouts.kinds import ChannelsFirst, Layout, Shape
+from camlib.layouts.kinds import ChannelsFirst
 from camlib.layouts.measured import Measured
 from camlib.layouts.search import claims, orders
 from camlib.maps import Window

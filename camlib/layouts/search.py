@@ -13,17 +13,9 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from camlib.layouts.base import Layout
 from camlib.layouts.claims import ROLLED, SURE, Claim, Grid
-from camlib.layouts.kinds import (
-    Axes,
-    ChannelsFirst,
-    ChannelsLast,
-    Frames,
-    Layout,
-    Placed,
-    Series,
-    Tokens,
-)
+from camlib.layouts.kinds import Axes, ChannelsFirst, ChannelsLast, Frames, Placed, Series, Tokens
 from camlib.layouts.measured import FOLDED, Looks, Measured
 from camlib.maps import Window
 

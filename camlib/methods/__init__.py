@@ -1,20 +1,16 @@
 """The methods, and their names for the command line, the tests and the docs."""
 
 from camlib.methods.ablation import AblationCAM, ReciproCAM
-from camlib.methods.activation import CAM
-from camlib.methods.agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
 from camlib.methods.attention import (
     AttentionMethod,
     AttentionRollout,
     GradientRollout,
 )
-from camlib.methods.augmented import Augmented
-from camlib.methods.averaged import ExpectedGradients, IntegratedGradients
 from camlib.methods.base import MapMethod, Method
-from camlib.methods.concepts import Concepts
+from camlib.methods.cam import CAM
+from camlib.methods.class_agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
 from camlib.methods.deconvnet import Deconvnet
 from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
-from camlib.methods.explanation import Explanation
 from camlib.methods.factorization import DeepFeatureFactorization
 from camlib.methods.fullgrad import FullGrad
 from camlib.methods.gradient import (
@@ -29,14 +25,19 @@ from camlib.methods.gradient import (
 )
 from camlib.methods.group import GroupCAM
 from camlib.methods.guided import GuidedGradCAM
+from camlib.methods.integrated import (
+    ExpectedGradients,
+    IntegratedGradCAM,
+    IntegratedGradients,
+)
 from camlib.methods.layer import GradientWeighted, LayerMethod
 from camlib.methods.le_grad import LeGrad
-from camlib.methods.occlusion import RISE, Occlusion
-from camlib.methods.perturbation import ScoreCAM
+from camlib.methods.masking import RISE, Occlusion
+from camlib.methods.multiscale import CAMERAS, Augmented
 from camlib.methods.pixel import GuidedBackprop, InputXGradient, PixelMethod, Saliency
-from camlib.methods.several_inputs import CAMERAS, IntegratedGradCAM, SmoothGradCAMPlusPlus
-from camlib.methods.smooth import Smooth, SmoothFullGrad, SmoothGrad
-from camlib.methods.varied import ISCAM, SSCAM
+from camlib.methods.score import ISCAM, SSCAM, ScoreCAM
+from camlib.methods.smooth import Smooth, SmoothFullGrad, SmoothGrad, SmoothGradCAMPlusPlus
+from camlib.results import Concepts, Explanation
 
 METHODS: dict[str, type[Method]] = {
     "cam": CAM,

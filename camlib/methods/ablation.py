@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.channelwise import Channelwise
-from camlib.chunks import Chunks, Progress
-from camlib.components import summed_by_class
-from camlib.forward import Pass
 from camlib.layouts import Custom, Layout, Placed, Series, Tokens
-from camlib.methods.activation import closest_classifier
+from camlib.methods.ablation_linear import Channelwise
+from camlib.methods.cam import closest_classifier
+from camlib.methods.components import summed_by_class
 from camlib.methods.layer import LayerMethod
 from camlib.methods.options import LayerOptions, ReplayingOptions
-from camlib.modules import Layers
 from camlib.options import Count, checked
-from camlib.samples import of_samples
+from camlib.passes.chunks import Chunks, Progress
+from camlib.passes.forward import Pass
+from camlib.passes.names import Layers
 from camlib.targets import Category, Target
 from camlib.targets.classes import Asked, asked_as
 
@@ -99,7 +98,7 @@ def changed_scores(
 
     def scores(chunk: Tensor) -> Tensor:
         samples, numbers = chunk.unbind(1)
-        whole = of_samples(layout, raw, len(run.inputs), samples)
+        whole = layout.of_samples(raw, len(run.inputs), samples)
         changed = change(layout(whole), numbers.to(raw.device))
         found = run.again(number, samples, layout.put_back(changed, whole), target)
         return found.to(raw.device)

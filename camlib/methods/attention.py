@@ -15,19 +15,19 @@ from typing import Annotated, Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from camlib.attention import Attending, Attention
-from camlib.blocks import Blocks, blocks_of
-from camlib.capture import Graph
 from camlib.errors import GraphError
-from camlib.forward import GRAPHS, Pass
-from camlib.inputs import Inputs
 from camlib.layouts import Layout, adapted
+from camlib.methods.attention_blocks import Blocks, blocks_of
 from camlib.methods.base import MapMethod
 from camlib.methods.options import AttentionOptions, MapOptions
-from camlib.modules import unwrap
 from camlib.options import Count, Range, checked
-from camlib.replay import Needs, Tail
-from camlib.rules import without_recomputation
+from camlib.passes.capture import Graph
+from camlib.passes.forward import GRAPHS, Pass
+from camlib.passes.inputs import Inputs
+from camlib.passes.names import unwrap
+from camlib.passes.replay import Needs, Tail
+from camlib.rules.attention import Attending, Attention
+from camlib.rules.relu import without_recomputation
 
 
 class AttentionMethod(MapMethod):

@@ -1,166 +1,132 @@
-"""Attribution of input values from gradients at many points."""
+"""What methods around a method are: its values averaged over changed inputs."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from typing import Any, Unpack
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from camlib import maps
-from camlib.draws import Draws
 from camlib.errors import InputError
-from camlib.forward import Pass, input_gradients, scores_at
-from camlib.inputs import Inputs
-from camlib.methods.options import CallingOptions
-from camlib.methods.pixel import PixelMethod, warn_if_incomplete
-from camlib.methods.views import Rule, View, averaged, beside, check_rule, drawn, on_the_way
-from camlib.options import Count, Seed, checked
-from camlib.targets import Target
+from camlib.maps import Normalize
+from camlib.methods.base import Averageable, Explained
+from camlib.methods.changed_inputs import View, averaged
+from camlib.options import checked
+from camlib.passes.forward import Pass
+from camlib.passes.inputs import Inputs, ModelInputs
+from camlib.results import Explanation
+from camlib.targets import Target, TargetLike
 
 
-class IntegratedGradients(PixelMethod):
-    """Integrated gradients: ``(x - x') * integral_0^1 dy_c(x' + a (x - x')) / dx da``.
+class Ensemble(Averageable):
+    """A method averaged over changed inputs; what it takes and returns stays as it is.
 
-    Sundararajan, Taly and Yan, ICML 2017, arXiv:1703.01365. The attribution sums to what the score
-    gains from the baseline ``x'`` to ``x``; a sum that misses it by more than 5 % is warned of, and
-    more `steps` are the remedy. The integral is taken by the Gauss-Legendre rule unless told. For
-    questions of "how much", with a baseline that means "nothing". Weak in that choice: what equals
-    the baseline gets nothing, and pictures on the way are none that the network knows.
+    Signed values are averaged, before a ReLU, an absolute value or a normalisation, which follow as
+    the method has them. A subclass gives the changed inputs and nothing else.
 
     Args:
-        baseline: a number, or a tensor that broadcasts to the images.
-        steps: points of the rule.
-        rule: how the integral is taken: ``"gauss_legendre"``, or over equal steps ``"left"``,
-            ``"right"``, ``"middle"`` or ``"trapezoid"``.
-        multiply: with ``False``, the integral alone, not times ``x - x'``.
-        batch_size: how many images the model sees at once; bounds the memory.
+        method: what to average, such as ``GradCAM(model, "layer4")``, with its options.
 
     Raises:
-        InputError: in a call, `baseline` does not fit.
+        InputError: `method` is none, or not one whose values can be averaged.
     """
 
-    cost = "2 forward, 1 forward and backward for each of 50 steps"
+    named: ClassVar[bool] = False
+    """Whether the name alone says what is averaged."""
 
     @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        baseline: Tensor | float = 0.0,
-        steps: Count = 50,
-        rule: Rule = "gauss_legendre",
-        multiply: bool = True,
-        batch_size: Count = 32,
-        **options: Unpack[CallingOptions],
-    ) -> None:
-        super().__init__(model, **options)
-        check_rule(rule, steps)
-        self.rule: Rule = rule
-        self.multiply = multiply
-        self.baseline = baseline
-        self.steps = steps
-        self.batch_size = batch_size
-
-    def _accompanied(self, given: Inputs) -> Inputs:
-        return given.accompanied("baseline", self.baseline)
-
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        run = self._clean(model, given, target)
-        start, points = on_the_way(run, self.steps, self.batch_size, self.rule)
-        [mean] = averaged(run, points, _gradients(run))
-        if not self.multiply:
-            return run, mean
-        found = mean * (maps.precise(given.image) - start)[:, None]
-        samples = torch.arange(len(given), device=start.device)
-        with torch.no_grad():
-            before = scores_at(run, samples, start.to(given.image.dtype))
-        score = maps.precise(run.scores)
-        warn_if_incomplete(
-            run,
-            found.flatten(2).sum(2),
-            found.flatten(2).abs().sum(2) + score.abs(),
-            score - before,
-            f"integrated gradients with steps={self.steps} miss {{}} of what the score gains from "
-            "the baseline; use more steps",
-        )
-        return run, found
-
-
-class ExpectedGradients(PixelMethod):
-    """Expected gradients: ``mean_s (x - x'_s) * dy_c(x'_s + a_s (x - x'_s)) / dx``.
-
-    Erion et al., Nature Machine Intelligence 2021, arXiv:1906.10670. Integrated gradients averaged
-    over baselines, one drawn for each sample together with ``a``, uniform in [0, 1]; complete in
-    expectation, with the mean score of the baselines. Pass images of the training set: no single
-    picture has to mean "nothing". Weak in its variance: use many samples.
-
-    Args:
-        baselines: images ``(B, C, H, W)`` to draw from; by default one of zeros.
-        samples: how many draws, the same for all images.
-        multiply: with ``False``, the mean gradient alone, not times ``x - x'``.
-        seed: of the draws.
-        batch_size: how many images the model sees at once; bounds the memory.
-
-    Raises:
-        InputError: in a call, `baselines` do not fit.
-    """
-
-    cost = "1 forward, 1 forward and backward for each of 50 samples"
-
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        baselines: Tensor | None = None,
-        samples: Count = 50,
-        multiply: bool = True,
-        seed: Seed = 0,
-        batch_size: Count = 32,
-        **options: Unpack[CallingOptions],
-    ) -> None:
-        super().__init__(model, **options)
-        self.baselines = baselines
-        self.samples = samples
-        self.multiply = multiply
-        self.seed = seed
-        self.batch_size = batch_size
-
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        image = maps.precise(given.image)
-        baselines = torch.zeros_like(image[:1])
-        if self.baselines is not None:
-            baselines = self.baselines.detach().to(image)
-        if baselines.shape[1:] != image.shape[1:] or not len(baselines):
+    def __init__(self, method: Averageable) -> None:
+        if not isinstance(method, Averageable):
+            given = method.__name__ if isinstance(method, type) else type(method).__name__
             raise InputError(
-                f"baselines of shape {tuple(baselines.shape)} do not fit images of shape "
-                f"{tuple(image.shape)}; pass (B, {', '.join(map(str, image.shape[1:]))})"
+                f"{type(self).__name__} averages maps or attributions, not {given}; pass a method "
+                "that is built, such as GradCAM(model), and multiply the averages where it is a "
+                "product of two"
             )
-        draws = Draws(self.seed)
-        chosen = draws.numbers(len(baselines), self.samples)
-        places = draws.uniform(self.samples).to(image)
-        starts = baselines[chosen.to(image.device)]
+        self.method = method
+        self.model = method.model
+
+    @checked
+    def __call__(
+        self,
+        inputs: ModelInputs,
+        target: TargetLike = None,
+        *,
+        relu: bool | None = None,
+        resize: bool | None = None,
+        normalize: Normalize | None = None,
+    ) -> Tensor:
+        """The `heatmap` of `explain`, with the same arguments."""
+        return self.explain(inputs, target, relu=relu, resize=resize, normalize=normalize).heatmap
+
+    @checked
+    def explain(
+        self,
+        inputs: ModelInputs,
+        target: TargetLike = None,
+        *,
+        relu: bool | None = None,
+        resize: bool | None = None,
+        normalize: Normalize | None = None,
+    ) -> Explanation:
+        """Everything one call knows, with score and output of the clean input.
+
+        Args:
+            inputs: see `Method.__call__`.
+            target: see `Method.__call__`.
+            relu: see `MapMethod.explain`; for methods of maps only, as the next two.
+            resize: see `MapMethod.explain`.
+            normalize: see `MapMethod.explain`.
+        """
+        given = {"relu": relu, "resize": resize, "normalize": normalize}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return self._shown(self._explained, inputs, target, **chosen)
+
+    @abstractmethod
+    def _views(self, run: Pass) -> Iterable[View]:
+        """The changed inputs."""
+
+    def _shown(self, explained: Explained, inputs: Any, target: Any, **options: Any) -> Explanation:
+        seen = self.method._shown(explained, inputs, target, **options)
+        name = type(self).__name__
+        return replace(seen, method=name if self.named else f"{name}({seen.method})")
+
+    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
         run = self._clean(model, given, target)
+        return run, self._joined(run, self._again(run, run.inputs, run.target)[1])
 
-        def points() -> Iterator[View]:
-            for draws, which in drawn(run, self.samples, self.batch_size):
-                way = image[which] - starts[draws]
-                point = starts[draws] + beside(places[draws], image) * way
-                share = way[:, None] if self.multiply else torch.ones_like(way[:, None])
-                back = functools.partial(torch.mul, share / self.samples)
-                yield View(which, point, back)
+    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        return self.method._clean(model, given, target)
 
-        [found] = averaged(run, points(), _gradients(run))
-        return run, found
+    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        output = run.output if inputs is run.inputs else None
+        run = replace(run, inputs=inputs, target=target, output=output)
+        again = run
 
+        def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
+            nonlocal again
+            again, values = self.method._again(run, inputs, target)
+            return self._taken(self._seen_from(run, again, values))
 
-def _gradients(run: Pass) -> Any:
-    """Reads the gradient of each score at the image, ``(M, K, C, *size)``."""
+        values = self._summarised(averaged(run, self._views(run), read))
+        return replace(run, seen=again.seen), values
 
-    def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
-        return [input_gradients(run.model, inputs, target)[1]]
+    def _seen_from(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
+        """The `values` of the pass `again`, where those of other views lie."""
+        return values
 
-    return read
+    def _taken(self, values: list[Tensor]) -> list[Tensor]:
+        """What is averaged of the `values` of each view."""
+        return values
+
+    def _summarised(self, means: list[Tensor]) -> list[Tensor]:
+        """The values from the `means` of what was taken."""
+        return means
+
+    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
+        return self.method._joined(run, values)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r})"

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError, warn
-from camlib.forward import Pass
-from camlib.inputs import Inputs, ModelInputs, detached
 from camlib.maps import Fuse, Normalize, Window
 from camlib.methods.calling import Calling
-from camlib.methods.explanation import Explanation
 from camlib.methods.options import CallingOptions
 from camlib.options import checked
-from camlib.passes.undoing import Called
+from camlib.passes.forward import Pass
+from camlib.passes.inputs import Inputs, ModelInputs, detached
+from camlib.results import Explanation
+from camlib.state.undoing import Called
 from camlib.targets import Target, TargetLike
 from camlib.targets.saturation import saturated
 

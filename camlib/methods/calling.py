@@ -10,15 +10,15 @@ from typing import Any
 from torch import nn
 
 from camlib.errors import LayerError, LayoutError
-from camlib.images import image_of
-from camlib.inputs import Inputs
 from camlib.layouts.reading import as_read
 from camlib.methods.described import describe
-from camlib.modes import explaining
-from camlib.modules import unwrap
 from camlib.options import checked
-from camlib.paths import Path, Where
-from camlib.readings import check_layout
+from camlib.passes.axes import check_layout
+from camlib.passes.images import image_of
+from camlib.passes.inputs import Inputs
+from camlib.passes.names import unwrap
+from camlib.passes.paths import Path, Where
+from camlib.state.modes import explaining
 
 
 class Calling:

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.capture import capture
 from camlib.errors import InputError, TargetError
-from camlib.forward import Pass, input_gradients
-from camlib.gradients import gradients
-from camlib.inputs import Inputs, ModelInputs, detached
 from camlib.layouts import ChannelsFirst, Layout
 from camlib.layouts.reading import reading_of
-from camlib.methods.explanation import Explanation
 from camlib.methods.options import CallingOptions
 from camlib.methods.pixel import PixelMethod
-from camlib.modules import Layer, find
 from camlib.options import checked
-from camlib.passes.undoing import Called
-from camlib.rules import Rectifying, without_recomputation
+from camlib.passes.capture import capture
+from camlib.passes.forward import Pass, input_gradients
+from camlib.passes.gradients import gradients
+from camlib.passes.inputs import Inputs, ModelInputs, detached
+from camlib.passes.names import Layer, find
+from camlib.passes.visits import visits
+from camlib.results import Explanation
+from camlib.rules.relu import Rectifying, without_recomputation
+from camlib.state.undoing import Called
 from camlib.targets import TargetLike
-from camlib.visits import visits
 
 
 class Deconvnet(PixelMethod):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.components import exact, first_vector, sign, top_vector
-from camlib.methods.agnostic import ClassAgnostic
+from camlib.methods.class_agnostic import ClassAgnostic
+from camlib.methods.components import exact, first_vector, sign, top_vector
 from camlib.methods.layer import GradientWeighted
 from camlib.methods.options import LayerOptions
-from camlib.modules import Layers
 from camlib.options import checked
+from camlib.passes.names import Layers
 
 
 class EigenCAM(ClassAgnostic):

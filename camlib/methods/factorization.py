@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps, targets
-from camlib.chunks import Chunks
 from camlib.errors import NOT_FINITE, InputError, LayerError, warn
-from camlib.forward import Pass
-from camlib.inputs import ModelInputs, detached
 from camlib.layers import default_layer
 from camlib.layouts import Layout, adapted
 from camlib.layouts.reading import reading_of
 from camlib.methods.ablation import changed_scores
 from camlib.methods.calling import Calling
-from camlib.methods.concepts import Concepts
 from camlib.methods.options import CallingOptions
-from camlib.modules import Layers, names, unwrap
 from camlib.options import Count, Width, checked
-from camlib.passes.undoing import Called
-from camlib.replay import Needs, Tail
+from camlib.passes.chunks import Chunks
+from camlib.passes.forward import Pass
+from camlib.passes.inputs import ModelInputs, detached
+from camlib.passes.names import Layers, names, unwrap
+from camlib.passes.replay import Needs, Tail
+from camlib.results import Concepts
+from camlib.state.undoing import Called
 from camlib.targets import TargetLike
 
 _SIGNED = 0.1

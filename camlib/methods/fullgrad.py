@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlib import maps
-from camlib.forward import Pass
-from camlib.inputs import Inputs
 from camlib.methods.base import Explained
-from camlib.methods.explanation import Explanation
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 from camlib.options import checked
-from camlib.passes.ambient import FunctionMode
-from camlib.passes.undoing import Called
+from camlib.passes.forward import Pass
+from camlib.passes.inputs import Inputs
+from camlib.results import Explanation
+from camlib.state.ambient import FunctionMode
+from camlib.state.undoing import Called
 from camlib.targets import Target
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from camlib.errors import GraphError
-from camlib.forward import Pass
 from camlib.maps import Fuse, positions
 from camlib.methods.layer import GradientWeighted
 from camlib.methods.options import ArrangedOptions, GradientOptions
-from camlib.modules import Layers
 from camlib.options import checked
+from camlib.passes.forward import Pass
+from camlib.passes.names import Layers
 
 
 class GradCAM(GradientWeighted):

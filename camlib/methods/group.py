@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress
-from camlib.forward import Pass, scores_at
 from camlib.maps import Window
 from camlib.methods.layer import LayerMethod
 from camlib.methods.options import LayerOptions
-from camlib.modules import Layers
 from camlib.options import Count, Range, checked
+from camlib.passes.chunks import Chunks, Progress
+from camlib.passes.forward import Pass, scores_at
+from camlib.passes.names import Layers
 from camlib.targets import Target
 from camlib.targets.classes import Asked, asked_as
 

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError
-from camlib.forward import Pass, image_gradients
-from camlib.inputs import Inputs, ModelInputs
 from camlib.methods.base import Method
-from camlib.methods.explanation import Explanation
 from camlib.methods.gradient import GradCAM
 from camlib.methods.layer import LayerMethod
-from camlib.modules import Layers
 from camlib.options import checked
-from camlib.passes.undoing import Called
-from camlib.rules import Rectifying, without_recomputation
+from camlib.passes.forward import Pass, image_gradients
+from camlib.passes.inputs import Inputs, ModelInputs
+from camlib.passes.names import Layers
+from camlib.results import Explanation
+from camlib.rules.relu import Rectifying, without_recomputation
+from camlib.state.undoing import Called
 from camlib.targets import TargetLike
 
 

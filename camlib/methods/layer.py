@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.capture import Graph
-from camlib.components import projected
 from camlib.errors import GraphError, LayerError, LayoutError, TargetError
-from camlib.forward import GRAPHS, Pass
-from camlib.inputs import Inputs
 from camlib.layers import default_layer, first_pass, last_layer
 from camlib.layouts import ChannelsFirst, Layout, adapted
 from camlib.layouts.reading import reading_of, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
+from camlib.methods.components import projected
 from camlib.methods.options import LayerOptions, MapOptions
-from camlib.modules import Layers, check_ran, names, unwrap
 from camlib.options import checked
-from camlib.replay import Needs, Tail
+from camlib.passes.capture import Graph
+from camlib.passes.forward import GRAPHS, Pass
+from camlib.passes.inputs import Inputs
+from camlib.passes.names import Layers, check_ran, names, unwrap
+from camlib.passes.replay import Needs, Tail
 from camlib.targets import Target
 from camlib.targets.saturation import saturated
 

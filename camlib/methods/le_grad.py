@@ -9,14 +9,14 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from camlib.attention import Attending, Attention
-from camlib.blocks import Blocks
 from camlib.errors import ModelError
-from camlib.forward import Pass
 from camlib.maps import Fuse
 from camlib.methods.attention import AttentionMethod
+from camlib.methods.attention_blocks import Blocks
 from camlib.methods.options import AttentionOptions
 from camlib.options import checked
+from camlib.passes.forward import Pass
+from camlib.rules.attention import Attending, Attention
 
 
 class LeGrad(AttentionMethod):

@@ -11,11 +11,11 @@ from typing import Literal, TypedDict
 
 from torch import Tensor
 
-from camlib.chunks import Progress
 from camlib.layouts import Layout
 from camlib.maps import Fuse, Normalize
 from camlib.options import Count
-from camlib.paths import Where
+from camlib.passes.chunks import Progress
+from camlib.passes.paths import Where
 from camlib.targets.classes import Asked
 
 

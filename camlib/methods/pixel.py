@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError, warn
-from camlib.forward import Pass, input_gradients
-from camlib.inputs import Inputs, ModelInputs, detached
 from camlib.methods.base import Averageable, Explained
-from camlib.methods.explanation import Explanation
 from camlib.methods.options import CallingOptions
-from camlib.modules import unwrap
 from camlib.options import checked
-from camlib.passes.undoing import Called
-from camlib.rules import Rectifying
+from camlib.passes.forward import Pass, input_gradients
+from camlib.passes.inputs import Inputs, ModelInputs, detached
+from camlib.passes.names import unwrap
+from camlib.results import Explanation
+from camlib.rules.relu import Rectifying
+from camlib.state.undoing import Called
 from camlib.targets import Target, TargetLike
 
 _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {

@@ -1,20 +1,26 @@
-"""Averages over noisy inputs."""
+"""Averages over noisy inputs: of maps, of attributions, of the derivatives in Grad-CAM++."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Unpack
 
+import torch
 from torch import Tensor, nn
 
-from camlib.forward import Pass
+from camlib.methods.averaged import Ensemble
 from camlib.methods.base import Averageable
-from camlib.methods.ensemble import Ensemble
+from camlib.methods.changed_inputs import View, averaged, noisy
 from camlib.methods.fullgrad import FullGrad
+from camlib.methods.gradient import GradCAMPlusPlus
+from camlib.methods.options import PlusPlusOptions
 from camlib.methods.pixel import Saliency
-from camlib.methods.views import View, noisy
 from camlib.options import Count, Seed, Width, checked
-from camlib.paths import Where
+from camlib.passes.forward import Pass
+from camlib.passes.inputs import Inputs
+from camlib.passes.names import Layers
+from camlib.passes.paths import Where
+from camlib.targets import Target
 
 Statistic = Literal["mean", "square", "variance"]
 """What of the values at noisy images: their mean, the mean of their squares, their variance."""
@@ -145,3 +151,65 @@ class SmoothFullGrad(Smooth):
             seed=seed,
             batch_size=batch_size,
         )
+
+
+class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
+    """Smooth Grad-CAM++: Grad-CAM++ with its derivatives averaged over noise.
+
+    Omeiza et al., 2019, arXiv:1908.01224. ``w_k = sum_i a_ki relu(D1_ki)`` with
+    ``a_ki = D2_ki / (2 D2_ki + S_k D3_ki)``, where ``Dp`` is the mean of ``G^p`` over noisy inputs
+    and ``A`` and ``S_k = sum_j A_kj`` are of the clean one. The paper prints ``D1`` as the
+    numerator of ``a``; without noise that would not be Grad-CAM++. ``Smooth(GradCAMPlusPlus(...))``
+    averages the maps instead, with the activations of the noisy inputs. The noise is that of
+    SmoothGrad. Before global pooling and one linear layer there is nothing to smooth, as the
+    gradient is the same for every input: the map is that of Grad-CAM++. Where few gradients of a
+    place are positive, ``D3`` may have another sign than ``D1`` and the denominator vanish: weak
+    there, and on layers with negative values.
+
+    Args:
+        samples: how many noisy images.
+        sigma: of the noise, as a share of the image's range.
+        seed: of the noise.
+        batch_size: how many noisy images the model sees at once; bounds the memory.
+    """
+
+    cost = "1 forward, 1 forward and backward of what follows the layer for each of 25 samples"
+
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layers = None,
+        *,
+        samples: Count = 25,
+        sigma: Width = 0.15,
+        seed: Seed = 0,
+        batch_size: Count = 32,
+        **options: Unpack[PlusPlusOptions],
+    ) -> None:
+        super().__init__(model, layer, **options)
+        self.samples = samples
+        self.sigma = sigma
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def _maps(self, run: Pass) -> list[Tensor]:
+        def powers(again: Pass) -> list[Tensor]:
+            return [torch.stack([g, g**2, g**3], 2) for g in self._derivatives(again)]
+
+        def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
+            return self._from(run.seen.names, run.model, inputs, target, read=powers)[1]
+
+        views = noisy(run, self.samples, self.sigma, self.seed, self.batch_size)
+        found = []
+        for activation, means in zip(
+            self._activations(run), averaged(run, views, read), strict=True
+        ):
+            first, second, third = means.flatten(0, 1).unbind(1)
+            ratio = third / second.where(second > 0, 1)
+            every = activation.repeat_interleave(means.shape[1], 0)
+            with torch.autocast(activation.device.type, enabled=False):
+                weights = self._weights(every, first, ratio)
+                summed = self._summed(weights, every)
+            found.append(summed.reshape(*means.shape[:2], *summed.shape[1:]))
+        return found

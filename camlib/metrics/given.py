@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from camlib.chunks import Chunks
 from camlib.errors import InputError
-from camlib.forward import Pass
 from camlib.maps import precise
+from camlib.passes.chunks import Chunks
+from camlib.passes.forward import Pass
 from camlib.targets.classes import Asked, asked_as
 
 if TYPE_CHECKING:

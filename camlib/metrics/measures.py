@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import Chunks, Progress
-from camlib.forward import Pass, scores_at
 from camlib.maps import precise
 from camlib.methods.calling import Calling
 from camlib.metrics.given import Given
 from camlib.options import checked
-from camlib.passes.undoing import Called
+from camlib.passes.chunks import Chunks, Progress
+from camlib.passes.forward import Pass, scores_at
+from camlib.state.undoing import Called
 from camlib.targets import Target
 from camlib.targets.classes import Asked, asked_as
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from camlib.draws import Draws
 from camlib.errors import CamlibWarning, InputError, TargetError
-from camlib.forward import Pass
 from camlib.methods.base import Method
 from camlib.metrics.given import Given
 from camlib.metrics.measures import Measuring, measured
 from camlib.metrics.randomised import Draw, randomised, weighted
 from camlib.metrics.similarity import Similarity, alike, check_similarity
 from camlib.metrics.stability import Asking, Explainer, check_method, explanations
-from camlib.modules import unwrap
-from camlib.passes.undoing import Called
+from camlib.passes.forward import Pass
+from camlib.passes.names import unwrap
+from camlib.state.undoing import Called
 from camlib.targets import logits
 from camlib.targets.classes import ClassTarget
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from camlib.draws import Draws
 from camlib.errors import InputError, LayerError
-from camlib.passes.undoing import Undoing
+from camlib.state.undoing import Undoing
 
 Draw = Literal["permuted", "reset"]
 """How weights become random: each tensor's values change places, or a layer starts anew."""

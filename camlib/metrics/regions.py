@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from camlib.errors import InputError
 from camlib.maps import precise
-from camlib.methods.explanation import Drawn
+from camlib.results import Drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from camlib.draws import Draws
 from camlib.errors import InputError
-from camlib.inputs import ModelInputs
 from camlib.methods.base import Method
 from camlib.metrics.confidence import Masked
 from camlib.metrics.correlation import pearson
 from camlib.metrics.given import Given, by_row
 from camlib.metrics.measures import Measure, Perturbation, measured
 from camlib.options import Count, Positive, Seed, checked
+from camlib.passes.inputs import ModelInputs
 from camlib.targets.classes import Asked
 
 Explainer = Method | Callable[[Tensor, Any], Tensor]

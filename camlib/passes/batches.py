@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib.errors import warn
-from camlib.inputs import Inputs
+from camlib.passes.inputs import Inputs
 from camlib.targets.outputs import embedding_in, place_of, samples_on_axis_1, scores_in
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from camlib.capture import Capture, Graph, capture
 from camlib.errors import GraphError, LayerError
-from camlib.inputs import Inputs, detached
-from camlib.passes.norms import straighten
+from camlib.passes.capture import Capture, Graph, capture
+from camlib.passes.inputs import Inputs, detached
+from camlib.passes.replay import Tail
 from camlib.passes.running import completed
-from camlib.passes.undoing import Undoing
-from camlib.replay import Tail
-from camlib.visits import Visits, visits
+from camlib.passes.visits import Visits, visits
+from camlib.state.norms import straighten
+from camlib.state.undoing import Undoing
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def one_run(
     optional: bool,
     tails: Sequence[Tail],
 ) -> OneRun:
-    """The run, as leanly as `model` allows; see `camlib.forward.Pass.of` for the arguments.
+    """The run, as leanly as `model` allows; see `camlib.passes.forward.Pass.of` for the arguments.
 
     Raises:
         LayerError: a layer did not run, or cannot be read.

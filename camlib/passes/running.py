@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from camlib.chunks import out_of_memory
 from camlib.errors import CamlibError
-from camlib.inputs import Inputs, detached
+from camlib.passes.chunks import out_of_memory
+from camlib.passes.inputs import Inputs, detached
 
 Found = TypeVar("Found")
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlib.passes.nested import twin_of
+from camlib.nested import twin_of
 from camlib.targets.parts import named, parts
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.maps import normalize
-from camlib.methods.explanation import Explanation
 from camlib.metrics.regions import Regions
+from camlib.results import Explanation
 from camlib.visual.attribution import Mode, to_image
 from camlib.visual.samples import AXES, Kind
 

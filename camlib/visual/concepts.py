@@ -11,7 +11,7 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.maps import resize
-from camlib.methods.concepts import Concepts
+from camlib.results import Concepts
 from camlib.visual.colors import color_table
 from camlib.visual.columns import Labels, label_of
 from camlib.visual.page import PANEL, Row, draw, shortened

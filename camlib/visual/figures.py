@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from camlib.errors import InputError
-from camlib.methods.explanation import Explanation
 from camlib.options import Count, Positive, Share, checked
+from camlib.results import Explanation
 from camlib.visual.attribution import Mode
 from camlib.visual.columns import Labels, columns_of, painted
 from camlib.visual.overlay import Channels, Fit, colorize

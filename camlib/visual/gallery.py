@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from camlib.capture import capture
 from camlib.errors import InputError, TargetError
 from camlib.methods import Deconvnet
-from camlib.modes import explaining
-from camlib.modules import Layer, unwrap
 from camlib.options import Count, checked
-from camlib.passes.undoing import Called
+from camlib.passes.capture import capture
+from camlib.passes.names import Layer, unwrap
+from camlib.state.modes import explaining
+from camlib.state.undoing import Called
 from camlib.visual.attribution import to_image
 from camlib.visual.page import Row, draw
 from camlib.visual.pictures import check_unit, to_array

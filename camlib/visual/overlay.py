@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camlib.arguments import described
 from camlib.errors import InputError
 from camlib.maps import precise, resize
-from camlib.methods.explanation import Explanation
 from camlib.options import Share, checked
+from camlib.passes.arguments import described
+from camlib.results import Explanation
 from camlib.visual.colors import color_table, look_up
 from camlib.visual.coordinates import size_of
 from camlib.visual.photos import Photos

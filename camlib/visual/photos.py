@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camlib.arguments import described
 from camlib.errors import InputError
+from camlib.passes.arguments import described
 from camlib.visual.coordinates import size_of
 from camlib.visual.placement import Placement, measured
 from camlib.visual.reading import read, rgb

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.maps import normalize, precise
-from camlib.methods.explanation import Explanation
 from camlib.metrics.regions import Regions
+from camlib.results import Explanation
 from camlib.visual.pictures import check_unit, is_signal, is_volume, unpack
 
 Kind = Literal["signal", "picture", "volume"]

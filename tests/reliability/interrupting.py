@@ -11,8 +11,8 @@ import torch
 from snapshot import snapshot
 from torch import nn
 
-from camlib import modes, wrapping
-from camlib.passes import ambient, random, state, undoing
+from camlib.passes import interception
+from camlib.state import ambient, kept, modes, random, undoing
 
 Call = Callable[[], Any]
 
@@ -29,13 +29,13 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
         "autocast": (ambient._autocast(), torch.is_autocast_cache_enabled(), ambient._nesting()),
         "switched": dict(modes._switched),
-        "held": dict(state._held),
-        "wrapped": dict(wrapping._wrapped),
+        "held": dict(kept._held),
+        "wrapped": dict(interception._wrapped),
         "blocks": [*undoing._blocks()],
         "open": dict(undoing._open),
         "shared": [shared.holders for shared in (modes._stance, modes._checkpoints, modes._cudnn)],
         "generators": [generator.holders for generator in random._generators.values()],
-        "players": getattr(wrapping._local, "players", ()),
+        "players": getattr(interception._local, "players", ()),
         "direct": getattr(modes._local, "direct", 0),
     }
 

@@ -220,7 +220,7 @@ def test_a_child_forked_during_a_call_has_nothing_of_it(kind, apart):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_while_another_thread_holds_the_lock():
-    from camlib.passes.undoing import lock
+    from camlib.state.undoing import lock
 
     inside, leave = threading.Event(), threading.Event()
 

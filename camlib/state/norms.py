@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from camlib.passes.hooks import hook_before
-from camlib.passes.undoing import Undoing
+from camlib.state.hooks import hook_before
+from camlib.state.undoing import Undoing
 
 
 def straighten(undo: Undoing, model: nn.Module) -> None:

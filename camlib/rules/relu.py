@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from camlib.errors import GraphError, warn
-from camlib.passes.ambient import FunctionMode
+from camlib.state.ambient import FunctionMode
 
 Rule = Literal["guided", "deconvnet"]
 """The rule by which a rectifier passes its signal back."""

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from camlib.errors import GraphError, LayerError, warn
-from camlib.gradients import gradients, reached
-from camlib.inputs import plain
 from camlib.maps import Window
-from camlib.modes import run_differentiable_rnns, run_plainly
-from camlib.modules import Layer, call_of, find
-from camlib.passes.hooks import hook
-from camlib.passes.nested import activations, first, replaced
-from camlib.passes.state import owned
-from camlib.passes.undoing import Undoing
+from camlib.nested import activations, first, replaced
+from camlib.passes.gradients import gradients, reached
+from camlib.passes.inputs import plain
+from camlib.passes.names import Layer, call_of, find
+from camlib.state.hooks import hook
+from camlib.state.kept import owned
+from camlib.state.modes import run_differentiable_rnns, run_plainly
+from camlib.state.undoing import Undoing
 
 Graph = Literal["none", "tail", "whole"]
 """What autograd records: nothing; from the layers on; from the inputs on."""

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from camlib.attention import Attending, Attention
 from camlib.errors import InputError, ModelError
-from camlib.inputs import Inputs
 from camlib.layouts import Layout
 from camlib.layouts.reading import reading_of, readings
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
-from camlib.modules import find, unwrap
+from camlib.passes.inputs import Inputs
+from camlib.passes.interception import wrapping
+from camlib.passes.names import find, unwrap
 from camlib.passes.running import completed
-from camlib.visits import Visit, Visits, visits
-from camlib.wrapping import wrapping
+from camlib.passes.visits import Visit, Visits, visits
+from camlib.rules.attention import Attending, Attention
 
 
 @dataclass(frozen=True)

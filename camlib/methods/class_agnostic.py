@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from camlib.draws import Draws
-from camlib.forward import Pass
 from camlib.maps import positions
 from camlib.methods.layer import LayerMethod
 from camlib.methods.options import LayerOptions
-from camlib.modules import Layers
 from camlib.options import Positive, Seed, checked
+from camlib.passes.forward import Pass
+from camlib.passes.names import Layers
 
 
 class ClassAgnostic(LayerMethod):

@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from camlib.chunks import Chunks
-from camlib.forward import Pass
 from camlib.layouts import Layout
-from camlib.passes.ambient import FunctionMode
-from camlib.samples import of_samples
+from camlib.passes.chunks import Chunks
+from camlib.passes.forward import Pass
+from camlib.state.ambient import FunctionMode
 
 _TRIED = 3
 """How many channels of each sample are left out for real."""
@@ -186,7 +185,7 @@ class _Layer:
 
     def output(self, samples: Tensor) -> Tensor:
         """What the layer returned for `samples`."""
-        return of_samples(self.layout, self.raw, len(self.run.inputs), samples)
+        return self.layout.of_samples(self.raw, len(self.run.inputs), samples)
 
     def without(self, samples: Tensor, left_out: Tensor) -> Tensor:
         """The same, with channels ``(M, C)`` set to zero."""

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from camlib import maps
 from camlib.augmentation import Augmentation
-from camlib.chunks import Chunks
 from camlib.draws import Draws
 from camlib.errors import InputError
-from camlib.forward import Pass
-from camlib.inputs import Inputs
 from camlib.options import Filled, Positive
+from camlib.passes.chunks import Chunks
+from camlib.passes.forward import Pass
+from camlib.passes.inputs import Inputs
 from camlib.targets import Target
 
 Scales = Annotated[Sequence[Positive], Filled()]

@@ -8,29 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from camlib import targets
-from camlib.capture import Capture, Graph
 from camlib.errors import NOT_FINITE, InputError, LayerError
-from camlib.gradients import gradients
-from camlib.inputs import Inputs
-from camlib.layouts import Layout
-from camlib.layouts.recognition import Reading
 from camlib.maps import Window, precise
 from camlib.passes.batches import Batching, agree, batching, check_order, mixed
+from camlib.passes.capture import Capture, Graph
+from camlib.passes.gradients import gradients
+from camlib.passes.inputs import Inputs
 from camlib.passes.one_run import OneRun, one_run
+from camlib.passes.replay import Tail
 from camlib.passes.running import answer
-from camlib.replay import Tail
-from camlib.rules import without_recomputation
-from camlib.samples import on_trial
+from camlib.passes.visits import Visits
+from camlib.rules.relu import without_recomputation
 from camlib.targets import Target
 from camlib.targets.binary import undecided
 from camlib.targets.parts import named
-from camlib.visits import Visits
+
+if TYPE_CHECKING:
+    from camlib.layouts import Layout
+    from camlib.layouts.recognition import Reading
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
 """What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
@@ -148,7 +149,7 @@ class Pass:
         scores: Tensor | None = None,
         **options: bool,
     ) -> Iterator[list[Tensor]]:
-        """The gradients of the scores at `tensors`, as `camlib.gradients.gradients` has them.
+        """The gradients of the scores at `tensors`, as `gradients.gradients` has them.
 
         Args:
             tensors: what to differentiate by.
@@ -200,7 +201,7 @@ class Pass:
         self.check_scores()
         if tail.needs.kept is None:
             clean, raw = self.scores.detach(), self.seen.activations()[layer].detach()
-            samples, activation = on_trial(layout, raw, len(self.inputs))
+            samples, activation = _on_trial(layout, raw, len(self.inputs))
             samples = samples.to(self.inputs.image.device)
             asked = samples if len(self.inputs) > 1 else samples[1:]
 
@@ -312,3 +313,17 @@ def _check_alias(
             f"layer {read.seen.aliased!r} returns its input itself, which the model changes in "
             "place later and uses elsewhere too, so it cannot be read; choose the layer before it"
         )
+
+
+def _on_trial(layout: Layout, activation: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Samples by number, and an `activation` of `count` samples for them, to try a replay with.
+
+    One more than there were, in another order: an axis mistaken for that of samples shows. A single
+    one stands behind another that is no copy, which is not to be looked at.
+    """
+    samples = torch.tensor([1, 0, 1] if count > 1 else [0, 0], device="cpu")
+    found = layout.of_samples(activation, count, samples)
+    if count == 1:
+        arranged = layout(found)
+        found = layout.put_back(torch.cat([arranged[:1] / 2, arranged[1:]]), found)
+    return samples, found

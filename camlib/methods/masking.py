@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.chunks import Chunks, Progress
 from camlib.draws import Draws
 from camlib.errors import InputError
-from camlib.forward import Pass, scores_at
-from camlib.inputs import Inputs
 from camlib.methods.base import MapMethod
 from camlib.methods.options import HidingOptions, MapOptions
 from camlib.options import Count, Filled, Range, Seed, checked
+from camlib.passes.chunks import Chunks, Progress
+from camlib.passes.forward import Pass, scores_at
+from camlib.passes.inputs import Inputs
 from camlib.targets.classes import Asked, asked_as
 
 Lengths = Count | Annotated[tuple[Count, ...], Filled()]

@@ -2,7 +2,7 @@
 
 A model takes a tensor, several (a tuple), named ones (a mapping) or a list of images (detection);
 tensors may stand in containers inside these. The image is the one tensor with a grid. Where there
-are several, `camlib.images` measures which of them is looked at.
+are several, `camlib.passes.images` measures which of them is looked at.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlib.arguments import arguments_of, described, hint_for, position_of
 from camlib.augmentation import Augmentation
 from camlib.errors import InputError
 from camlib.maps import precise
-from camlib.passes.nested import mapped, tensors_in
-from camlib.paths import Path, Pictures, Where, at, matching, put, walk
-from camlib.readings import axes_of, axis_in, layout_named
+from camlib.nested import mapped, tensors_in
+from camlib.passes.arguments import arguments_of, described, hint_for, position_of
+from camlib.passes.axes import axes_of, axis_in, layout_named
+from camlib.passes.paths import Path, Pictures, Where, at, matching, put, walk
 
 ModelInputs = Tensor | tuple[Any, ...] | Mapping[str, Any] | Sequence[Tensor | Mapping[str, Any]]
 """What a model may be called with: see `Inputs.of`."""

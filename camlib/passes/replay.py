@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camlib.capture import replacing
-from camlib.inputs import Inputs
-from camlib.modules import call_of, find, unwrap
-from camlib.passes.nested import mapped, tensors_in
+from camlib.nested import mapped, tensors_in
+from camlib.passes.capture import replacing
+from camlib.passes.inputs import Inputs
+from camlib.passes.interception import wrapping
+from camlib.passes.names import call_of, find, unwrap
 from camlib.passes.running import answer, with_graph
-from camlib.wrapping import wrapping
 
 _IMAGE = -1
 """The image, in a row with the numbers of what was kept."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlib.maps import precise
-from camlib.passes.ambient import FunctionMode
+from camlib.state.ambient import FunctionMode
 
 
 @dataclass(frozen=True, eq=False)

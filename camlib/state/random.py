@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camlib.passes.ambient import enter
-from camlib.passes.undoing import Undoing, lock
+from camlib.state.ambient import enter
+from camlib.state.undoing import Undoing, lock
 
 
 def put_back_draws(undo: Undoing, model: nn.Module, device: torch.device) -> None:

@@ -16,9 +16,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from camlib.passes.random import put_back_draws
-from camlib.passes.state import prepares, put_back_state
-from camlib.passes.undoing import Shared, Undo, Undoing, lock
+from camlib.state.kept import prepares, put_back_state
+from camlib.state.random import put_back_draws
+from camlib.state.undoing import Shared, Undo, Undoing, lock
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from camlib.passes.undoing import Undoing
+from camlib.state.undoing import Undoing
 
 
 def hook(undo: Undoing, module: nn.Module, function: Callable[..., Any]) -> None:

@@ -12,11 +12,11 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from camlib.passes.ambient import enter
+from camlib.nested import activations
 from camlib.passes.courses import UNKNOWN, Course, Courses
-from camlib.passes.hooks import hook, hook_before
-from camlib.passes.nested import activations
-from camlib.passes.undoing import Undoing
+from camlib.state.ambient import enter
+from camlib.state.hooks import hook, hook_before
+from camlib.state.undoing import Undoing
 
 
 @dataclass(frozen=True)

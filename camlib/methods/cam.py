@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from camlib import maps, targets
 from camlib.errors import ModelError, TargetError
-from camlib.forward import Pass
 from camlib.methods.layer import LayerMethod
+from camlib.passes.forward import Pass
 from camlib.targets import Category
 from camlib.targets.binary import both
 

@@ -30,10 +30,10 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from camlib.errors import ModelError, warn
-from camlib.passes.copies import NOTHING, Copies, Noted, is_copied, same
-from camlib.passes.hooks import hook_before
-from camlib.passes.nested import tensors_in
-from camlib.passes.undoing import Undoing, lock
+from camlib.nested import tensors_in
+from camlib.state.copies import NOTHING, Copies, Noted, is_copied, same
+from camlib.state.hooks import hook_before
+from camlib.state.undoing import Undoing, lock
 
 
 def put_back_state(undo: Undoing, model: nn.Module) -> State:

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from camlib.arguments import described
 from camlib.errors import InputError
-from camlib.passes.nested import twin_of
+from camlib.nested import twin_of
+from camlib.passes.arguments import described
 
 Path = tuple[int | str, ...]
 """Where a value is among the arguments: a position or a name, then keys into containers."""

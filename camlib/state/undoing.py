@@ -24,7 +24,7 @@ from functools import partial
 from types import FrameType
 from typing import Self
 
-from camlib.passes.ambient import Ambient
+from camlib.state.ambient import Ambient
 
 Undo = Callable[[], object]
 """Undoes a change; nothing, if it was never made, or undone before."""

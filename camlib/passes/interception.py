@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from camlib.passes.undoing import Undoing, lock
+from camlib.state.undoing import Undoing, lock
 
 Player = Callable[[nn.Module, Callable[[], Any]], Any]
 """Gets a module and its call of `forward`, which it may make or not; returns what comes out."""

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from camlib.arguments import described
-from camlib.capture import capture
 from camlib.draws import Draws
 from camlib.errors import InputError
-from camlib.inputs import Inputs
 from camlib.maps import precise
-from camlib.passes.nested import tensors_in
-from camlib.paths import Path, shown
+from camlib.nested import tensors_in
+from camlib.passes.arguments import described
+from camlib.passes.capture import capture
+from camlib.passes.inputs import Inputs
+from camlib.passes.paths import Path, shown
 
 _CHANGE = 1e-4
 """The change of a tensor, as a share of its largest value, that is no rounding."""

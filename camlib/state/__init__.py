@@ -1,0 +1,1 @@
+"""Leaving the model, and PyTorch, as found."""
