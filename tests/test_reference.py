@@ -49,7 +49,7 @@ from camlib import (
     SmoothGrad,
     SmoothGradCAMPlusPlus,
 )
-from camlib.methods import several_inputs
+from camlib.methods import multiscale
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -325,7 +325,7 @@ def test_integrated_grad_cam_with_a_baseline_for_each_image():
 
 
 def test_cameras(monkeypatch):
-    monkeypatch.setattr(several_inputs, "_CHANNELS", 4)  # of 6, so that chunks are summed
+    monkeypatch.setattr(multiscale, "_CHANNELS", 4)  # of 6, so that chunks are summed
     net = convolutional().double()
     sizes = [(8, 8), (12, 12), (18, 18)]
 

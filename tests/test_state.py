@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlib import METHODS, CamlibWarning, GradCAM, ModelError, ScoreCAM, layers
-from camlib.passes import copies
+from camlib.state import copies
 from camlib.state.kept import put_back_state
 from camlib.state.modes import explaining
 from camlib.state.undoing import Undoing
