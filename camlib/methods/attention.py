@@ -76,7 +76,8 @@ class AttentionMethod(MapMethod):
         """The layers whose output is changed, and what follows the last of them run again."""
         return ()
 
-    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and its maps."""
         key = given.form
         if key not in self._found:
             self._found[key] = blocks_of(model, given, self.layout)

@@ -1,4 +1,4 @@
-"""What methods around a method are: its values averaged over changed inputs."""
+"""What methods around a method are: its values, averaged over changed inputs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from camlib.errors import InputError
-from camlib.maps import Normalize
-from camlib.methods.base import Averageable, Explained
+from camlib.methods.base import Averageable, Showable
 from camlib.methods.changed_inputs import View, averaged
 from camlib.options import checked
 from camlib.passes.forward import Pass
-from camlib.passes.inputs import Inputs, ModelInputs
+from camlib.passes.inputs import Inputs
 from camlib.results import Explanation
-from camlib.targets import Target, TargetLike
+from camlib.targets import Target
 
 
-class Ensemble(Averageable):
+class Ensemble(Showable):
     """A method averaged over changed inputs; what it takes and returns stays as it is.
 
     Signed values are averaged, before a ReLU, an absolute value or a normalisation, which follow as
@@ -36,6 +35,9 @@ class Ensemble(Averageable):
     named: ClassVar[bool] = False
     """Whether the name alone says what is averaged."""
 
+    whole: ClassVar[bool] = False
+    """Whether what is averaged has the input's size, wherever the method's values lie."""
+
     @checked
     def __init__(self, method: Averageable) -> None:
         if not isinstance(method, Averageable):
@@ -45,88 +47,65 @@ class Ensemble(Averageable):
                 "that is built, such as GradCAM(model), and multiply the averages where it is a "
                 "product of two"
             )
+        super().__init__(
+            method.model, image=method.image, image_layout=method.image_layout, eval=method.eval
+        )
         self.method = method
-        self.model = method.model
-
-    @checked
-    def __call__(
-        self,
-        inputs: ModelInputs,
-        target: TargetLike = None,
-        *,
-        relu: bool | None = None,
-        resize: bool | None = None,
-        normalize: Normalize | None = None,
-    ) -> Tensor:
-        """The `heatmap` of `explain`, with the same arguments."""
-        return self.explain(inputs, target, relu=relu, resize=resize, normalize=normalize).heatmap
-
-    @checked
-    def explain(
-        self,
-        inputs: ModelInputs,
-        target: TargetLike = None,
-        *,
-        relu: bool | None = None,
-        resize: bool | None = None,
-        normalize: Normalize | None = None,
-    ) -> Explanation:
-        """Everything one call knows, with score and output of the clean input.
-
-        Args:
-            inputs: see `Method.__call__`.
-            target: see `Method.__call__`.
-            relu: see `MapMethod.explain`; for methods of maps only, as the next two.
-            resize: see `MapMethod.explain`.
-            normalize: see `MapMethod.explain`.
-        """
-        given = {"relu": relu, "resize": resize, "normalize": normalize}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return self._shown(self._explained, inputs, target, **chosen)
+        self.differentiable = method.differentiable
 
     @abstractmethod
-    def _views(self, run: Pass) -> Iterable[View]:
-        """The changed inputs."""
+    def views(self, run: Pass) -> Iterable[View]:
+        """The changed inputs, of a clean pass."""
 
-    def _shown(self, explained: Explained, inputs: Any, target: Any, **options: Any) -> Explanation:
-        seen = self.method._shown(explained, inputs, target, **options)
+    def taken(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
+        """What is averaged of the `values` of the pass `again`; by default these."""
+        return values
+
+    def summarised(self, means: list[Tensor]) -> list[Tensor]:
+        """The values from the `means` of what was taken; by default these."""
+        return means
+
+    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and the averages."""
+        run = self.clean(model, given, target)
+        averages, parts = self.parts(run, run.inputs, run.target)
+        return averages, self.joined(averages, parts)
+
+    def clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        """The clean pass of the method."""
+        return self._at_size(self.method.clean(model, given, target))
+
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs and the averages around it."""
+        output = run.output if inputs is run.inputs else None
+        run = replace(run, inputs=inputs, target=target, output=output)
+        last = run
+
+        def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
+            nonlocal last
+            last, values = self.method.parts(run, inputs, target)
+            return self.taken(run, last, values)
+
+        means = self.summarised(averaged(run, self.views(run), read))
+        return self._at_size(replace(run, seen=last.seen)), means
+
+    def joined(self, run: Pass, parts: list[Tensor]) -> list[Tensor]:
+        """The values of the method from averages of their parts."""
+        return self.method.joined(run, parts)
+
+    def present(self, run: Pass, values: list[Tensor], **shown: Any) -> Explanation:
+        """What the method makes of them."""
+        seen = self.method.present(run, values, **shown)
         name = type(self).__name__
         return replace(seen, method=name if self.named else f"{name}({seen.method})")
 
-    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        run = self._clean(model, given, target)
-        return run, self._joined(run, self._again(run, run.inputs, run.target)[1])
+    def _completed(self, model: nn.Module, given: Inputs) -> Inputs:
+        return self.method._completed(model, given)
 
-    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
-        return self.method._clean(model, given, target)
-
-    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
-        output = run.output if inputs is run.inputs else None
-        run = replace(run, inputs=inputs, target=target, output=output)
-        again = run
-
-        def read(_: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
-            nonlocal again
-            again, values = self.method._again(run, inputs, target)
-            return self._taken(self._seen_from(run, again, values))
-
-        values = self._summarised(averaged(run, self._views(run), read))
-        return replace(run, seen=again.seen), values
-
-    def _seen_from(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
-        """The `values` of the pass `again`, where those of other views lie."""
-        return values
-
-    def _taken(self, values: list[Tensor]) -> list[Tensor]:
-        """What is averaged of the `values` of each view."""
-        return values
-
-    def _summarised(self, means: list[Tensor]) -> list[Tensor]:
-        """The values from the `means` of what was taken."""
-        return means
-
-    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
-        return self.method._joined(run, values)
+    def _at_size(self, run: Pass) -> Pass:
+        if self.whole:
+            run.seen.windows = {}
+        return run
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.method!r})"

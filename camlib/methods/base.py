@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self, Unpack
 
 import torch
@@ -32,6 +32,9 @@ class Method(Calling, ABC):
     cost: ClassVar[str]
     """Forward and backward passes of a call."""
 
+    differentiable: bool = False
+    """Whether a call keeps the graph."""
+
     @checked
     def __call__(self, inputs: ModelInputs, target: TargetLike = None) -> Tensor:
         """Where the model looked: the `heatmap` of `explain`.
@@ -56,9 +59,51 @@ class Method(Calling, ABC):
         """
         return self.explain(inputs, target).heatmap
 
-    @abstractmethod
+    @checked
     def explain(self, inputs: ModelInputs, target: TargetLike = None) -> Explanation:
-        """Everything one call knows; see `__call__` for the arguments."""
+        """Everything one call knows.
+
+        Args:
+            inputs: see `__call__`.
+            target: see `__call__`.
+
+        Returns:
+            What the call returns, its `heatmap`, and what else there is.
+
+        Raises:
+            CamlibError: the inputs, the target or the layer do not fit the model; see the message.
+        """
+        return self._explain(inputs, target)
+
+    def _explain(self, inputs: Any, target: Any, **shown: Any) -> Explanation:
+        """The one way of a call: the model is prepared, explained, and put back.
+
+        Args:
+            inputs: see `__call__`.
+            target: see `__call__`.
+            shown: options of `present`.
+        """
+        with (
+            Called(),
+            self._prepared(inputs) as (model, given),
+            torch.set_grad_enabled(self.differentiable),
+        ):
+            run, values = self.values(model, given, target)
+            return self.present(run, values, **shown)
+
+    @abstractmethod
+    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and its signed values ``(N, K, ...)``, of each layer where there are any.
+
+        Args:
+            model: without wrappers, ready to be run.
+            given: what it is called with.
+            target: what to explain.
+        """
+
+    @abstractmethod
+    def present(self, run: Pass, values: list[Tensor], **shown: Any) -> Explanation:
+        """What a call returns, from what `values` returned."""
 
     @classmethod
     def paper(cls) -> str:
@@ -79,82 +124,33 @@ class Method(Calling, ABC):
         return
 
 
-Explained = Callable[[nn.Module, Inputs, Any], tuple[Pass, list[Tensor]]]
-"""From a model, what it is called with and a target: the clean pass, and its signed values."""
-
-
 class Averageable(Method):
-    """A method whose values can be averaged over changed inputs, as by `camlib.Smooth`."""
+    """A method whose values can be averaged over changed inputs, as by `camlib.Smooth`.
+
+    What is averaged are the parts of its values, before anything that is not linear.
+    """
 
     @abstractmethod
-    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        """The clean pass and its signed values ``(N, K, ...)``, of each layer if there are any."""
-
-    @abstractmethod
-    def _shown(
-        self, explained: Explained, inputs: Any, target: Any, *args: Any, **options: Any
-    ) -> Explanation:
-        """What `explain` makes of the values of `explained`."""
-
-    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+    def clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
         """The clean pass alone."""
-        return self._explained(model, given, target)[0]
 
-    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
-        """A pass on changed inputs and its values, before anything in them that is not linear.
+    @abstractmethod
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs, and the parts of its values.
 
         Args:
             run: the clean pass.
             inputs: ``M`` samples.
             target: of the clean pass, for these samples.
         """
-        return self._explained(run.model, inputs, target)
 
-    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
-        """The values of `_explained` from averages of those of `_again`."""
-        return values
+    def joined(self, run: Pass, parts: list[Tensor]) -> list[Tensor]:
+        """The values that have these `parts`; by default the same."""
+        return parts
 
 
-class MapMethod(Averageable):
-    """A heatmap for each sample.
-
-    Args:
-        model: any network; wrapped, compiled, frozen or training.
-        differentiable: keep the graph, so that a heatmap can stand in a loss.
-        relu: whether negative evidence is cut off; by default as in the method's paper, and not
-            for a target whose sign says as much (`camlib.targets.Regression`).
-        resize: whether a call returns maps at the input's size, or at the layer's grid.
-        normalize: ``True`` for [0, 1], ``"max"`` to divide by the largest value only,
-            ``"centered"`` for [0, 1] with 0.5 for "no evidence", ``False`` for units of the score;
-            by default ``True``, or ``"centered"`` where such a target's sign is kept.
-
-    Raises:
-        ModelError: `model` is not a module.
-        OptionError: there is no such option, or it has no such value.
-    """
-
-    rectify: ClassVar[bool] = True
-    """Whether the paper's map ends with a ReLU."""
-
-    fuse: Fuse = "mean"
-    """How the maps of several layers become one."""
-
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        differentiable: bool = False,
-        relu: bool | None = None,
-        resize: bool = True,
-        normalize: Normalize | None = None,
-        **options: Unpack[CallingOptions],
-    ) -> None:
-        super().__init__(model, **options)
-        self.differentiable = differentiable
-        self.relu = relu
-        self.resize = resize
-        self.normalize: Normalize | None = normalize
+class Showable(Averageable):
+    """A method whose maps are shown in one of several ways, chosen when it is built or called."""
 
     @checked
     def __call__(
@@ -201,10 +197,9 @@ class MapMethod(Averageable):
         Args:
             inputs: see `Method.__call__`.
             target: see `Method.__call__`.
-            relu: whether negative evidence is cut off; ``None`` as the method is built, as for
-                the other two.
-            resize: whether the maps come at the input's size, or at the layer's grid.
-            normalize: how they are scaled: ``True``, ``"max"``, ``"centered"`` or ``False``.
+            relu: see `__call__`, as for the next two.
+            resize: see `__call__`.
+            normalize: see `__call__`.
 
         Returns:
             The heatmap, and what else there is. The heatmap is ``(N, H, W)`` float32 in [0, 1] on
@@ -214,37 +209,76 @@ class MapMethod(Averageable):
         Raises:
             CamlibError: the inputs, the target or the layer do not fit the model; see the message.
         """
-        return self._shown(
-            self._explained, inputs, target, relu=relu, resize=resize, normalize=normalize
-        )
+        return self._explain(inputs, target, relu=relu, resize=resize, normalize=normalize)
 
-    def _shown(
+
+class MapMethod(Showable):
+    """A heatmap for each sample.
+
+    Args:
+        model: any network; wrapped, compiled, frozen or training.
+        differentiable: keep the graph, so that a heatmap can stand in a loss.
+        relu: whether negative evidence is cut off; by default as in the method's paper, and not
+            for a target whose sign says as much (`camlib.targets.Regression`).
+        resize: whether a call returns maps at the input's size, or at the layer's grid.
+        normalize: ``True`` for [0, 1], ``"max"`` to divide by the largest value only,
+            ``"centered"`` for [0, 1] with 0.5 for "no evidence", ``False`` for units of the score;
+            by default ``True``, or ``"centered"`` where such a target's sign is kept.
+
+    Raises:
+        ModelError: `model` is not a module.
+        OptionError: there is no such option, or it has no such value.
+    """
+
+    rectify: ClassVar[bool] = True
+    """Whether the paper's map ends with a ReLU."""
+
+    fuse: Fuse = "mean"
+    """How the maps of several layers become one."""
+
+    @checked
+    def __init__(
         self,
-        explained: Explained,
-        inputs: Any,
-        target: Any,
+        model: nn.Module,
         *,
+        differentiable: bool = False,
         relu: bool | None = None,
-        resize: bool | None = None,
+        resize: bool = True,
         normalize: Normalize | None = None,
-    ) -> Explanation:
-        with (
-            Called(),
-            self._prepared(inputs) as (model, given),
-            torch.set_grad_enabled(self.differentiable),
-        ):
-            run, signed = explained(model, given, target)
-            return self._explanation(run, signed, relu, resize, normalize)
+        **options: Unpack[CallingOptions],
+    ) -> None:
+        super().__init__(model, **options)
+        self.differentiable = differentiable
+        self.relu = relu
+        self.resize = resize
+        self.normalize: Normalize | None = normalize
 
-    def _explanation(
+    def clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        """The clean pass alone."""
+        return self.values(model, given, target)[0]
+
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs and its values."""
+        return self.values(run.model, inputs, target)
+
+    def present(
         self,
         run: Pass,
-        signed: list[Tensor],
+        values: list[Tensor],
         relu: bool | None = None,
         resize: bool | None = None,
         normalize: Normalize | None = None,
+        **_: Any,
     ) -> Explanation:
-        """What is seen in a clean pass and its `signed` maps ``(N, K, *grid)``."""
+        """The heatmap of a clean pass and its signed maps ``(N, K, *grid)``.
+
+        Args:
+            run: the clean pass.
+            values: the maps.
+            relu: see `__call__`, as for the next two.
+            resize: see `__call__`.
+            normalize: see `__call__`.
+        """
         run.seen.warn_of_repeats()
         relu = self.relu if relu is None else relu
         if relu is None:
@@ -255,9 +289,9 @@ class MapMethod(Averageable):
             normalize = "centered" if run.target.signed and not relu else True
         given = run.inputs
         # A model spread over devices leaves its maps where the layers are.
-        found = [(m.relu() if relu else m).to(given.image.device) for m in signed]
+        found = [(m.relu() if relu else m).to(given.image.device) for m in values]
         if not self.differentiable:
-            self._examine(run, signed, found)
+            self._examine(run, values, found)
         shape = len(given), *run.shape
         fused = self._fused(found, max((m.shape[2:] for m in found), key=math.prod))
         windows = run.windows(len(found))

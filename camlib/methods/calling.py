@@ -75,12 +75,16 @@ class Calling:
         model = unwrap(self.model)
         given = Inputs.of(inputs, model, image=self.image, image_layout=self.image_layout)
         with explaining(model, given.image.device, eval=self.eval):
-            given = self._accompanied(self._imaged(model, given))
+            given = self._completed(model, given)
             try:
                 yield model, given
             except (LayerError, LayoutError) as error:
                 given.annotate(error)
                 raise
+
+    def _completed(self, model: nn.Module, given: Inputs) -> Inputs:
+        """`given` with its image and its axes known, and the pictures that belong to it."""
+        return self._accompanied(self._imaged(model, given))
 
     def _accompanied(self, given: Inputs) -> Inputs:
         """`given` with the pictures that belong to its samples, such as a baseline."""

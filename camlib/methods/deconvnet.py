@@ -107,7 +107,7 @@ class Deconvnet(PixelMethod):
         if self.layer is None:
             if unit is not None or channel is not None:
                 raise InputError("unit= and channel= need a layer: Deconvnet(model, layer)")
-            return super().explain(inputs, target)
+            return self._explain(inputs, target)
         if target is not None or (unit is None) == (channel is None):
             raise InputError(
                 f"Deconvnet from layer {self.layer!r} needs one of unit= and channel=, and no "
@@ -144,7 +144,8 @@ class Deconvnet(PixelMethod):
             attribution=True,
         )
 
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass, and the gradient of the score by the rule."""
         if self.layer is not None:
             raise InputError(
                 f"Deconvnet from layer {self.layer!r} starts at one unit of one call and cannot be "

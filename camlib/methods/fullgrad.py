@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlib import maps
-from camlib.methods.base import Explained
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 from camlib.options import checked
 from camlib.passes.forward import Pass
 from camlib.passes.inputs import Inputs
-from camlib.results import Explanation
 from camlib.state.ambient import FunctionMode
 from camlib.state.undoing import Called
 from camlib.targets import Target
@@ -39,13 +37,7 @@ class FullGrad(PixelMethod):
 
     cost = "1 forward, 1 backward"
 
-    def _shown(self, explained: Explained, inputs: Any, target: Any, **options: Any) -> Explanation:
-        """`map` is the sum, `heatmap` the same in [0, 1]."""
-        seen = super()._shown(explained, inputs, target, **options)
-        with torch.inference_mode(False):
-            apart = seen.map.reshape(-1, 1, *seen.size)
-            heat = maps.normalize(apart).reshape(seen.map.shape)
-            return replace(seen, heatmap=heat, attribution=False)
+    scaled = True
 
     def terms(self, inputs: Any, target: Any = None) -> list[Tensor]:
         """What the score is the sum of, all of it signed.
@@ -64,7 +56,8 @@ class FullGrad(PixelMethod):
             found = [torch.cat(parts).movedim(0, 1) for parts in zip(*chunks, strict=True)]
         return found if run.shape else [term.squeeze(1) for term in found]
 
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass and the map, made of a few classes at a time."""
         run, biases, chunks = self._decomposed(model, given, target)
         pictures, totals, sizes = [], [], []
         for terms in chunks:
@@ -84,13 +77,15 @@ class FullGrad(PixelMethod):
         )
         return run, torch.cat(pictures).movedim(0, 1)
 
-    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs, and its terms that have places."""
         again, biases, chunks = self._decomposed(run.model, inputs, target)
         drawn = [_drawn(inputs, biases, terms) for terms in chunks]
         return again, [torch.cat(parts).movedim(0, 1) for parts in zip(*drawn, strict=True)]
 
-    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
-        return [_picture(run.inputs, values)]
+    def joined(self, run: Pass, parts: list[Tensor]) -> list[Tensor]:
+        """The map of terms."""
+        return [_picture(run.inputs, parts)]
 
     def _decomposed(
         self, model: nn.Module, given: Inputs, target: Any

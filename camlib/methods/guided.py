@@ -15,12 +15,10 @@ from camlib.methods.gradient import GradCAM
 from camlib.methods.layer import LayerMethod
 from camlib.options import checked
 from camlib.passes.forward import Pass, image_gradients
-from camlib.passes.inputs import Inputs, ModelInputs
+from camlib.passes.inputs import Inputs
 from camlib.passes.names import Layers
 from camlib.results import Explanation
 from camlib.rules.relu import Rectifying, without_recomputation
-from camlib.state.undoing import Called
-from camlib.targets import TargetLike
 
 
 class GuidedGradCAM(Method):
@@ -76,48 +74,44 @@ class GuidedGradCAM(Method):
         )
         self._masks = False
 
-    @checked
-    def explain(self, inputs: ModelInputs, target: TargetLike = None) -> Explanation:
-        """Everything one call knows; `map` is that of the CAM at the layer's grid.
-
-        Args:
-            inputs: see `Method.__call__`.
-            target: see `Method.__call__`.
-
-        Returns:
-            The attribution ``(N, C, H, W)``, or ``(N, K, C, H, W)``, as of a `PixelMethod`, and
-            what else there is.
-
-        Raises:
-            CamlibError: the inputs, the target or the layer do not fit the model; see the message.
-        """
+    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass, the signed maps of the CAM, and the signal at the pixels."""
         rule = Rectifying("guided", generalize=self.generalize, masks=self._masks)
-        with Called(), self.cam._prepared(inputs) as (model, given), torch.no_grad():
-            run, signed, pixels = rule.tried(lambda: self._halves(model, given, target, rule))
-            self._masks = rule.masks
-            seen = self.cam._explanation(run, signed)
-            if not pixels.isfinite().all():
-                raise InputError(NOT_FINITE.format("the attribution"))
-            pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
-            factor = seen.heatmap.to(pixels.dtype)
-            if given.axis is not None:
-                factor = factor.unsqueeze(seen.score.ndim - 1 + given.axis)
-            attribution = pixels * factor
+        halves = rule.tried(lambda: self._halves(model, given, target, rule))
+        self._masks = rule.masks
         rule.warn_if_unmet(type(self).__name__, type(model).__name__)
-        name = type(self).__name__
-        return replace(seen, heatmap=attribution, method=name, attribution=True)
+        return halves
+
+    def present(self, run: Pass, values: list[Tensor], **_: Any) -> Explanation:
+        """The product of both: `map` is that of the CAM at the layer's grid.
+
+        The heatmap is the attribution ``(N, C, H, W)``, or ``(N, K, C, H, W)``, as of a
+        `PixelMethod`.
+        """
+        *signed, pixels = values
+        seen = self.cam.present(run, signed)
+        if not pixels.isfinite().all():
+            raise InputError(NOT_FINITE.format("the attribution"))
+        pixels = pixels.reshape(*seen.score.shape, *pixels.shape[2:])
+        factor = seen.heatmap.to(pixels.dtype)
+        if run.inputs.axis is not None:
+            factor = factor.unsqueeze(seen.score.ndim - 1 + run.inputs.axis)
+        return replace(seen, heatmap=pixels * factor, method=type(self).__name__, attribution=True)
+
+    def _completed(self, model: nn.Module, given: Inputs) -> Inputs:
+        return self.cam._completed(model, given)
 
     def _halves(
         self, model: nn.Module, given: Inputs, target: Any, rule: Rectifying
-    ) -> tuple[Pass, list[Tensor], Tensor]:
+    ) -> tuple[Pass, list[Tensor]]:
         """A pass, its signed maps, and the signal at the pixels by `rule`, ``(N, K, C, *size)``."""
         with torch.enable_grad():  # where images are a list, each is a part of `image`
             image = given.image.detach().clone().requires_grad_()
             given = given.with_image(image)
         with without_recomputation():
             with rule.lifted():
-                run, signed = self.cam._explained(model, given, target, rule)
-            return run, signed, maps.precise(image_gradients(run, image))
+                run, signed = self.cam.values(model, given, target, rule)
+            return run, [*signed, maps.precise(image_gradients(run, image))]
 
     def __repr__(self) -> str:
         return repr(self.cam).replace(type(self.cam).__name__, type(self).__name__, 1)

@@ -77,8 +77,9 @@ class IntegratedGradients(PixelMethod):
     def _accompanied(self, given: Inputs) -> Inputs:
         return given.accompanied("baseline", self.baseline)
 
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        run = self._clean(model, given, target)
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass and the mean over the points."""
+        run = self.clean(model, given, target)
         start, points = on_the_way(run, self.steps, self.batch_size, self.rule)
         [mean] = averaged(run, points, _gradients(run))
         if not self.multiply:
@@ -139,7 +140,8 @@ class ExpectedGradients(PixelMethod):
         self.seed = seed
         self.batch_size = batch_size
 
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass and the mean over the points."""
         image = maps.precise(given.image)
         baselines = torch.zeros_like(image[:1])
         if self.baselines is not None:
@@ -153,7 +155,7 @@ class ExpectedGradients(PixelMethod):
         chosen = draws.numbers(len(baselines), self.samples)
         places = draws.uniform(self.samples).to(image)
         starts = baselines[chosen.to(image.device)]
-        run = self._clean(model, given, target)
+        run = self.clean(model, given, target)
 
         def points() -> Iterator[View]:
             for draws, which in drawn(run, self.samples, self.batch_size):

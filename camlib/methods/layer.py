@@ -79,7 +79,7 @@ class LayerMethod(MapMethod):
     def _maps(self, run: Pass) -> list[Tensor]:
         """The signed map of each layer, ``(N, K, *grid)``, in units of the score."""
 
-    def _explained(
+    def values(
         self,
         model: nn.Module,
         given: Inputs,
@@ -126,7 +126,8 @@ class LayerMethod(MapMethod):
                 raise
             return last_layer(model, given), None
 
-    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs and its maps, at the layers of the clean pass."""
         return self._from(run.seen.names, run.model, inputs, target)
 
     def _from(

@@ -54,7 +54,8 @@ class Hiding(MapMethod):
         self.score: Asked = score
         self.chunks = Chunks(batch_size, progress)
 
-    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and its maps."""
         given.check_read()
         run = Pass.of(model, given, target, (), "whole" if self.differentiable else "none")
         return run, [self._map(run)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,7 @@ from camlib.methods.gradient import HiResCAM
 from camlib.methods.options import LayerOptions
 from camlib.options import checked
 from camlib.passes.forward import Pass
-from camlib.passes.inputs import Inputs
 from camlib.passes.names import Layers
-from camlib.targets import Target
 
 _SIZES = tuple((224 + 100 * i) / 224 for i in range(8))
 """Those of the paper of CAMERAS, as shares of the first."""
@@ -50,6 +48,7 @@ class Augmented(Ensemble):
     """
 
     cost = "the method's, for each of 2 views and once more"
+    whole = True
 
     @checked
     def __init__(self, method: Averageable, *, flips: bool = True, scales: Scales = (1.0,)) -> None:
@@ -65,7 +64,8 @@ class Augmented(Ensemble):
         self.flips = flips
         self.scales = tuple(scales)
 
-    def _views(self, run: Pass) -> Iterable[View]:
+    def views(self, run: Pass) -> Iterable[View]:
+        """The inputs in every size, as they are and mirrored."""
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
         count = len(self.scales) * (1 + self.flips)
         for scale in self.scales:
@@ -77,17 +77,8 @@ class Augmented(Ensemble):
 
                 yield View(samples, run.inputs.image, back, view)
 
-    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
-        run = super()._clean(model, given, target)
-        run.seen.windows = {}  # the maps have the input's size already
-        return run
-
-    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
-        again, values = super()._again(run, inputs, target)
-        again.seen.windows = {}
-        return again, values
-
-    def _seen_from(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
+    def taken(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
+        """The maps at the input's size, where those of each view lie in it."""
         return [
             maps.place(each, run.inputs.size, window)
             for each, window in zip(values, again.windows(len(values)), strict=True)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError, warn
-from camlib.methods.base import Averageable, Explained
+from camlib.methods.base import Averageable
 from camlib.methods.options import CallingOptions
 from camlib.options import checked
 from camlib.passes.forward import Pass, input_gradients
-from camlib.passes.inputs import Inputs, ModelInputs, detached
+from camlib.passes.inputs import Inputs, detached
 from camlib.passes.names import unwrap
 from camlib.results import Explanation
 from camlib.rules.relu import Rectifying
-from camlib.state.undoing import Called
-from camlib.targets import Target, TargetLike
+from camlib.targets import Target
 
 _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max": lambda gradient, axis: gradient.abs().amax(axis),
@@ -45,39 +44,57 @@ class PixelMethod(Averageable):
     def __init__(self, model: nn.Module, **options: Unpack[CallingOptions]) -> None:
         super().__init__(model, **options)
 
-    @checked
-    def explain(self, inputs: ModelInputs, target: TargetLike = None) -> Explanation:
-        """Everything one call knows.
+    scaled: ClassVar[bool] = False
+    """Whether what a call returns is a map in [0, 1], and no attribution."""
+
+    @abstractmethod
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass and the attribution ``(N, K, ...)`` with the image's axes.
 
         Args:
-            inputs: see `Method.__call__`.
-            target: see `Method.__call__`.
+            model: without wrappers, ready to be run.
+            given: what it is called with.
+            target: what to explain.
+        """
 
-        Returns:
-            The attribution and what else there is. The attribution, its `heatmap`, is
-            ``(N, C, H, W)`` float32 on the input's device, with its axes where the input has
-            them, signed, not normalised; ``(N, K, C, H, W)`` for several classes a sample.
+    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and the attribution."""
+        run, attribution = self.attributed(model, given, target)
+        return run, [attribution]
+
+    def clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        """The clean pass alone."""
+        with torch.no_grad():
+            return Pass.of(model, given, target, (), "none")
+
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs and its attribution."""
+        again, attribution = self.attributed(run.model, inputs, target)
+        return again, [attribution]
+
+    def present(self, run: Pass, values: list[Tensor], **shown: Any) -> Explanation:
+        """The attribution, of a clean pass and its values.
 
         Raises:
-            CamlibError: the inputs or the target do not fit the model; see the message.
+            InputError: it is to be shown in another way, or is not finite.
         """
-        return self._shown(self._explained, inputs, target)
-
-    def _shown(self, explained: Explained, inputs: Any, target: Any, **options: Any) -> Explanation:
-        if options:
+        if options := [f"{name}=" for name, value in shown.items() if value is not None]:
             raise InputError(
                 f"{type(self).__name__} returns attributions as they are and takes no "
-                f"{', '.join(f'{name}=' for name in options)}; leave it out"
+                f"{', '.join(options)}; leave it out"
             )
-        with Called(), self._prepared(inputs) as (model, given), torch.no_grad():
-            run, [attribution] = explained(model, given, target)
-            shape = len(given), *run.shape
-            attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
-            if not attribution.isfinite().all():
-                raise InputError(NOT_FINITE.format("the attribution"))
-            run.check_scores()
+        [attribution] = values
+        given = run.inputs
+        shape = len(given), *run.shape
+        attribution = maps.precise(attribution).reshape(*shape, *attribution.shape[2:])
+        if not attribution.isfinite().all():
+            raise InputError(NOT_FINITE.format("the attribution"))
+        run.check_scores()
+        heat = attribution
+        if self.scaled:
+            heat = maps.normalize(heat.reshape(-1, 1, *given.size)).reshape(heat.shape)
         return Explanation(
-            heatmap=attribution,
+            heatmap=heat,
             map=attribution,
             maps=(attribution,),
             score=maps.precise(run.scores.detach()).reshape(shape),
@@ -87,20 +104,9 @@ class PixelMethod(Averageable):
             method=type(self).__name__,
             size=given.size,
             axis=given.axis,
-            attribution=attribution.shape[len(shape) :] == given.image.shape[1:],
+            attribution=not self.scaled
+            and attribution.shape[len(shape) :] == given.image.shape[1:],
         )
-
-    def _explained(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        run, attribution = self._attributed(model, given, target)
-        return run, [attribution]
-
-    def _clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
-        with torch.no_grad():
-            return Pass.of(model, given, target, (), "none")
-
-    @abstractmethod
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
-        """The clean pass and the attribution ``(N, K, ...)`` with the image's axes."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(unwrap(self.model)).__name__})"
@@ -134,16 +140,19 @@ class Saliency(PixelMethod):
         super().__init__(model, **options)
         self.reduce = reduce
 
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass and the gradient, reduced as asked for."""
         run, gradient = input_gradients(model, given, target)
         return run, self._reduced(run, gradient)
 
-    def _again(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs and the gradient."""
         again, gradient = input_gradients(run.model, inputs, target)
         return again, [gradient]
 
-    def _joined(self, run: Pass, values: list[Tensor]) -> list[Tensor]:
-        return [self._reduced(run, gradient) for gradient in values]
+    def joined(self, run: Pass, parts: list[Tensor]) -> list[Tensor]:
+        """The gradients, reduced as they are asked for."""
+        return [self._reduced(run, gradient) for gradient in parts]
 
     def _reduced(self, run: Pass, gradient: Tensor) -> Tensor:
         """`gradient` ``(N, K, ...)`` with the image's axes, or the map ``(N, K, *size)`` of it."""
@@ -166,7 +175,8 @@ class InputXGradient(PixelMethod):
 
     cost = "1 forward, 1 backward"
 
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass, and input times gradient."""
         run, gradient = input_gradients(model, given, target)
         return run, gradient * given.image[:, None]
 
@@ -197,7 +207,8 @@ class GuidedBackprop(PixelMethod):
         self.generalize = generalize
         self._masks = False
 
-    def _attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+    def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
+        """The clean pass, and the gradient by the rule."""
         rule = Rectifying("guided", generalize=self.generalize, masks=self._masks)
         explained = rule.tried(lambda: input_gradients(model, given, target, rule))
         self._masks = rule.masks

@@ -64,14 +64,17 @@ class Smooth(Ensemble):
         self.seed = seed
         self.batch_size = batch_size
 
-    def _views(self, run: Pass) -> Iterable[View]:
+    def views(self, run: Pass) -> Iterable[View]:
+        """The inputs with noise."""
         return noisy(run, self.samples, self.sigma, self.seed, self.batch_size)
 
-    def _taken(self, values: list[Tensor]) -> list[Tensor]:
+    def taken(self, run: Pass, again: Pass, values: list[Tensor]) -> list[Tensor]:
+        """The values, their squares, or both."""
         squares = [value**2 for value in values] if self.statistic != "mean" else []
         return squares if self.statistic == "square" else [*values, *squares]
 
-    def _summarised(self, means: list[Tensor]) -> list[Tensor]:
+    def summarised(self, means: list[Tensor]) -> list[Tensor]:
+        """The means, or the variance from those of values and squares."""
         if self.statistic != "variance":
             return means
         pairs = zip(means[: len(means) // 2], means[len(means) // 2 :], strict=True)
@@ -88,7 +91,7 @@ class SmoothGrad(Smooth):
 
     Args:
         reduce: ``None`` for the signed gradient ``(N, C, H, W)``; ``"max"``, ``"sum"`` or ``"l2"``
-            of its absolute values over channels, before the average, for a map ``(N, H, W)``.
+            of its absolute values over channels, after the average, for a map ``(N, H, W)``.
     """
 
     cost = "1 forward, 1 forward and backward for each of 25 samples"
