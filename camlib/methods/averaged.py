@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from camlib.errors import InputError
-from camlib.methods.base import Averageable, Showable
+from camlib.methods.base import Method, Showable
 from camlib.methods.changed_inputs import View, averaged
 from camlib.options import checked
 from camlib.passes.forward import Pass
@@ -39,8 +39,8 @@ class Ensemble(Showable):
     """Whether what is averaged has the input's size, wherever the method's values lie."""
 
     @checked
-    def __init__(self, method: Averageable) -> None:
-        if not isinstance(method, Averageable):
+    def __init__(self, method: Method) -> None:
+        if not (isinstance(method, Method) and method.averageable):
             given = method.__name__ if isinstance(method, type) else type(method).__name__
             raise InputError(
                 f"{type(self).__name__} averages maps or attributions, not {given}; pass a method "

@@ -32,6 +32,9 @@ class Method(Calling, ABC):
     cost: ClassVar[str]
     """Forward and backward passes of a call."""
 
+    averageable: ClassVar[bool] = True
+    """Whether its values can be averaged over changed inputs, as by `camlib.Smooth`."""
+
     differentiable: bool = False
     """Whether a call keeps the graph."""
 
@@ -105,6 +108,24 @@ class Method(Calling, ABC):
     def present(self, run: Pass, values: list[Tensor], **shown: Any) -> Explanation:
         """What a call returns, from what `values` returned."""
 
+    def clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
+        """The clean pass alone."""
+        return self.values(model, given, target)[0]
+
+    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
+        """A pass on changed inputs, and its values before anything in them that is not linear.
+
+        Args:
+            run: the clean pass.
+            inputs: ``M`` samples.
+            target: of the clean pass, for these samples.
+        """
+        return self.values(run.model, inputs, target)
+
+    def joined(self, run: Pass, parts: list[Tensor]) -> list[Tensor]:
+        """The values that have these `parts`, or averages of them."""
+        return parts
+
     @classmethod
     def paper(cls) -> str:
         """The source, as the docstring cites it: the sentence up to the first arXiv or DOI.
@@ -124,32 +145,7 @@ class Method(Calling, ABC):
         return
 
 
-class Averageable(Method):
-    """A method whose values can be averaged over changed inputs, as by `camlib.Smooth`.
-
-    What is averaged are the parts of its values, before anything that is not linear.
-    """
-
-    @abstractmethod
-    def clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
-        """The clean pass alone."""
-
-    @abstractmethod
-    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
-        """A pass on changed inputs, and the parts of its values.
-
-        Args:
-            run: the clean pass.
-            inputs: ``M`` samples.
-            target: of the clean pass, for these samples.
-        """
-
-    def joined(self, run: Pass, parts: list[Tensor]) -> list[Tensor]:
-        """The values that have these `parts`; by default the same."""
-        return parts
-
-
-class Showable(Averageable):
+class Showable(Method):
     """A method whose maps are shown in one of several ways, chosen when it is built or called."""
 
     @checked
@@ -252,14 +248,6 @@ class MapMethod(Showable):
         self.relu = relu
         self.resize = resize
         self.normalize: Normalize | None = normalize
-
-    def clean(self, model: nn.Module, given: Inputs, target: Any) -> Pass:
-        """The clean pass alone."""
-        return self.values(model, given, target)[0]
-
-    def parts(self, run: Pass, inputs: Inputs, target: Target) -> tuple[Pass, list[Tensor]]:
-        """A pass on changed inputs and its values."""
-        return self.values(run.model, inputs, target)
 
     def present(
         self,

@@ -10,7 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from camlib import maps
 from camlib.errors import NOT_FINITE, InputError
+
+
+def summed(weights: Tensor, activation: Tensor, *, eigen_smooth: bool) -> Tensor:
+    """``sum_k w_k A_k`` ``(N, *grid)`` of weights that broadcast to an activation.
+
+    With `eigen_smooth`, the first component of the ``w_k A_k`` in place of their sum.
+    """
+    if eigen_smooth:
+        return projected(weights * activation)
+    return maps.weighted_sum(weights, activation)
 
 
 def summed_by_class(weights: Tensor, activation: Tensor, *, eigen_smooth: bool) -> Tensor:

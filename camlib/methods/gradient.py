@@ -31,12 +31,7 @@ class GradCAM(GradientWeighted):
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mean gradient of each channel, ``(N, C, 1, 1)``."""
-        axes = positions(gradient)
-        if any(gradient.stride(axis) for axis in axes):
-            return gradient.mean(axes, keepdim=True)
-        for axis in axes:  # the same at every place, as before a pooling
-            gradient = gradient.narrow(axis, 0, 1)
-        return gradient
+        return mean_gradient(activation, gradient)
 
 
 class GradCAMPlusPlus(GradientWeighted):
@@ -68,18 +63,7 @@ class GradCAMPlusPlus(GradientWeighted):
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """Positive gradients summed with alpha, ``(N, C, 1, 1)``."""
-        return self._weights(activation, gradient, gradient)
-
-    def _weights(self, activation: Tensor, gradient: Tensor, ratio: Tensor) -> Tensor:
-        """The weights, with the `ratio` of third to second derivative, here ``G^3 / G^2``."""
-        axes = positions(gradient)
-        denominator = 2 + ratio * activation.sum(axes, keepdim=True)
-        used = (gradient > 0) & (denominator != 0)
-        alpha = (1 / denominator.where(used, 1)).where(used, 0)
-        if self.normalize_alpha:
-            total = alpha.sum(axes, keepdim=True)
-            alpha = alpha / total.where(total != 0, 1)
-        return (alpha * gradient.clamp(min=0)).sum(axes, keepdim=True)
+        return plus_plus(activation, gradient, gradient, normalize_alpha=self.normalize_alpha)
 
 
 class HiResCAM(GradientWeighted):
@@ -248,3 +232,34 @@ class ShapleyCAM(GradientWeighted):
         if not self.differentiable:
             gradient = gradient.detach()
         return gradient - torch.stack(products) / 2
+
+
+def mean_gradient(_: Tensor, gradient: Tensor) -> Tensor:
+    """The weights of Grad-CAM: the mean gradient of each channel, ``(N, C, 1, 1)``."""
+    axes = positions(gradient)
+    if any(gradient.stride(axis) for axis in axes):
+        return gradient.mean(axes, keepdim=True)
+    for axis in axes:  # the same at every place, as before a pooling
+        gradient = gradient.narrow(axis, 0, 1)
+    return gradient
+
+
+def plus_plus(
+    activation: Tensor, gradient: Tensor, ratio: Tensor, *, normalize_alpha: bool
+) -> Tensor:
+    """The weights of Grad-CAM++, ``(N, C, 1, 1)``.
+
+    Args:
+        activation: ``(N, C, *grid)``.
+        gradient: of the score at it.
+        ratio: of the third to the second derivative: ``G^3 / G^2`` is the gradient.
+        normalize_alpha: see `GradCAMPlusPlus`.
+    """
+    axes = positions(gradient)
+    denominator = 2 + ratio * activation.sum(axes, keepdim=True)
+    used = (gradient > 0) & (denominator != 0)
+    alpha = (1 / denominator.where(used, 1)).where(used, 0)
+    if normalize_alpha:
+        total = alpha.sum(axes, keepdim=True)
+        alpha = alpha / total.where(total != 0, 1)
+    return (alpha * gradient.clamp(min=0)).sum(axes, keepdim=True)

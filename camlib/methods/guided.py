@@ -45,6 +45,7 @@ class GuidedGradCAM(Method):
     """
 
     cost = "1 forward, 1 backward, 1 backward of what follows the layer"
+    averageable = False
 
     @checked
     def __init__(

@@ -21,8 +21,9 @@ from camlib.methods.changed_inputs import (
     drawn,
     on_the_way,
 )
-from camlib.methods.gradient import GradCAM
-from camlib.methods.options import CallingOptions, GradientOptions
+from camlib.methods.gradient import mean_gradient
+from camlib.methods.layer import LayerMethod
+from camlib.methods.options import CallingOptions, LayerOptions
 from camlib.methods.pixel import PixelMethod, warn_if_incomplete
 from camlib.options import Count, Seed, checked
 from camlib.passes.forward import Pass, input_gradients, scores_at
@@ -169,7 +170,7 @@ class ExpectedGradients(PixelMethod):
         return run, found
 
 
-class IntegratedGradCAM(GradCAM):
+class IntegratedGradCAM(LayerMethod):
     """Integrated Grad-CAM: Grad-CAM of what the layer gains, on the way from a baseline.
 
     ``integral_0^1 relu(sum_k mean_i(G_ki) (A_k - A'_k)) da``, with ``G`` and ``A`` at
@@ -185,6 +186,9 @@ class IntegratedGradCAM(GradCAM):
         rule: how the integral is taken: ``"gauss_legendre"``, or over equal steps ``"left"``,
             ``"right"``, ``"middle"`` or ``"trapezoid"``.
         batch_size: how many images the model sees at once; bounds the memory.
+        eigen_smooth: the first principal component of the ``w_k A_k`` over positions in place of
+            their sum, with the sign that makes its largest value positive: less noise, and no unit
+            of the score.
 
     Raises:
         InputError: in a call, `baseline` does not fit.
@@ -202,9 +206,11 @@ class IntegratedGradCAM(GradCAM):
         steps: Count = 50,
         rule: Rule = "gauss_legendre",
         batch_size: Count = 32,
-        **options: Unpack[GradientOptions],
+        eigen_smooth: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
+        self.eigen_smooth = eigen_smooth
         check_rule(rule, steps)
         self.rule: Rule = rule
         self.baseline = baseline
@@ -225,7 +231,7 @@ class IntegratedGradCAM(GradCAM):
             def gained(again: Pass) -> list[Tensor]:
                 now = self._activations(again)
                 gains = [a - b[samples.to(b.device)] for a, b in zip(now, before, strict=True)]
-                found = self._sums(again, gains)
+                found = self._weighted(again, gains, mean_gradient, eigen_smooth=self.eigen_smooth)
                 return found if target.signed else [each.relu() for each in found]
 
             return self._from(layers, run.model, inputs, target, read=gained)[1]

@@ -18,7 +18,7 @@ from camlib.layouts.reading import reading_of, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
 from camlib.methods.base import MapMethod
-from camlib.methods.components import projected
+from camlib.methods.components import summed
 from camlib.methods.options import LayerOptions, MapOptions
 from camlib.options import checked
 from camlib.passes.capture import Graph
@@ -28,6 +28,9 @@ from camlib.passes.names import Layers, check_ran, names, unwrap
 from camlib.passes.replay import Needs, Tail
 from camlib.targets import Target
 from camlib.targets.saturation import saturated
+
+Weights = Callable[[Tensor, Tensor], Tensor]
+"""From an activation ``(N, C, *grid)`` and the gradient at it: weights that broadcast to it."""
 
 
 class LayerMethod(MapMethod):
@@ -199,6 +202,39 @@ class LayerMethod(MapMethod):
                     chunk.append(_for_each(function, activation, maps.precise(gradient)))
         return [torch.cat(chunk, 1) for chunk in chunks]
 
+    def _weighted(
+        self, run: Pass, activations: list[Tensor], weigh: Weights, *, eigen_smooth: bool = False
+    ) -> list[Tensor]:
+        """The maps of `activations`, one ``(N, C, *grid)`` a layer, weighted by the gradients.
+
+        Args:
+            run: the pass.
+            activations: of each layer.
+            weigh: from an activation and the gradient at it to the weights.
+            eigen_smooth: whether the first principal component stands for the sum.
+        """
+
+        def weighted(activation: Tensor, gradient: Tensor) -> Tensor:
+            return summed(weigh(activation, gradient), activation, eigen_smooth=eigen_smooth)
+
+        return self._by_class(run, activations, self._gradients(run), weighted)
+
+    def _derivatives(self, run: Pass) -> list[Tensor]:
+        """The gradient at each layer, ``(N, K, C, *grid)``, in float32 at least."""
+        chunks: list[list[Tensor]] = [[] for _ in run.seen.names]
+        for found in self._gradients(run):
+            for name, gradient, chunk in zip(run.seen.names, found, chunks, strict=True):
+                arranged = [self._arranged(run, name, each) for each in gradient]
+                chunk.append(maps.precise(torch.stack(arranged, 1)))
+        return [torch.cat(chunk, 1) for chunk in chunks]
+
+    def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
+        """What `weights` gets as the gradient: for each layer ``(k, N, ...)``, the next k classes.
+
+        A subclass may look further than the first derivative.
+        """
+        return run.seen.gradients(run.scores, create_graph=self.differentiable)
+
     def _reading(self, run: Pass, name: str, shape: torch.Size) -> Reading:
         """How what layer `name` returned, of `shape`, is read."""
         key = name, shape[1:], run.inputs.form
@@ -296,37 +332,9 @@ class GradientWeighted(LayerMethod):
         """
 
     def _maps(self, run: Pass) -> list[Tensor]:
-        return self._sums(run, self._activations(run))
-
-    def _sums(self, run: Pass, activations: list[Tensor]) -> list[Tensor]:
-        """The maps of `activations`, one ``(N, C, *grid)`` a layer, weighted by the gradients."""
-
-        def weighted(activation: Tensor, gradient: Tensor) -> Tensor:
-            return self._summed(self.weights(activation, gradient), activation)
-
-        return self._by_class(run, activations, self._gradients(run), weighted)
-
-    def _summed(self, weights: Tensor, activation: Tensor) -> Tensor:
-        """The map ``(N, *grid)`` of an activation ``(N, C, *grid)``."""
-        if self.eigen_smooth:
-            return projected(weights * activation)
-        return maps.weighted_sum(weights, activation)
-
-    def _derivatives(self, run: Pass) -> list[Tensor]:
-        """The gradient at each layer, ``(N, K, C, *grid)``, in float32 at least."""
-        chunks: list[list[Tensor]] = [[] for _ in run.seen.names]
-        for found in self._gradients(run):
-            for name, gradient, chunk in zip(run.seen.names, found, chunks, strict=True):
-                arranged = [self._arranged(run, name, each) for each in gradient]
-                chunk.append(maps.precise(torch.stack(arranged, 1)))
-        return [torch.cat(chunk, 1) for chunk in chunks]
-
-    def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
-        """What `weights` gets as the gradient: for each layer ``(k, N, ...)``, the next k classes.
-
-        A subclass may look further than the first derivative.
-        """
-        return run.seen.gradients(run.scores, create_graph=self.differentiable)
+        return self._weighted(
+            run, self._activations(run), self.weights, eigen_smooth=self.eigen_smooth
+        )
 
 
 def _for_each(function: Callable[..., Tensor], activation: Tensor, gradient: Tensor) -> Tensor:

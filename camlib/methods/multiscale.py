@@ -13,9 +13,9 @@ from camlib import maps
 from camlib.augmentation import Augmentation
 from camlib.errors import InputError
 from camlib.methods.averaged import Ensemble
-from camlib.methods.base import Averageable, MapMethod
+from camlib.methods.base import MapMethod, Method
 from camlib.methods.changed_inputs import Scales, View
-from camlib.methods.gradient import HiResCAM
+from camlib.methods.layer import LayerMethod
 from camlib.methods.options import LayerOptions
 from camlib.options import checked
 from camlib.passes.forward import Pass
@@ -51,7 +51,7 @@ class Augmented(Ensemble):
     whole = True
 
     @checked
-    def __init__(self, method: Averageable, *, flips: bool = True, scales: Scales = (1.0,)) -> None:
+    def __init__(self, method: Method, *, flips: bool = True, scales: Scales = (1.0,)) -> None:
         super().__init__(method)
         inner = method
         while isinstance(inner, Ensemble):
@@ -85,7 +85,7 @@ class Augmented(Ensemble):
         ]
 
 
-class CAMERAS(HiResCAM):
+class CAMERAS(LayerMethod):
     """CAMERAS: HiResCAM with activation and gradient averaged over sizes of the image.
 
     ``sum_k mean_s(up(A_ks)) mean_s(up(G_ks))``, both enlarged to the input. Jalwana et al.,

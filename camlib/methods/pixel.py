@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError, warn
-from camlib.methods.base import Averageable
+from camlib.methods.base import Method
 from camlib.methods.options import CallingOptions
 from camlib.options import checked
 from camlib.passes.forward import Pass, input_gradients
@@ -28,7 +28,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-class PixelMethod(Averageable):
+class PixelMethod(Method):
     """An attribution of the input itself.
 
     Args:

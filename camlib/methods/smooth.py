@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from camlib.methods.averaged import Ensemble
-from camlib.methods.base import Averageable
+from camlib.methods.base import Method
 from camlib.methods.changed_inputs import View, averaged, noisy
+from camlib.methods.components import summed
 from camlib.methods.fullgrad import FullGrad
-from camlib.methods.gradient import GradCAMPlusPlus
-from camlib.methods.options import PlusPlusOptions
+from camlib.methods.gradient import plus_plus
+from camlib.methods.layer import LayerMethod
+from camlib.methods.options import LayerOptions
 from camlib.methods.pixel import Saliency
 from camlib.options import Count, Seed, Width, checked
 from camlib.passes.forward import Pass
@@ -26,15 +28,11 @@ Statistic = Literal["mean", "square", "variance"]
 """What of the values at noisy images: their mean, the mean of their squares, their variance."""
 
 
-class Smooth(Ensemble):
-    """A method averaged over noise, ``mean_s M(x + e_s)``.
-
-    After SmoothGrad, Smilkov et al., 2017, arXiv:1706.03825. ``e`` is normal with `sigma` times the
-    range of each image, max - min. Of any map or attribution: of `Saliency` it is `SmoothGrad`, of
-    `FullGrad` Smooth-FullGrad. What changes from pixel to pixel averages out. Maps of late layers
-    change little with it; weak where the noise leads the network out of what it knows.
+class Noisy(Ensemble):
+    """A method averaged over noise.
 
     Args:
+        method: see `Ensemble`.
         samples: how many noisy images.
         sigma: of the noise, as a share of the image's range.
         statistic: ``"mean"``; ``"square"``, the mean of the squares (SmoothGrad-Squared, Hooker et
@@ -44,12 +42,10 @@ class Smooth(Ensemble):
         batch_size: how many noisy images the model sees at once; bounds the memory.
     """
 
-    cost = "the method's, for each of 25 samples and once more"
-
     @checked
     def __init__(
         self,
-        method: Averageable,
+        method: Method,
         *,
         samples: Count = 25,
         sigma: Width = 0.15,
@@ -81,7 +77,19 @@ class Smooth(Ensemble):
         return [(squares - mean**2).clamp(min=0) for mean, squares in pairs]
 
 
-class SmoothGrad(Smooth):
+class Smooth(Noisy):
+    """A method averaged over noise, ``mean_s M(x + e_s)``.
+
+    After SmoothGrad, Smilkov et al., 2017, arXiv:1706.03825. ``e`` is normal with `sigma` times the
+    range of each image, max - min. Of any map or attribution: of `Saliency` it is `SmoothGrad`, of
+    `FullGrad` Smooth-FullGrad. What changes from pixel to pixel averages out. Maps of late layers
+    change little with it; weak where the noise leads the network out of what it knows.
+    """
+
+    cost = "the method's, for each of 25 samples and once more"
+
+
+class SmoothGrad(Noisy):
     """SmoothGrad: the gradient averaged over noise, ``mean_s dy_c(x + e_s) / dx``.
 
     Smilkov et al., 2017, arXiv:1706.03825. It is `Smooth` of `Saliency`. The gradient of a ReLU
@@ -122,7 +130,7 @@ class SmoothGrad(Smooth):
         )
 
 
-class SmoothFullGrad(Smooth):
+class SmoothFullGrad(Noisy):
     """Smooth-FullGrad: the terms of FullGrad averaged over noise, then drawn.
 
     Srinivas and Fleuret, NeurIPS 2019, arXiv:1905.00780, with the noise of SmoothGrad. It is
@@ -156,7 +164,7 @@ class SmoothFullGrad(Smooth):
         )
 
 
-class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
+class SmoothGradCAMPlusPlus(LayerMethod):
     """Smooth Grad-CAM++: Grad-CAM++ with its derivatives averaged over noise.
 
     Omeiza et al., 2019, arXiv:1908.01224. ``w_k = sum_i a_ki relu(D1_ki)`` with
@@ -174,6 +182,11 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
         sigma: of the noise, as a share of the image's range.
         seed: of the noise.
         batch_size: how many noisy images the model sees at once; bounds the memory.
+        normalize_alpha: divide ``a_k`` by its sum over positions with positive gradient, as the
+            authors' code of Grad-CAM++ does and the paper does not.
+        eigen_smooth: the first principal component of the ``w_k A_k`` over positions in place of
+            their sum, with the sign that makes its largest value positive: less noise, and no unit
+            of the score.
     """
 
     cost = "1 forward, 1 forward and backward of what follows the layer for each of 25 samples"
@@ -188,9 +201,13 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
         sigma: Width = 0.15,
         seed: Seed = 0,
         batch_size: Count = 32,
-        **options: Unpack[PlusPlusOptions],
+        normalize_alpha: bool = False,
+        eigen_smooth: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
+        self.normalize_alpha = normalize_alpha
+        self.eigen_smooth = eigen_smooth
         self.samples = samples
         self.sigma = sigma
         self.seed = seed
@@ -212,7 +229,7 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
             ratio = third / second.where(second > 0, 1)
             every = activation.repeat_interleave(means.shape[1], 0)
             with torch.autocast(activation.device.type, enabled=False):
-                weights = self._weights(every, first, ratio)
-                summed = self._summed(weights, every)
-            found.append(summed.reshape(*means.shape[:2], *summed.shape[1:]))
+                weights = plus_plus(every, first, ratio, normalize_alpha=self.normalize_alpha)
+                each = summed(weights, every, eigen_smooth=self.eigen_smooth)
+            found.append(each.reshape(*means.shape[:2], *each.shape[1:]))
         return found
