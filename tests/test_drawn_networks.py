@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 
 import torch
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -242,6 +242,38 @@ def outcome(drawn: Drawn) -> str:
     return "right"
 
 
+COLUMNS_OF_NINE = {
+    "grid": (9, 4),
+    "entry": "resized",
+    "order": "columns",
+    "dropped": 4,  # so that 32 tokens are left, as of a grid of 8 x 4
+}
+
+
+@example(
+    Drawn(
+        **COLUMNS_OF_NINE,
+        others=(0, 3, 0),
+        axes="tokens",
+        mixing=2.0,
+        normed=True,
+        before=True,
+        samples=1,
+        seed=1000000,
+    )
+)
+@example(
+    Drawn(
+        **COLUMNS_OF_NINE,
+        others=(2, 1, 5),
+        axes="tokens, samples second",
+        mixing=0.5,
+        normed=False,
+        before=False,
+        samples=2,
+        seed=373,
+    )
+)
 @given(drawings())
 @settings(
     max_examples=DRAWS,

@@ -203,7 +203,7 @@ class Claim:
     @cached_property
     def displaced(self) -> bool:
         """Whether some places look at another cell than they are claimed to, though it is clear."""
-        if self.complete or not self.local:
+        if (self.complete and self.usual) or not self.local:
             return False
         for axis, ((low, high), length) in enumerate(zip(self.borders(), self.grid, strict=True)):
             claimed, measured = self._pair(axis)
