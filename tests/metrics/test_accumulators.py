@@ -9,7 +9,8 @@ import sys
 
 import pytest
 import torch
-from nets import convolutional, images
+from meters import NAMES, data
+from nets import convolutional
 
 from camlib import GradCAM, InputError, metrics
 
@@ -19,21 +20,6 @@ from camlib.metrics.accumulators import (
     Localisation,
     MaxBoxAccuracy,
 )
-
-NAMES = ["average_drop", "deletion", "complexity"]
-
-
-def data(count=9):
-    batch = images(count)
-    maps = torch.rand(count, 8, 8, generator=torch.Generator().manual_seed(2))
-    masks = torch.zeros(count, 8, 8, dtype=torch.bool)
-    for n in range(count):
-        masks[n, n % 5 : n % 5 + 3, 2:6] = True
-    # Two of three are hot on the object.
-    maps = torch.where(
-        masks & (torch.arange(count) % 3 > 0)[:, None, None], maps / 4 + 0.75, maps / 2
-    )
-    return batch, maps, masks, torch.arange(count) % 3
 
 
 def updated(meter, *parts, sizes=(2, 4, 3)):
@@ -128,7 +114,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from nets import convolutional
-from test_accumulators import NAMES, data
+from meters import NAMES, data
 from camlib.metrics.accumulators import Faithfulness, Localisation, MaxBoxAccuracy
 
 def meters(**options):

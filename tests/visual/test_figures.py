@@ -1,15 +1,14 @@
 """Figures, and pictures in files."""
 
 import io
-from itertools import combinations
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from drawn import as_array, assert_apart, explanation, panels, texts
 from PIL import Image
 
-from camlib import Explanation
 from camlib.errors import InputError
 from camlib.visual import colorize, figure, overlay, save_picture, to_image, to_png
 
@@ -26,38 +25,8 @@ def heatmaps():
     return torch.rand(2, 12, 16, generator=torch.Generator().manual_seed(1))
 
 
-def explanation(**known):
-    """What `cam.explain` returns for two pictures, but for what is `known`."""
-    map = torch.arange(8.0).reshape(2, 2, 2)
-    usual = {
-        "heatmap": torch.nn.functional.interpolate(map[:, None] / 10, (12, 16))[:, 0],
-        "map": map,
-        "maps": (known.get("map", map),),
-        "score": torch.zeros(2),
-        "target": None,
-        "output": None,
-        "layers": ("features",),
-        "method": "CAM",
-        "size": (12, 16),
-    }
-    return Explanation(**{**usual, **known})
-
-
-def panels(drawn):
-    """The pictures in `drawn`, row by row."""
-    return [axes.images[0].get_array() for axes in drawn.axes]
-
-
-def texts(drawn):
-    return [text.get_text() for text in drawn.texts if text.get_text()]
-
-
 def read(path):
     return Image.open(io.BytesIO(path.read_bytes()))
-
-
-def as_array(picture):
-    return (picture * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 def test_classic_comparison_is_one_call(images, heatmaps):
@@ -188,20 +157,6 @@ def test_texts_neither_overlap_nor_leave_the_page(rows, columns, size):
         views=("overlay", "emphasized", "cells"),
     )
     assert_apart(drawn)
-
-
-def assert_apart(drawn):
-    """Texts and panels do not overlap, and are all on the page."""
-    renderer = drawn.canvas.get_renderer()
-    page = drawn.bbox
-    boxes = [text.get_window_extent(renderer) for text in drawn.texts if text.get_text()]
-    boxes += [axes.get_window_extent(renderer) for axes in drawn.axes]
-    for box in boxes:
-        assert page.x0 <= box.x0 and box.x1 <= page.x1
-        assert page.y0 <= box.y0 and box.y1 <= page.y1
-    for one, other in combinations(boxes, 2):
-        apart = one.x1 <= other.x0 or other.x1 <= one.x0 or one.y1 <= other.y0 or other.y1 <= one.y0
-        assert apart
 
 
 def test_long_names_are_broken_and_then_cut(images):

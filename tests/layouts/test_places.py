@@ -4,44 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from one_bright_place import PATCH, WIDTH, Cells, Passing, Prompted, answer, dim, patches, text
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlib import GradCAM, HiResCAM, LayoutError, ScoreCAM, layers
 from camlib.layouts import Series, Tokens
-
-PATCH, WIDTH = 8, 5
-
-Cells = list[tuple[int, ...]]
-
-
-def patches(axes: int = 2, channels: int = 3, size: int = PATCH, padding: int = 0) -> nn.Module:
-    """A convolution over patches; the first channel is the mean brightness of a patch."""
-    kind = [nn.Conv1d, nn.Conv2d, nn.Conv3d][axes - 1]
-    conv = kind(channels, WIDTH, size, size, padding)
-    generator = torch.Generator().manual_seed(0)
-    conv.weight.data = torch.randn(conv.weight.shape, generator=generator) / 50
-    conv.weight.data[0] = 1 / conv.weight[0].numel()
-    nn.init.zeros_(conv.bias)
-    return conv
-
-
-class Passing(nn.Module):
-    """A layer that returns what it is given."""
-
-    def forward(self, given: Tensor) -> Tensor:
-        return given * 1
-
-
-def answer(brightness: Tensor) -> Tensor:
-    """Scores ``(N, 2)`` of how bright places ``(N, ...)`` are: class 1 says that they are."""
-    bright = brightness.flatten(1).mean(1)
-    return torch.stack([-bright, bright], 1)
-
-
-def dim(*shape: int) -> Tensor:
-    """Inputs of `shape` without evidence: a little noise."""
-    return 0.05 * torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
 def pictures(grid: tuple[int, int], cells: Cells, channels: int = 3) -> Tensor:
@@ -87,25 +55,6 @@ def test_tokens_that_are_no_patches_may_stand_anywhere(counts, count, layer):
     assert seen.layers == ("layer",)
     assert seen.map.shape == (count, 5, 7)
     assert hottest(seen.map) == cells
-
-
-class Prompted(nn.Module):
-    """Takes the patches of an image where the words of a text say 3, as language models do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches, self.layer = patches(), Passing()
-        self.words = nn.Embedding(4, WIDTH)
-
-    def forward(self, batch: Tensor, words: Tensor) -> Tensor:
-        seen = (words == 3)[..., None].expand(-1, -1, WIDTH)
-        tokens = self.words(words).masked_scatter(seen, self.patches(batch).flatten(2).mT)
-        return answer(self.layer(tokens)[..., 0] * seen[..., 0])
-
-
-def text(before: int, behind: int, image: int = 35) -> list[int]:
-    """So many words before and behind an image of 35 patches."""
-    return [1] * before + [3] * image + [2] * behind
 
 
 @pytest.mark.parametrize(("before", "behind"), [(0, 4), (3, 1), (4, 0), (9, 6)])

@@ -34,7 +34,7 @@ from camlib import (
     targets,
 )
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 DOG, CAT = 243, 281
 BOTH = [[DOG, CAT]]
 BOXES = {

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 from case import Case
-from evidence import PLACES, complaint, examined, excess, scenes
 from matrix import CASES
+from textured_patch import PLACES, complaint, examined, excess, scenes
 from torch import nn
 from torchvision import models
 

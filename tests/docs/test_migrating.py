@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agreement import CASES, NOTHING, measured, rows
+from migrating_page import CASES, NOTHING, measured, rows
 from nets import convolutional, images
 from torch import Tensor, nn
 
 import camlib
 from camlib import Concepts, targets
 
-PAGE = (Path(__file__).parents[1] / "docs" / "migrating.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")
 
 MAPS_OF_CAPTUM = [
     "LayerGradCam",

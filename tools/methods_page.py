@@ -1,6 +1,6 @@
 """Writes `docs/methods.md`, the list of all methods, and a picture of each.
 
-``python tests/methods_page.py`` makes all of it from `METHODS` and the docstrings;
+``scripts/pages methods`` makes all of it from `METHODS` and the docstrings;
 ``--text`` the page alone, with the pictures that there are.
 """
 
@@ -30,7 +30,7 @@ from camlib.cli.answers import built, maps_of
 from camlib.cli.arguments import scenenet
 from camlib.visual import save_picture
 
-COMMAND = "python tests/methods_page.py"
+COMMAND = "scripts/pages methods"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "methods.md"
 PICTURES = DOCS / "images" / "methods"
@@ -76,6 +76,7 @@ _GROUPS = {
 
 
 def main() -> None:
+    """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", action="store_true", help="leave the pictures as they are")
     if not parser.parse_args().text:

@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_planted import PATCH, answer, patches
-from test_where_it_looks import Cells, assert_right_or_refused, planted
+from one_bright_place import PATCH, Cells, answer, assert_right_or_refused, patches, planted
 from torch import Tensor, nn
 from torch.nn import functional as F
 

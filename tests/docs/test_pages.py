@@ -16,7 +16,7 @@ from torchvision import models
 from camlib import METHODS, zoo
 from camlib.visual import save_picture
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 
 

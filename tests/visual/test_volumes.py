@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_figures import as_array, assert_apart, explanation, panels, texts
+from drawn import as_array, assert_apart, explanation, panels, texts
 
 from camlib.errors import InputError
 from camlib.visual import figure, overlay, to_image

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 from case import CLASSES, Case
-from evidence import examined
 from matrix import CASES
 from nets import images, spread
 from snapshot import snapshot
+from textured_patch import examined
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, swin_t
 

@@ -9,7 +9,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_planted import PATCH, WIDTH, Cells, Passing, Prompted, answer, dim, patches, text
+from one_bright_place import (
+    PATCH,
+    WIDTH,
+    Passing,
+    Prompted,
+    answer,
+    assert_right_or_refused,
+    patches,
+    planted,
+    text,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,29 +36,6 @@ from camlib import (
 )
 
 Way = Callable[[Tensor], Tensor]
-
-
-def planted(size: tuple[int, ...], starts: Cells, channels: int = 3) -> Tensor:
-    """Inputs ``(N, channels, *size)``, each bright for a patch from one of `starts` on."""
-    batch = dim(len(starts), channels, *size)
-    for one, start in zip(batch, starts, strict=True):
-        one[(slice(None), *(slice(first, first + PATCH) for first in start))] = 1
-    return batch
-
-
-def assert_right_or_refused(
-    explain: Callable[[], Tensor], starts: Cells, tolerance: float = PATCH / 2
-) -> None:
-    """The heatmaps are hot where the inputs are bright, or there are none."""
-    try:
-        heatmaps = explain()
-    except CamlibError:
-        return
-    for heat, start in zip(heatmaps, starts, strict=True):
-        middle = (heat > 0.7 * heat.max()).nonzero().double().mean(0)
-        expected = torch.tensor(start) + (PATCH - 1) / 2
-        assert middle.shape == expected.shape
-        assert ((middle - expected).abs() <= tolerance).all(), (middle, expected)
 
 
 class Looking(nn.Module):

@@ -1,8 +1,8 @@
 """Every architecture that `GradCAM(model)(inputs)` is tried on, small and without a download.
 
 All of torchvision by its own lists, families of timm chosen for being different, and models of
-transformers from configurations. `tests/test_models.py` runs them, `tests/matrix_report.py` writes
-down what came of it.
+transformers from configurations. `tests/models/test_matrix.py` runs them, `tools/models_page.py`
+writes down what came of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes how far camlib agrees with others into `docs/migrating.md`.
 
-``PYTHONPATH=. python tests/agreement.py`` where the other libraries are installed: it fills the
+``scripts/pages migrating`` where the other libraries are installed: it fills the
 column "agrees to" of the page, from the cases of `agreement_peers`, `agreement_captum` and
 `agreement_authors`.
 """
@@ -19,7 +19,7 @@ import agreement_captum
 import torch
 from agreement_peers import CASES
 
-COMMAND = "PYTHONPATH=. python tests/agreement.py"
+COMMAND = "scripts/pages migrating"
 PAGE = Path(__file__).parents[1] / "docs" / "migrating.md"
 COLUMN = "agrees to"
 NOTHING = "\u2013"

@@ -1,6 +1,6 @@
 """Runs every case of the matrix and writes the table `docs/models.md` and a figure of readings.
 
-``python tests/matrix_report.py`` runs them all, those of the nightly run too; ``--only GROUP`` a
+``scripts/pages models`` runs them all, those of the nightly run too; ``--only GROUP`` a
 group, whose rows replace the old ones; ``--resume`` what the last run has left.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from case import Case
-from evidence import examined
 from matrix import CASES
 from matrix_readings import draw, recorded
+from textured_patch import examined
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "readings.png"
@@ -36,7 +36,7 @@ itself: the commonest class, the best box, the whole embedding.
 
 {passed} of them pass, in {minutes:.0f} minutes of a busy core. Those marked *nightly* run with
 `pytest -m nightly`, all others with `pytest -m slow`. The table is written by
-`python tests/matrix_report.py`. Nothing had to be told to any of them. *Agreement* is the
+`scripts/pages models`. Nothing had to be told to any of them. *Agreement* is the
 correlation of where the places of the layer lie by its reading and where they were measured to
 look, along the axis where it is lowest; nothing stands there where the reading was certain, or
 taken over from a layer of the same places.
@@ -47,6 +47,7 @@ taken over from a layer of the same places.
 
 
 def main() -> None:
+    """Run the cases and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="GROUP", default="", help="groups that begin with this")
     parser.add_argument("--resume", action="store_true", help="keep the results of the last run")
