@@ -12,6 +12,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from camlib.errors import GraphError
+from camlib.passes.inputs import plain
 from camlib.passes.means import mean_of, spread_out, users_of
 
 _CHUNK_BYTES = 2**27
@@ -148,7 +149,7 @@ class _Backward:
     def _pass(
         self, ends: Sequence[GradientEdge], cotangent: Tensor, *, keep: bool, batched: bool
     ) -> Sequence[Tensor | None]:
-        return torch.autograd.grad(
+        found = torch.autograd.grad(
             self.scores,
             ends,
             cotangent,
@@ -157,6 +158,7 @@ class _Backward:
             allow_unused=True,
             is_grads_batched=batched,
         )
+        return [None if gradient is None else plain(gradient) for gradient in found]
 
 
 _KNOWN = {
