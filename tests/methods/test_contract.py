@@ -15,7 +15,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from nets import Net, fitting, images, pooled
+from nets import Net, convolutional, fitting, images, pooled, transformer
 from snapshot import snapshot
 from torch import nn
 
@@ -23,11 +23,14 @@ from camlib import (
     CAM,
     METHODS,
     AblationCAM,
+    AttentionMethod,
     Augmented,
     CamlibError,
+    CenterGaussian,
     ClassAgnostic,
     FullGrad,
     GradCAM,
+    GradientWeighted,
     GroupCAM,
     LayerMethod,
     LeGrad,
@@ -63,6 +66,11 @@ class AugmentedCAM(Augmented):
 KINDS = {**METHODS, "smooth": SmoothCAM, "augmented": AugmentedCAM}
 DRAWN = (FullGrad, SmoothFullGrad, SmoothCAM, AugmentedCAM)
 MAPS = [kind for kind in KINDS.values() if issubclass(kind, (MapMethod, *DRAWN))]
+DIFFERENTIABLE = [
+    kind
+    for kind in METHODS.values()
+    if issubclass(kind, GradientWeighted | ClassAgnostic) and kind is not CenterGaussian
+]
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
@@ -429,6 +437,60 @@ def test_bad_inputs(kind, net):
 def test_model_that_is_none(kind):
     with pytest.raises(CamlibError, match=r"expected a torch.nn.Module as the model, got function"):
         kind(lambda x: x)
+
+
+@pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
+def test_model_that_changes_its_input_in_place(kind):
+    class InPlace(Net):
+        def forward(self, batch):
+            return super().forward(batch.mul_(2).sub_(1))
+
+    base, batch = fitting(kind, 6), images()
+    method = kind(InPlace(base.features, base.tail).eval())
+    expected = method(batch, target=1)
+    assert torch.equal(batch, images())
+    assert torch.equal(method(batch, target=1), expected)
+    assert expected.abs().sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
+def test_second_call_gives_the_same(kind):
+    attends = issubclass(kind, AttentionMethod)
+    method = kind(transformer() if attends else pooled(in_place=True))
+    first = method(images(), target=1)
+    assert torch.equal(method(images(), target=1), first)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_what_the_cpu_gives(kind, net):
+    batch = images()
+    expected = kind(net)(batch, target=1)
+    state = torch.cuda.get_rng_state()
+    found = kind(net.cuda())(batch.cuda(), target=1)
+    assert found.is_cuda
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", DIFFERENTIABLE, ids=lambda kind: kind.__name__)
+def test_heatmap_can_stand_in_a_loss(kind):
+    net = convolutional().double()
+    method = kind(net, "features", differentiable=True)
+    batch = images().double().requires_grad_()
+    heatmap = method(batch, target=2)
+    torch.testing.assert_close(heatmap.detach(), kind(net, "features")(batch, target=2))
+
+    def loss(pixels):
+        return (method(pixels, target=2, normalize=False, relu=False) ** 2).sum()
+
+    [gradient] = torch.autograd.grad(loss(batch), batch)
+    step = torch.zeros_like(batch)
+    step[1, 2, 3, 4] = 1e-6
+    numeric = (loss(batch + step) - loss(batch - step)) / 2e-6
+    torch.testing.assert_close(gradient[1, 2, 3, 4], numeric, rtol=1e-4, atol=1e-6)
+    loss(images().double()).backward()
+    assert net.features[0].weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)

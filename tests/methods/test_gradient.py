@@ -1,12 +1,18 @@
+"""Methods that weigh channels by gradients, beyond what holds for every method."""
+
+from __future__ import annotations
+
 import pytest
 import torch
-from nets import Failing, Net, Pooling, features, images, spread
+from nets import Failing, Net, Pooling, convolutional, features, images, pooled, spread
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camlib import METHODS, GraphError, ShapleyCAM
+from camlib import METHODS, GradCAM, GradCAMPlusPlus, GraphError, LayerCAM, ShapleyCAM
 from camlib.methods.layer import GradientWeighted
+
+pytestmark = pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 
 GRADIENT_WEIGHTED = [kind for kind in METHODS.values() if issubclass(kind, GradientWeighted)]
 
@@ -78,3 +84,30 @@ def test_other_errors_of_the_second_backward_pass_are_the_models_own():
     net = spread(Net(features(), nn.Sequential(Squared(), Pooling(), nn.Linear(6, 4))))
     with pytest.raises(RuntimeError, match=r"^the model's own"):
         ShapleyCAM(net, "features")(images(), 1)
+
+
+def test_new_method_is_one_function():
+    class SumCAM(GradientWeighted):
+        def weights(self, activation, gradient):
+            return gradient.sum((2, 3), keepdim=True)
+
+    net, batch = pooled(), images()
+    torch.testing.assert_close(SumCAM(net)(batch), GradCAM(net)(batch))
+    assert SumCAM(net)(batch, target=[[0, 1]]).shape == (2, 2, 8, 8)
+
+
+def test_interpolating_relu_off_keeps_what_speaks_against():
+    net = convolutional()
+    against = GradCAM(net, "features").explain(images(), target=2, relu=False).map
+    assert (against < 0).any()
+
+
+@pytest.mark.parametrize("kind", [GradCAM, GradCAMPlusPlus, LayerCAM])
+def test_many_classes_of_one_pass_equal_a_loop(kind):
+    net, batch = convolutional().double(), images(3).double()
+    cam = kind(net, ["features.1", "features"], fuse=None)
+    several = cam.explain(batch, [list(range(4))], relu=False)
+    for k in range(4):
+        alone = cam.explain(batch, k, relu=False)
+        for together, single in zip(several.maps, alone.maps, strict=True):
+            torch.testing.assert_close(together[:, k], single, rtol=1e-10, atol=1e-14)

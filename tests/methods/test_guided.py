@@ -12,6 +12,7 @@ from camlib import (
     METHODS,
     RISE,
     AblationCAM,
+    CamlibWarning,
     EigenCAM,
     GradCAM,
     GuidedBackprop,
@@ -216,3 +217,23 @@ def test_values_that_overflow_on_the_way_to_the_pixels_are_refused():
     net.features[0].register_forward_hook(lambda _, __, output: Steep.apply(output))
     with pytest.raises(InputError, match="the attribution is not finite"):
         GuidedGradCAM(net, "features")(images(), 1)
+
+
+def test_halves_of_guided_grad_cam_explain_the_same_class():
+    net, batch = convolutional(), images(4)
+    seen = GuidedGradCAM(net, "features").explain(batch)
+    target = net(batch).argmax(1)
+    assert torch.equal(seen.target, target)
+    assert seen.method == "GuidedGradCAM"
+    heatmap = GradCAM(net, "features", normalize=False)(batch, target=target)
+    guided = GuidedBackprop(net)(batch, target=target)
+    torch.testing.assert_close(seen.heatmap, guided * heatmap[:, None])
+    assert repr(GuidedGradCAM(net, "features")) == "GuidedGradCAM(Net, layer='features')"
+
+
+def test_guided_backprop_of_a_network_without_relu_warns():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.warns(
+        CamlibWarning, match="GuidedBackprop met no ReLU in Sequential, so this is the"
+    ):
+        GuidedBackprop(net)(images())

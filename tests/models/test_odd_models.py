@@ -27,6 +27,7 @@ from camlib import (
     InputError,
     LayerError,
     LayoutError,
+    ModelError,
     PixelMethod,
     Saliency,
     ScoreCAM,
@@ -479,3 +480,13 @@ def test_random_numbers_after_overlapping_calls():
         leave.set()
         thread.join()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_layers_of_a_scripted_model():
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()))
+    with pytest.raises(
+        ModelError, match=r"the layers of a scripted model \(Sequential\) run no hooks"
+    ):
+        GradCAM(scripted)
+    assert Saliency(scripted)(images(), target=1).shape == (2, 3, 8, 8)
