@@ -30,6 +30,7 @@ from camlib.layouts import Layout
 from camlib.passes.chunks import Chunks
 from camlib.passes.forward import Pass
 from camlib.state.ambient import FunctionMode
+from camlib.state.shards import sharded
 
 _TRIED = 3
 """How many channels of each sample are left out for real."""
@@ -67,6 +68,8 @@ class Channelwise:
         """
         layer = _Layer(run, number, layout, Chunks(chunks.size))
         run.settle(number, layout, several=chunks.size != 1 or len(run.inputs) > 1)
+        if sharded(run.model.modules()):  # which takes the weight back after the pass
+            return None
         wide = (each.shape[1] for each in run.model.parameters() if each.ndim == 2)
         if not run.tails[number].needs.replayable or all(w % layer.channels for w in wide):
             return None

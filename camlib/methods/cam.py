@@ -122,7 +122,13 @@ def _classifiers(
     shape = logits.shape[1], pooled.shape[1]
     for module in reversed(list(model.modules())):
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-            weight = module.weight.detach()
-            if weight.shape[:2] == shape and weight[0, 0].numel() == 1:
-                bias = weight.new_zeros(shape[0]) if module.bias is None else module.bias.detach()
-                yield weight.flatten(1).to(pooled), bias.to(pooled)
+            weight = module.weight
+            if weight.shape[:2] == shape and weight.shape[2:].numel() == 1:
+                bias = pooled.new_zeros(shape[0]) if module.bias is None else _whole(module.bias)
+                yield _whole(weight).flatten(1).to(pooled), bias.to(pooled)
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    """The values of `parameter`; all of them, where each process holds a part."""
+    parameter = parameter.detach()
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter

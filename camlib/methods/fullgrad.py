@@ -145,7 +145,8 @@ class _Biases(FunctionMode):
             return result
         shape = [1] * result.ndim
         shape[axis] = -1
-        value = maps.precise(bias.detach()).reshape(shape)
+        # A copy: FSDP frees what it lends to the pass.
+        value = maps.precise(bias.detach().clone()).reshape(shape)
         self.found.append(_Bias(result, value, name != "linear"))
         return result.clone()  # what follows may change it in place
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from camlib.draws import Draws
 from camlib.errors import InputError, LayerError
+from camlib.state.shards import sharded
 from camlib.state.undoing import Undoing
 
 Draw = Literal["permuted", "reset"]
@@ -26,9 +27,15 @@ def weighted(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
     """The names of `layers`, or of all modules with weights of their own, from the output on.
 
     Raises:
+        InputError: the weights are spread over several processes.
         LayerError: there is no such layer, or it has no weights.
     """
     modules = dict(model.named_modules())
+    if sharded(modules.values()):
+        raise InputError(
+            "the weights of the model are sharded over processes by FSDP, so no layer can be made "
+            "random; pass a model that is not sharded"
+        )
     if layers is None:
         own = [name for name, each in modules.items() if any(True for _ in each.parameters(False))]
         return own[::-1]

@@ -33,6 +33,7 @@ from camlib.errors import ModelError, warn
 from camlib.nested import tensors_in
 from camlib.state.copies import NOTHING, Copies, Noted, is_copied, same
 from camlib.state.hooks import hook_before
+from camlib.state.shards import reshard, sharded
 from camlib.state.undoing import Undoing, lock
 
 
@@ -46,6 +47,8 @@ def put_back_state(undo: Undoing, model: nn.Module) -> State:
     with lock:
         held = _held.get(id(model)) or _held.setdefault(id(model), _Held(State(model)))
         held.holders.add(id(undo))
+    if held.state.sharded:
+        reshard(undo, model.modules())
     for module in held.state.lazy:
         hook_before(undo, module, _refuse, first=True)
     if parametrize._cache_enabled:
@@ -88,19 +91,19 @@ class State:
         every = [*model.modules()]
         modules = [m for m in every if not isinstance(m, torch.jit.ScriptModule)]
         scripted = [m for m in every if isinstance(m, torch.jit.ScriptModule)]
-        sharded = any(map(_is_sharded, {*map(type, modules)}))
+        self.sharded = sharded(modules)
         self.lazy = [
             module
             for module in modules
             if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
         ]
-        self.modules = [_Kept(module, sharded=sharded) for module in modules]
+        self.modules = [_Kept(module, sharded=self.sharded) for module in modules]
         groups: dict[Any, dict[int, Tensor]] = defaultdict(dict)
         for kept in self.modules:
             for tensor in kept.small:
                 groups[tensor.dtype, tensor.device][id(tensor)] = tensor
         self.copies = [Copies(list(group.values())) for group in groups.values()]
-        weights = [] if sharded else [*self._weights(scripted)]
+        weights = [] if self.sharded else [*self._weights(scripted)]
         self.data = [(parameter, parameter.data) for parameter in weights]
         self.places = [parameter.data_ptr() for parameter in weights]
         self.frozen: list[tuple[Tensor, bool]] = []
@@ -253,12 +256,6 @@ def _is_common(home: str) -> bool:
     return home.startswith("torch.nn.modules.")
 
 
-@cache
-def _is_sharded(kind: type[object]) -> bool:
-    """Whether the parameters of such modules are lent to them for a pass, by FSDP."""
-    return any(base.__name__ in _SHARDED for base in kind.__mro__)
-
-
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
@@ -271,7 +268,5 @@ class _Held:
 
 _OWN = frozenset(vars(nn.Module())) | {"forward"}
 """What every module has, and what stands between a module and its `forward`."""
-
-_SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
 
 _held: dict[int, _Held] = {}
