@@ -101,7 +101,7 @@ def test_constant_layer_has_no_component():
     assert KPCACAM(pooled(), "features").pattern(torch.eye(6).expand(1, 2, 6, 6)).any()
 
 
-@pytest.mark.parametrize("shape", [(2, 30, 3, 4), (2, 5, 6, 7)])
+@pytest.mark.parametrize("shape", [(2, 15, 2, 3), (2, 5, 3, 4)])
 @pytest.mark.parametrize("kind", [EigenCAM, KPCACAM, EigenGradCAM, SegEigenCAM])
 def test_dead_channels_and_places_leave_the_gradient_finite(kind, shape):
     activation = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double().relu()

@@ -347,7 +347,7 @@ def test_distributed_data_parallel(kind, net):
 def test_threads_share_a_model(kind, net):
     net.train()
     before = snapshot(net)
-    batches = [images(seed=seed) for seed in range(8)]
+    batches = [images(seed=seed) for seed in range(4)]
     method = kind(net)
     expected = [method(batch, target=1) for batch in batches]
     start = threading.Barrier(4)
@@ -394,9 +394,9 @@ def test_with_is_accepted_and_lets_errors_pass(kind, net):
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_series_images_and_volumes(kind, axes):
     net = fitting(kind, axes=axes)
-    size = [12, 8, 6][:axes]
+    size = (8, 4, 6)[:axes]
     found = kind(net)(images(2, *size))
-    assert found.shape[-axes:] == tuple(size)
+    assert found.shape[-axes:] == size
     assert found.shape[0] == 2
 
 

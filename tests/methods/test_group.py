@@ -120,9 +120,10 @@ def test_blur_is_that_of_the_authors_in_images_of_224():
     GroupCAM(net, "features")(image, 1)
     kernel = torch.exp(-(torch.arange(-25, 26).double() ** 2) / (2 * 50**2))
     kernel = kernel / kernel.sum()
+    rows = torch.arange(0, 224, 16)  # every sixteenth row will do
     padded = F.pad(image, (25, 25, 25, 25), mode="reflect").movedim(1, 0)
-    expected = F.conv2d(padded, (kernel[:, None] * kernel)[None, None]).movedim(0, 1)
-    torch.testing.assert_close(seen[1], expected)
+    expected = F.conv2d(padded, (kernel[:, None] * kernel)[None, None], stride=(16, 1))
+    torch.testing.assert_close(seen[1][:, :, rows], expected.movedim(0, 1))
 
 
 def test_clips_have_masks_of_their_frames():

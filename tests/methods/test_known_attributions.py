@@ -165,7 +165,7 @@ RULES = ["gauss_legendre", "middle", "left", "right", "trapezoid"]
 @pytest.mark.parametrize("net", [TWO_RELUS, ANOTHER], ids=["one", "another"])
 def test_integrated_gradients_of_the_papers_examples(net, rule):
     """Sundararajan et al., figure 3: two networks of one function have the same attributions."""
-    options = {"steps": 2000, "rule": rule, "batch_size": 2000, **ROWS}
+    options = {"steps": 800, "rule": rule, "batch_size": 800, **ROWS}
     found = IntegratedGradients(net, **options)(WAY, first)
     torch.testing.assert_close(found, torch.tensor([[1.5, -0.5]]), atol=0.005, rtol=0)
     slopes = IntegratedGradients(net, multiply=False, **options)(WAY, first)
