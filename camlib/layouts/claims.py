@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from camlib.errors import LayoutError
+from camlib.layouts.alignment import Alignment, line_through
 from camlib.layouts.base import Layout
 from camlib.layouts.kinds import Axes, Placed, Series, Tokens
 from camlib.layouts.measured import ALIKE, Looks, loud_places
@@ -38,17 +39,11 @@ SPEAKS = 0.5
 _CLEAR = 0.98
 """From which correlation on the borders of a grid are told by its positions."""
 
-_ASTRAY = 0.75
-"""A place that looks at little more than its cell looks at most so many cells beside it."""
-
 _ASLANT = 0.25
 """From which slope on an axis of the grid lies aslant in the input."""
 
 _ASLANT_AT_ONCE = 0.1
 """The same where each place looks at little more than its cell, and positions are exact."""
-
-_FEW = 0.03
-"""The share of places that may look further away, by chance or at a border."""
 
 ROLLED = 0.9
 """From which correlation on a grid is one that was rolled over, as windows are shifted."""
@@ -130,18 +125,24 @@ class Claim:
 
         A row of tokens can be laid out in many ways, of which some agree by half. The right one
         agrees well where tokens look at little parts of the input, each at another. A few places
-        agree by chance unless they look apart.
+        agree by chance unless they look apart, and a few tokens in any order always do.
         """
         few = self.loud.numel() < 9
-        row = self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
-        if (row and self.displaced) or (few and not self.look.telling):
+        if few and (not self.look.telling or (self.row and not self.usual)):
+            return False
+        if self.displaced:
             return False
         known = self.grid in grids or not (self.look.telling or isinstance(self.layout, Series))
-        if row and not (self.complete and self.usual and known):
+        if self.row and not (self.complete and self.usual and known):
             sure = True
         else:
             sure = few and not self.usual
         return self.agreement >= (SURE if sure else AGREES)
+
+    @property
+    def row(self) -> bool:
+        """Whether it is a row of tokens that is read."""
+        return self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
 
     @property
     def complete(self) -> bool:
@@ -202,16 +203,26 @@ class Claim:
 
     @cached_property
     def displaced(self) -> bool:
-        """Whether some places look at another cell than they are claimed to, though it is clear."""
-        if (self.complete and self.usual) or not self.local:
+        """Whether some tokens look at another cell than they are claimed to, though it is clear."""
+        if not self.row:
             return False
-        for axis, ((low, high), length) in enumerate(zip(self.borders(), self.grid, strict=True)):
-            claimed, measured = self._pair(axis)
-            cell = (high - low) / length
-            away = ((measured - low) / cell - claimed - 0.5).abs()
-            if length > 1 and (away > _ASTRAY).double().mean() > _FEW:
-                return True
-        return False
+        exact = self.local and not (self.complete and self.usual)
+        return self._aligned.astray(exact=exact) or self._aligned.shifted
+
+    @cached_property
+    def _aligned(self) -> Alignment:
+        """The tokens in their order, with their cells and where they look."""
+        numbers = self.numbers.flatten()
+        order = numbers.argsort()[int((numbers == 0).sum()) :]
+        cells = torch.stack(torch.unravel_index(order, self.grid)).to(self.positions)
+        positions = self.positions.where(self.loud, torch.nan).flatten(1)[:, order]
+        return Alignment(cells, self._in_cells(positions))
+
+    def _in_cells(self, positions: Tensor) -> Tensor:
+        """`positions` ``(A, T)`` in the input, in cells of the grid."""
+        lines = [line_through(*self._pair(axis)) for axis in range(len(self.grid))]
+        start, step = torch.stack([torch.stack(line) for line in lines]).unbind(1)
+        return (positions - start[:, None]) / step[:, None]
 
     def rivals(self, other: Claim) -> bool:
         """Whether `other` puts places that both show at another distance from each other."""
@@ -233,16 +244,24 @@ class Claim:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether a place that is not shown looks at as little of the input as those shown."""
-        if not self.local:
-            return False
+        """Whether a token that is not shown is a patch.
+
+        It looks at as little of the input as those shown, or it comes next and looks at the cell
+        that would come next.
+        """
         shown = torch.zeros_like(self.look.loud).flatten()
         numbers = self.numbers[self.numbers > 0].long() - 1
         shown[numbers] = True
         others = self.look.loud.flatten() & ~shown
-        spread = self.look.spread.flatten(1)
-        most = 1.5 * spread[:, numbers].median(1, keepdim=True).values
-        return bool((others & (spread <= most).all(0)).any())
+        if self.local:
+            spread = self.look.spread.flatten(1)
+            most = 1.5 * spread[:, numbers].median(1, keepdim=True).values
+            return bool((others & (spread <= most).all(0)).any())
+        cells = self._aligned.cells
+        line = self.grid[int((cells[:, 1] - cells[:, 0]).abs().argmax())]
+        places = self._in_cells(self.look.positions.flatten(1)).where(others, torch.inf)
+        first, last = int(numbers.min()), int(numbers.max())
+        return self._aligned.goes_on(places[:, :first], places[:, last + 1 :], line)
 
     @property
     def extent(self) -> float:

@@ -276,7 +276,7 @@ def confirm(reading: Reading, seen: Measured) -> Reading:
     else:  # a row of tokens that is off by a few agrees as well, nearly
         least = min(SURE, reading.agreement - _AS_WELL) if row else AGREES
         close = [claim for claim in found if claim.agreement >= least]
-        fits = any(not (row and (claim.displaced or claim.leaves_out)) for claim in close)
+        fits = any(not (claim.displaced or (row and claim.leaves_out)) for claim in close)
     if not fits:
         raise LayoutError(
             f"{reading.layout!r} fits the first sample and not all of them; explain "
@@ -288,7 +288,7 @@ def confirm(reading: Reading, seen: Measured) -> Reading:
 def _agreeing(known: Sequence[tuple[Reading, int]], seen: Measured) -> list[Claim]:
     """The claims of `known` readings that agree, the best first."""
     found = [Claim.of(reading.layout, seen.look(channels)) for reading, channels in known]
-    agreeing = [claim for claim in found if claim is not None and claim.agreement >= AGREES]
+    agreeing = [c for c in found if c is not None and c.agreement >= AGREES and not c.displaced]
     return sorted(agreeing, key=lambda claim: -claim.agreement)
 
 

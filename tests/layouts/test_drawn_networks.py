@@ -274,6 +274,54 @@ COLUMNS_OF_NINE = {
         seed=373,
     )
 )
+@example(
+    Drawn((3, 5), "cropped", "rows", 1, (2, 0, 4), "tokens", 0.0, True, True, samples=2, seed=5)
+)
+@example(
+    Drawn(
+        (3, 4),
+        "resized",
+        "rows",
+        1,
+        (0, 0, 1),
+        "tokens, samples second",
+        0.5,
+        True,
+        True,
+        samples=1,
+        seed=7,
+    )
+)
+@example(
+    Drawn(
+        (8, 8),
+        "as given",
+        "rows",
+        1,
+        (0, 0, 0),
+        "tokens, samples second",
+        2.0,
+        True,
+        True,
+        samples=1,
+        seed=146,
+    )
+)
+@example(
+    Drawn(
+        (3, 3),
+        "flipped",
+        "shuffled",
+        4,
+        (0, 3, 3),
+        "tokens, samples second",
+        0.0,
+        True,
+        True,
+        samples=3,
+        seed=3,
+    )
+)
 @given(drawings())
 @settings(
     max_examples=DRAWS,
