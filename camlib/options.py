@@ -128,7 +128,7 @@ def check(name: str, value: Any, kind: Any) -> None:
     given = f"{name}={_SHORT.repr(value)}"
     if isinstance(value, str | tuple | list) and "Literal" in repr(kind):
         raise OptionError(f"{given} is not known; use {expected(kind)}")
-    if value not in ((), []) and fits(value, _without_ranges(kind)):
+    if not _is_empty(value) and fits(value, _without_ranges(kind)):
         raise OptionError(f"{given} is out of range; expected {expected(kind)}")
     raise OptionError(f"{given} is {_kind_of(value)}; expected {expected(kind)}")
 
@@ -155,9 +155,10 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is abc.Callable:
         return callable(value)
     if kind is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
+        return isinstance(value, Integral) and not isinstance(value, bool) and not _is_huge(value)
     if kind is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and not _is_huge(value) and math.isfinite(value)
     return isinstance(value, kind) if isinstance(kind, type) and kind is not Any else True
 
 
@@ -286,11 +287,22 @@ def _each_fits(values: Sequence[Any], kind: Any) -> bool:
     return all(fits(value, kind) for value in values)
 
 
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, tuple | list) and not value
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether `value` is an integer that PyTorch cannot take."""
+    return isinstance(value, Integral) and not -(2**63) <= int(value) < 2**64
+
+
 def _kind_of(value: Any) -> str:
     """What `value` is, for an error."""
     if isinstance(value, type):
         return "a class"
-    if value in ((), []):
+    if _is_huge(value):
+        return "too large"
+    if _is_empty(value):
         return "empty"
     if isinstance(value, Real) and not isinstance(value, bool) and not math.isfinite(value):
         return "not finite"

@@ -117,12 +117,22 @@ class Custom(Layout):
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, activation: Tensor) -> Tensor:
-        """What the function returns."""
-        return self.function(activation)
+        """What the function returns.
+
+        Raises:
+            LayoutError: it is no tensor.
+        """
+        found = self.function(activation)
+        if not isinstance(found, Tensor):
+            raise LayoutError(
+                f"layout={self.function!r} returned {type(found).__name__}; expected a function "
+                "from an activation to a tensor (N, C, *grid)"
+            )
+        return found
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
         """The grid that the function makes of an activation of `shape`."""
-        return tuple(self.function(torch.zeros(tuple(shape), device="cpu")).shape[2:])
+        return tuple(self(torch.zeros(tuple(shape), device="cpu")).shape[2:])
 
     def __repr__(self) -> str:
         return repr(self.function)

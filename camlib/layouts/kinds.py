@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from camlib.errors import LayoutError
 from camlib.layouts.base import Layout, Shape
-from camlib.options import Count, Natural
+from camlib.options import Count, Filled, Natural
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Tokens(_Sequence):
     grid: tuple[Count, ...] | None = None
     suffix: Natural = 0
     batch_first: bool = True
-    patches: tuple[int, ...] | None = None
+    patches: Annotated[tuple[int, ...], Filled()] | None = None
 
     def __call__(self, activation: Tensor) -> Tensor:
         """The patches of `activation` on their grid; the other tokens are left out."""
@@ -203,7 +204,7 @@ class Placed(_Sequence):
         batch_first: whether it is ``(N, T, C)`` or ``(T, N, C)``.
     """
 
-    tokens: tuple[int, ...]
+    tokens: Annotated[tuple[int, ...], Filled()]
     grid: tuple[int, ...]
     batch_first: bool = True
 

@@ -107,7 +107,7 @@ def closest_classifier(run: Pass, raw: Tensor, activation: Tensor) -> Classifier
 def _distance(estimate: Tensor, expected: Tensor) -> float:
     """The largest error of `estimate`, as a share of the largest value of `expected`."""
     scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-    return float((estimate - expected).abs().max() / scale)
+    return float((estimate.detach() - expected).abs().max() / scale)
 
 
 def _classifiers(

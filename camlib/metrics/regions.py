@@ -8,7 +8,7 @@ are connected is passed on, by steps that double.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from camlib.errors import InputError
 from camlib.maps import precise
+from camlib.options import Range, checked
 from camlib.results import Drawn
 
 if TYPE_CHECKING:
@@ -51,7 +52,13 @@ class Regions(Drawn):
         return f"Regions(masks={tuple(self.masks.shape)}, boxes={counts})"
 
 
-def localize(heatmap: Tensor, *, share: float = 0.15, parts: Parts = "largest") -> Regions:
+@checked
+def localize(
+    heatmap: Tensor,
+    *,
+    share: Annotated[float, Range(0, 1, above=True)] = 0.15,
+    parts: Parts = "largest",
+) -> Regions:
     """Masks and boxes from maps: weakly supervised segmentation and detection.
 
     What is at least `share` of a map's maximum is hot. Zhou et al., CVPR 2016, arXiv:1512.04150,
@@ -75,10 +82,6 @@ def localize(heatmap: Tensor, *, share: float = 0.15, parts: Parts = "largest") 
             f"expected a heatmap (H, W) or heatmaps (N, H, W), got {type(heatmap).__name__} of "
             f"shape {tuple(getattr(heatmap, 'shape', ()))}"
         )
-    if not 0 < share <= 1:
-        raise InputError(f"share={share} is out of range; expected 0 < share <= 1")
-    if parts not in ("largest", "all"):
-        raise InputError(f"parts={parts!r} is not known; use 'largest' or 'all'")
     maps = precise(heatmap.detach()).reshape(-1, *heatmap.shape[-2:])
     masks = hot(maps, torch.tensor([share], device=maps.device))[:, 0]
     regions = connected(masks)

@@ -149,7 +149,10 @@ def numbers(given: Any, name: str, device: torch.device) -> Tensor:
         TargetError: `given` holds something else, or parts of different shapes.
     """
     try:
-        return _stacked(given).to(device)
+        found = _stacked(given).to(device)
+        if found.is_complex():
+            raise TypeError
+        return found
     except (TypeError, ValueError, RuntimeError):
         raise TargetError(
             f"{name}={given!r} is no array of numbers; pass a tensor, a NumPy array or a list"
