@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from migrating_page import CASES, NOTHING, measured, rows
-from nets import convolutional, images
+from nets import Net, Pooling, convolutional, features, images, spread
+from peer import as_grad_cam_scales
 from torch import Tensor, nn
 
 import camlib
@@ -152,7 +153,19 @@ def test_every_row_says_how_far_it_agrees():
     assert {key for _, key in found if key} == set(CASES)
 
 
-def call(peers: Any, library: str, net: nn.Module, batch: Tensor, target: int | None) -> Any:
+def test_a_row_without_a_number_says_why():
+    for number, key in rows(PAGE):
+        line = PAGE.splitlines()[number]
+        cells = line.strip("| ").split("|")
+        assert len(cells) == 4, line
+        if key is None:
+            reason = re.sub(r"`[^`]*`", "", cells[2])
+            assert len(reason.split()) > 3, line
+        elif float(cells[-1]) > 1e-4:
+            assert cells[2].strip(), line
+
+
+def call(peers: Any, library: str, net: nn.Module, batch: Tensor, target: Any) -> Any:
     """Grad-CAM by `library`, as its users call it."""
     if library == "grad-cam":
         wanted = None if target is None else [peers["target"](target)] * len(batch)
@@ -191,6 +204,40 @@ def test_what_a_call_returns(peers, library, kind, shape, graph):
 def test_call_without_a_class(peers, library, error):
     with pytest.raises(error) if error else nullcontext():
         call(peers, library, convolutional(), images(2), None)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("library", ["grad-cam", "torchcam", "captum"])
+def test_class_0_of_a_network_with_one_output(peers, library):
+    """It is the output there, and what speaks against it here."""
+    net = spread(Net(features(), nn.Sequential(Pooling(), nn.Linear(6, 1))))
+    batch = images(2)
+    theirs = torch.as_tensor(call(peers, library, net, batch, 0)).squeeze().detach()
+    method = camlib.GradCAM(net, "features", relu=library != "captum")
+    one, zero = (method.explain(batch, label).map for label in (1, 0))
+    if library == "grad-cam":
+        one, zero = (torch.tensor(as_grad_cam_scales(found, 8)) for found in (one, zero))
+    if library == "torchcam":
+        one, zero = (camlib.maps.normalize(found[:, None])[:, 0] for found in (one, zero))
+    torch.testing.assert_close(theirs, one)
+    assert (theirs - zero).abs().max() > 0.1 * one.abs().max()
+
+
+@pytest.mark.peers
+def test_one_class_in_a_list_for_several_images(peers):
+    net, batch = convolutional(), images(2)
+    with peers["grad-cam"].GradCAM(net, [net.features]) as cam:
+        found = cam(batch, [peers["target"](1)])
+    assert found[0].any()
+    assert not found[1].any()
+    with pytest.raises(ValueError, match="batch size"):
+        call(peers, "torchcam", net, batch, [1])
+    with pytest.raises(AssertionError, match="length"):
+        call(peers, "captum", net, batch, [1])
+    for_all = call(peers, "captum", net, batch, torch.tensor([1]))
+    torch.testing.assert_close(for_all, call(peers, "captum", net, batch, 1))
+    with pytest.raises(camlib.TargetError, match="does not fit 2 samples"):
+        call(peers, "camlib", net, batch, [1])
 
 
 @pytest.mark.peers

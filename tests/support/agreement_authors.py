@@ -6,18 +6,23 @@ networks. Each case is a row of "The authors' code" in `docs/migrating.md`.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
-from agreement_peers import Pair, case
+from agreement_peers import Pair, case, classes, scenes
+from agreement_peers import model as zoo_model
 from nets import by_hand, convolutional, images, pooled, transformer
 from reference import (
     cam,
     full_grad,
     grad_cam,
     grad_cam_plus_plus,
+    gradient_at,
     group_cam,
     layer_cam,
+    lift_cam,
+    rise,
     rollout,
     score_cam,
     token_recipro_cam,
@@ -95,10 +100,78 @@ def of_score_cam(_: Any) -> Pair:
     return each(theirs), method(batch(), TARGETS).relu()
 
 
+@case("authors", "SSCAM1")
+def of_ss_cam(_: Any) -> Pair:
+    """On the built-in network, with the draws of camlib in both; a mask is the resized channel."""
+    model, image, [label] = zoo_model(), scenes(1)[..., ::2, ::2], classes(1).tolist()
+    noise = torch.randn(3, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(48, 48)
+    with torch.no_grad():
+        for channel in model.features[:5](image)[0]:
+            mask = large(channel, 48)
+            if mask.max() == mask.min():
+                continue
+            deviation = (2 / (mask.max() - mask.min())) ** 2
+            answers = model(image * (mask + deviation * noise)).softmax(1)
+            total += answers[:, label].mean() * mask
+    theirs = total.relu()[None]
+    found = camlib.SSCAM(model, "features.4", samples=3)(image, label)
+    return (theirs - theirs.min()) / (theirs.max() - theirs.min()), found
+
+
 @case("authors", "PengtaoJiang/LayerCAM")
 def of_layer_cam(_: Any) -> Pair:
     theirs = each(lambda x, t: layer_cam(*seen(x, t)))
     return theirs, camlib.LayerCAM(net(), LAYER, relu=False).explain(batch(), TARGETS).map
+
+
+@case("authors", "rachellea/hirescam")
+def of_hires_cam(_: Any) -> Pair:
+    """Theirs has no ReLU."""
+
+    def theirs(image: Tensor, target: int) -> Tensor:
+        total = torch.zeros(4, 4).double()
+        for a, g in zip(*seen(image, target), strict=True):
+            total += g * a
+        return total
+
+    return each(theirs), camlib.HiResCAM(net(), LAYER).explain(batch(), TARGETS, relu=False).map
+
+
+@case("authors", "Fu0511/XGrad-CAM")
+def of_xgrad_cam(_: Any) -> Pair:
+    def theirs(image: Tensor, target: int) -> Tensor:
+        total = torch.zeros(4, 4).double()
+        for a, g in zip(*seen(image, target), strict=True):
+            total += (g * a).sum() / (a.sum() + 1e-6) * a
+        return total.relu()
+
+    return each(theirs), camlib.XGradCAM(net(), LAYER).explain(batch(), TARGETS).map
+
+
+@case("authors", "Hyungsik-Jung/LIFT-CAM")
+def of_lift_cam(_: Any) -> Pair:
+    """Before global pooling and one linear layer, where DeepLIFT has a closed form."""
+    model = pooled().double()
+    theirs = each(lambda x, t: lift_cam(*seen(x, t, model)))
+    return theirs, camlib.LIFTCAM(model, LAYER).explain(batch(), TARGETS).map
+
+
+@case("authors", "Imageomics/Finer-CAM")
+def of_finer_cam(_: Any) -> Pair:
+    """Grad-CAM of a score whose weights also have a gradient."""
+    model, maps = net(), []
+    for image in batch():
+        activation = model.features(image[None]).detach().requires_grad_()
+        scores = model.tail(activation)[0]
+        own, *others = (scores - scores.max()).abs().argsort()[:4]
+        shares = scores.softmax(0)
+        total = sum(shares[other] * (scores[own] - scores[other]) for other in others)
+        score = total / (sum(shares[other] for other in others) + 1e-9)
+        [gradient] = torch.autograd.grad(score, activation)
+        maps.append(grad_cam(activation[0].detach(), gradient[0]))
+    found = camlib.GradCAM(model, LAYER).explain(batch(), camlib.targets.Contrast()).map
+    return torch.stack(maps), found
 
 
 @case("authors", "X-Shi/Zoom-CAM")
@@ -274,3 +347,63 @@ def of_full_grad(_: Any) -> Pair:
         return picture
 
     return each(theirs), camlib.FullGrad(model).explain(batch(), TARGETS).map
+
+
+@case("authors", "eclique/RISE")
+def of_rise(_: Any) -> Pair:
+    """With the draws of camlib in both; theirs mirrors a mask at its outermost cells."""
+    model, count, cells, step = net(), 20, 3, 3
+    generator = torch.Generator().manual_seed(0)
+    grids = (torch.rand(count, cells, cells, generator=generator) < 0.5).double()
+    starts = [torch.randint(step, (count,), generator=generator).tolist() for _ in range(2)]
+
+    def at(grid: Tensor, *places: float) -> Tensor:
+        """The value of `grid` between its cells, which are mirrored at the outermost ones."""
+        low = [int(place // 1) for place in places]
+        total = torch.zeros(()).double()
+        for i in (0, 1):
+            for j in (0, 1):
+                row, column = low[0] + i, low[1] + j
+                share = (1 - abs(places[0] - row)) * (1 - abs(places[1] - column))
+                mirrored = [min(abs(k), 2 * (cells - 1) - abs(k)) for k in (row, column)]
+                total += share * grid[mirrored[0], mirrored[1]]
+        return total
+
+    length = (cells + 1) * step
+    masks = []
+    for grid, down, right in zip(grids, *starts, strict=True):
+        mask = torch.zeros(8, 8).double()
+        for i in range(8):
+            for j in range(8):
+                places = [(k + 0.5) * cells / length - 0.5 for k in (i + down, j + right)]
+                mask[i, j] = at(grid, *places)
+        masks.append(mask)
+    theirs = each(lambda x, t: rise(model, x, t, masks, 0.5))
+    return theirs, camlib.RISE(model, masks=count, cells=cells).explain(batch(), TARGETS).map
+
+
+@case("authors", "ankurtaly/Integrated-Gradients")
+def of_integrated_gradients(_: Any) -> Pair:
+    """Of a probability, by the trapezoidal rule over 50 steps, which have 51 ends."""
+    model = nn.Sequential(net(), nn.Softmax(1))
+
+    def theirs(image: Tensor, target: int) -> Tensor:
+        slopes = [gradient_at(model, image * i / 50, target) for i in range(51)]
+        means = [(a + b) / 2 for a, b in itertools.pairwise(slopes)]
+        return image * sum(means) / 50
+
+    method = camlib.IntegratedGradients(net(), rule="trapezoid", steps=51)
+    return each(theirs), method(batch(), camlib.targets.Probability(TARGETS))
+
+
+@case("authors", "PAIR-code/saliency")
+def of_smooth_grad(_: Any) -> Pair:
+    """The mean of squares, their default; with the draws of camlib in both."""
+    model = net()
+    noise = torch.randn(25, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+
+    def theirs(image: Tensor, target: int) -> Tensor:
+        spread = 0.15 * (image.max() - image.min())
+        return sum(gradient_at(model, image + spread * draw, target) ** 2 for draw in noise) / 25
+
+    return each(theirs), camlib.SmoothGrad(model, statistic="square")(batch(), TARGETS)

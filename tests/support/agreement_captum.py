@@ -6,10 +6,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from agreement_peers import CASES, LAYER, SIZE, Pair, case, classes, model, scenes, tensor
-from torch import Tensor
+from agreement_peers import CASES, LAYER, SIZE, Pair, case, classes, model, same, scenes, tensor
+from torch import Tensor, nn
 
 import camlib
+from camlib import maps
 
 CAPTUM = {
     "GuidedBackprop": camlib.GuidedBackprop,
@@ -41,6 +42,9 @@ def layer_grad_cam(peers: Any) -> Pair:
 def rectified(peers: Any) -> Pair:
     found = camlib.GradCAM(model(), LAYER).explain(scenes(), classes(), relu=True).map
     return of_captum(peers, "LayerGradCam", LAYER, relu_attributions=True)[:, 0], found
+
+
+same("captum", "LayerGradCam", "layer", "target", "inputs")
 
 
 @case("captum", "GuidedGradCam")
@@ -85,6 +89,103 @@ def feature_ablation(peers: Any) -> Pair:
     theirs = of_captum(peers, "FeatureAblation", feature_mask=squares)[:, 0]
     method = camlib.Occlusion(model(), window=side, stride=side, score="logit")
     return theirs, method.explain(scenes(), classes()).map
+
+
+class Early(nn.Module):
+    """The built-in network up to a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = model().features[:5]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images)
+
+
+UNIT = (0, 1, 1)
+
+
+def at_unit(output: Tensor) -> Tensor:
+    channel, row, column = UNIT
+    return output[:, channel, row, column]
+
+
+for _name, _kind in {
+    "NeuronDeconvolution": camlib.Deconvnet,
+    "NeuronGuidedBackprop": camlib.GuidedBackprop,
+    "NeuronGradient": camlib.Saliency,
+}.items():
+    CASES["captum", _name] = lambda peers, name=_name, kind=_kind: (
+        of_neuron(peers, name),
+        kind(Early().eval())(scenes(), at_unit),
+    )
+same("captum", "NeuronGradient", "neuron_selector")
+
+
+def of_neuron(peers: Any, name: str) -> Tensor:
+    net = model()
+    made = getattr(peers["captum"], name)(net, net.get_submodule(LAYER))
+    return tensor(made.attribute(scenes(), neuron_selector=UNIT))
+
+
+@case("captum", "attribute_to_layer_input")
+def at_the_layer_before(peers: Any) -> Pair:
+    theirs = of_captum(peers, "LayerGradCam", LAYER, attribute_to_layer_input=True)[:, 0]
+    found = camlib.GradCAM(model(), "features.3").explain(scenes(), classes(), relu=False)
+    return theirs, found.map
+
+
+@case("captum", "abs")
+def absolute(peers: Any) -> Pair:
+    theirs = of_captum(peers, "Saliency", abs=True).amax(1)
+    return theirs, camlib.Saliency(model(), reduce="max")(scenes(), classes())
+
+
+@case("captum", "LayerAttribution")
+def interpolated(peers: Any) -> Pair:
+    found = camlib.GradCAM(model(), LAYER).explain(scenes(), classes(), relu=False).map[:, None]
+    enlarge = peers["captum"].LayerAttribution.interpolate
+    return enlarge(found, (SIZE, SIZE), "bilinear"), maps.resize(found, (SIZE, SIZE))
+
+
+class Dimmed(nn.Module):
+    """The built-in network of images that are dimmed by a factor of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model()
+
+    def forward(self, images: Tensor, factors: Tensor) -> Tensor:
+        return self.net(images * factors[:, None, None, None])
+
+
+@case("captum", "additional_forward_args")
+def other_inputs(peers: Any) -> Pair:
+    net, factors = Dimmed().eval(), torch.tensor([0.5, 0.8, 1.2])
+    made = peers["captum"].InputXGradient(net)
+    theirs = made.attribute(scenes(), target=1, additional_forward_args=factors)
+    return tensor(theirs), camlib.InputXGradient(net, image=0)((scenes(), factors), 1)
+
+
+@case("captum", "GradientShap")
+def gradient_shap(peers: Any) -> Pair:
+    """Of one image, without noise, with the draws of camlib in both."""
+    samples, image = 10, scenes(1)
+    generator = torch.Generator().manual_seed(0)
+    torch.randint(1, (samples,), generator=generator)
+    places = torch.rand(samples, generator=generator).double().numpy()
+    blank = torch.zeros_like(image)
+    with mock.patch("numpy.random.uniform", lambda *_: places):
+        made = peers["captum"].GradientShap(model())
+        theirs = made.attribute(image, blank, n_samples=samples, target=classes(1).tolist())
+    method = camlib.ExpectedGradients(model(), baselines=blank, samples=samples)
+    return tensor(theirs), method(image, classes(1))
+
+
+@case("captum", "internal_batch_size")
+def in_batches(peers: Any) -> Pair:
+    theirs = of_captum(peers, "IntegratedGradients", internal_batch_size=7)
+    return theirs, camlib.IntegratedGradients(model(), batch_size=7)(scenes(), classes())
 
 
 RULES = {
@@ -150,3 +251,8 @@ for _kind, _statistic in {
         peers, kind, statistic
     )
 CASES["captum", "NoiseTunnel"] = CASES["captum", "smoothgrad"]
+same("captum", "GuidedGradCam", "interpolate_mode")
+same("captum", "Occlusion", "sliding_window_shapes")
+same("captum", "IntegratedGradients", "n_steps")
+same("captum", "NoiseTunnel", "nt_samples")
+same("captum", "GradientShap", "n_samples")
