@@ -1,79 +1,81 @@
-"""Class activation maps for PyTorch: where did the network look for this answer?"""
+"""Class activation maps for PyTorch: where did the network look for this answer?
+
+A name is loaded when it is first asked for: the command answers `camlib --help` without torch, and
+what draws or measures is loaded where it is used.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from camlib import layers, layouts, targets
-from camlib.errors import (
-    CamlibError,
-    CamlibWarning,
-    GraphError,
-    InputError,
-    LayerError,
-    LayoutError,
-    ModelError,
-    OptionError,
-    TargetError,
-)
-from camlib.methods import (
-    CAM,
-    CAMERAS,
-    FEM,
-    ISCAM,
-    KPCACAM,
-    LIFTCAM,
-    METHODS,
-    RISE,
-    SSCAM,
-    AblationCAM,
-    AttentionMethod,
-    AttentionRollout,
-    Augmented,
-    CenterGaussian,
-    ClassAgnostic,
-    Concepts,
-    Deconvnet,
-    DeepFeatureFactorization,
-    EigenCAM,
-    EigenGradCAM,
-    ElementWiseGradCAM,
-    ExpectedGradients,
-    Explanation,
-    FullGrad,
-    GradCAM,
-    GradCAMPlusPlus,
-    GradientRollout,
-    GradientWeighted,
-    GroupCAM,
-    GuidedBackprop,
-    GuidedGradCAM,
-    HiResCAM,
-    InputXGradient,
-    IntegratedGradCAM,
-    IntegratedGradients,
-    LaFAM,
-    LayerCAM,
-    LayerMethod,
-    LeGrad,
-    MapMethod,
-    Method,
-    Occlusion,
-    PixelMethod,
-    RandomCAM,
-    ReciproCAM,
-    Saliency,
-    ScoreCAM,
-    SegEigenCAM,
-    ShapleyCAM,
-    Smooth,
-    SmoothFullGrad,
-    SmoothGrad,
-    SmoothGradCAMPlusPlus,
-    XGradCAM,
-)
-
 if TYPE_CHECKING:
-    from camlib import metrics, visual, zoo
+    from camlib import layers, layouts, metrics, targets, visual, zoo
+    from camlib.errors import (
+        CamlibError,
+        CamlibWarning,
+        GraphError,
+        InputError,
+        LayerError,
+        LayoutError,
+        ModelError,
+        OptionError,
+        TargetError,
+    )
+    from camlib.methods import (
+        CAM,
+        CAMERAS,
+        FEM,
+        ISCAM,
+        KPCACAM,
+        LIFTCAM,
+        METHODS,
+        RISE,
+        SSCAM,
+        AblationCAM,
+        AttentionMethod,
+        AttentionRollout,
+        Augmented,
+        CenterGaussian,
+        ClassAgnostic,
+        Concepts,
+        Deconvnet,
+        DeepFeatureFactorization,
+        EigenCAM,
+        EigenGradCAM,
+        ElementWiseGradCAM,
+        ExpectedGradients,
+        Explanation,
+        FullGrad,
+        GradCAM,
+        GradCAMPlusPlus,
+        GradientRollout,
+        GradientWeighted,
+        GroupCAM,
+        GuidedBackprop,
+        GuidedGradCAM,
+        HiResCAM,
+        InputXGradient,
+        IntegratedGradCAM,
+        IntegratedGradients,
+        LaFAM,
+        LayerCAM,
+        LayerMethod,
+        LeGrad,
+        MapMethod,
+        Method,
+        Occlusion,
+        PixelMethod,
+        RandomCAM,
+        ReciproCAM,
+        Saliency,
+        ScoreCAM,
+        SegEigenCAM,
+        ShapleyCAM,
+        Smooth,
+        SmoothFullGrad,
+        SmoothGrad,
+        SmoothGradCAMPlusPlus,
+        XGradCAM,
+    )
     from camlib.metrics import localize
     from camlib.visual import figure, load, to_image
     from camlib.visual.overlay import overlay
@@ -158,15 +160,24 @@ __all__ = [
 ]
 
 
+_MODULES = ("layers", "layouts", "metrics", "targets", "visual", "zoo")
+_HOMES = {
+    "localize": "metrics",
+    **dict.fromkeys(("figure", "load", "overlay", "to_image"), "visual"),
+}
+"""Where public names are defined that are no method and no error."""
+
+
 def __getattr__(name: str) -> Any:
-    """What draws or measures, and the built-in network, are loaded when they are asked for."""
-    if name in ("metrics", "visual", "zoo"):
+    """The public `name`, loaded now and kept."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _MODULES:
         return import_module(f"camlib.{name}")
-    if name == "localize":
-        return import_module("camlib.metrics").localize
-    if name in ("figure", "load", "overlay", "to_image"):
-        return getattr(import_module("camlib.visual"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    errors = name.endswith(("Error", "Warning"))
+    home = import_module(f"camlib.{'errors' if errors else _HOMES.get(name, 'methods')}")
+    found = globals()[name] = getattr(home, name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -27,7 +27,7 @@ from camlib import (
     zoo,
 )
 from camlib.cli.answers import built, maps_of
-from camlib.cli.arguments import scenenet
+from camlib.cli.networks import scenenet
 from camlib.visual import save_picture
 
 COMMAND = "scripts/pages methods"
@@ -137,7 +137,8 @@ def draw() -> None:
             warnings.simplefilter("ignore")
             try:
                 method = built(kind, network, ["features"], quick=True)
-                found = maps_of(network, method, scene.image, [zoo.CLASSES.index(LABEL)])
+                inputs = zoo.preprocess(scene.image)[None]
+                found, _ = maps_of(network, method, inputs, [zoo.CLASSES.index(LABEL)])
             except ModelError:
                 continue
         store(found.over(scene.image)[0], name)

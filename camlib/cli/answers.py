@@ -1,24 +1,31 @@
-"""What a network answers for a picture, and why."""
+"""What a network answers for a photo, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from camlib import ISCAM, SSCAM, Method, PixelMethod, SmoothFullGrad, SmoothGrad
+from camlib import (
+    ISCAM,
+    SSCAM,
+    Explanation,
+    InputError,
+    Method,
+    PixelMethod,
+    SmoothFullGrad,
+    SmoothGrad,
+)
+from camlib.cli.asked import Question, scores_of
 from camlib.cli.terminal import bar
-from camlib.integrations.torchvision import Network
-from camlib.targets import Probability, logits
-from camlib.targets.binary import both
-from camlib.visual import Placement, overlay, to_image
+from camlib.integrations.network import Network
+from camlib.visual import Photos, overlay, to_image
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from camlib.targets import TargetLike
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,13 @@ class Maps:
     Attributes:
         heatmaps: ``(K, H, W)`` in [0, 1], or attributions ``(K, C, H, W)``.
         raw: ``(K, h, w)`` at the layer's grid, in units of the score, or the attributions.
+        scores: ``(K,)``, what the method explains; NaN where it asks for no class.
         layers: dotted names.
     """
 
     heatmaps: Tensor
     raw: Tensor
+    scores: Tensor
     layers: tuple[str, ...]
 
     def over(self, picture: Tensor) -> Tensor:
@@ -41,11 +50,32 @@ class Maps:
             return to_image(self.heatmaps)
         return overlay(picture.expand(len(self.heatmaps), -1, -1, -1), self.heatmaps)
 
-    def on(self, photo: Image, placement: Placement) -> Any:
+    def on(self, photo: Photos, **options: Any) -> Any:
         """The first heatmap over `photo`, or the attribution of what the network saw."""
         if self.heatmaps.ndim == 4:
             return to_image(self.heatmaps[0])
-        return overlay(photo, self.heatmaps[0], transform=placement)
+        drawn: Any = photo
+        return overlay(drawn, self.heatmaps[:1], **options)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network answers for a photo.
+
+    Attributes:
+        scores: of all classes, ``(classes,)``.
+        chances: their probabilities.
+        best: the predicted class.
+        classes: what is explained, by index; ``None`` for the last of three, the first less the
+            second.
+        maps: by the name of the method.
+    """
+
+    scores: Tensor
+    chances: Tensor
+    best: int
+    classes: Sequence[int | None]
+    maps: Mapping[str, Maps]
 
 
 def built(
@@ -70,32 +100,65 @@ def built(
     return method
 
 
-def scores_of(network: Network, picture: Tensor) -> Tensor:
-    """The scores of all classes, ``(classes,)``; two of a single output."""
-    with torch.inference_mode():
-        return both(logits(network.model(_inputs(network, picture)), 1))[0].float().cpu()
+def answered(
+    network: Network, methods: Mapping[str, Method], inputs: Any, question: Question
+) -> Answer:
+    """What `network` answers for `inputs`, one photo, and what each method finds in it.
+
+    The first method's own pass also gives the answer and settles the classes; each further method
+    runs its own.
+
+    Raises:
+        CamlibError: a method does not fit the network, or the question its output.
+    """
+    found: dict[str, Maps] = {}
+    scores: Tensor | None = None
+    for name, method in methods.items():
+        target = question.target(method, several=network.several)
+        found[name], output = maps_of(network, method, inputs, target)
+        if scores is None:
+            scores = scores_of(output)
+            best = _best(output)
+            # What the first method was asked is asked of all others.
+            classes = _classes(question, scores, best)
+    assert scores is not None, "there is a method"
+    if network.classes and len(network.classes) != len(scores):
+        raise InputError(
+            f"there are names for {len(network.classes)} classes, but the network has "
+            f"{len(scores)}; expected a name for each"
+        )
+    return Answer(scores, network.probabilities(scores), best, classes, found)
 
 
-def maps_of(network: Network, method: Method, picture: Tensor, classes: Sequence[int]) -> Maps:
-    """What `method` finds for `classes` in `picture` ``(3, H, W)``.
+def maps_of(network: Network, method: Method, inputs: Any, target: TargetLike) -> tuple[Maps, Any]:
+    """What `method` finds in `inputs`, one photo, for `target`; and the model's output.
 
     Raises:
         CamlibError: the method does not fit the network.
     """
-    target: Any = [list(classes)]
-    if network.several and hasattr(method, "score"):
-        # It weighs with probabilities, which are not those of a softmax here.
-        target = Probability(target, activation="sigmoid")
-    seen = method.explain(_inputs(network, picture), target)
-    return Maps(seen.heatmap[0].cpu(), seen.map[0].cpu(), seen.layers)
+    if isinstance(target, list):
+        target = Question(tuple(target)).target(method, several=network.several)
+    seen: Explanation = method.explain(inputs, target)
+    scores = seen.score[0].detach().float().cpu()
+    return Maps(seen.heatmap[0].cpu(), seen.map[0].cpu(), scores, seen.layers), seen.output
+
+
+def _best(output: Any) -> int:
+    from camlib.targets import TopK
+
+    return int(TopK(1).settled(output, 1, ()).classes)
+
+
+def _classes(question: Question, scores: Tensor, best: int) -> list[int | None]:
+    """The rows of the maps, as the target has them."""
+    if question.expected is not None:
+        return [best, *([] if best == question.expected else [question.expected, None])]
+    if question.classes:
+        return list(question.classes)
+    return [int(each) for each in scores.topk(min(question.top, len(scores))).indices]
 
 
 def _options(kind: type[Method]) -> set[str]:
     """The names of what `kind` and the families above it take."""
     families = [each for each in kind.__mro__ if issubclass(each, Method)]
     return {name for each in families for name in signature(each).parameters}
-
-
-def _inputs(network: Network, picture: Tensor) -> Tensor:
-    where = next(network.model.parameters()).device
-    return network.normalize(picture)[None].to(where)

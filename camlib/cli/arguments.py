@@ -2,138 +2,70 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from difflib import get_close_matches
-from pathlib import Path
+from difflib import SequenceMatcher, get_close_matches
 
 import torch
-from torch import nn
 
 from camlib import METHODS, Method
-from camlib.cli.terminal import first_line
 from camlib.errors import InputError, TargetError
-from camlib.integrations.checkpoints import class_names
-from camlib.integrations.torchvision import Network, load
+
+_OFFERED = 5
+"""How many classes a message offers."""
+
+_ALIKE = 0.8
+"""How alike a name must be to one that was meant: 1 is the same."""
 
 
 def method_named(name: str, known: Mapping[str, type[Method]] = METHODS) -> type[Method]:
-    """The method called `name`.
+    """The method called `name`, by its own name or that of its class, however it is spelled.
 
     Raises:
         InputError: there is none.
     """
-    if name in known:
-        return known[name]
-    near = get_close_matches(name.lower(), known, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+    spelled = {_plain(each): kind for each, kind in known.items()}
+    spelled |= {_plain(kind.__name__): kind for kind in known.values()}
+    if (found := spelled.get(_plain(name))) is not None:
+        return found
+    # Two that are equally alike would be a guess between methods.
+    alike = {each: SequenceMatcher(None, _plain(name), _plain(each)).ratio() for each in known}
+    best = [each for each, value in alike.items() if value == max(alike.values())]
+    sure = len(best) == 1 and alike[best[0]] >= _ALIKE
+    advice = f"did you mean {best[0]!r}?" if sure else "see camlib methods for those there are"
     raise InputError(f"method {name!r} not found; {advice}")
 
 
-def network_named(name: str, weights: str, *, trust: bool = False) -> Network:
-    """The network called `name`, with `weights`; a whole pickled model is read with `trust`.
-
-    Raises:
-        InputError: there is none, or its weights cannot be had.
-    """
-    if name.lower() != "scenenet":
-        return load(name, weights, trust=trust)
-    if weights != "DEFAULT":
-        raise InputError(f"scenenet has its weights built in; leave out --weights {weights}")
-    return scenenet()
+def name_of(kind: type[Method]) -> str:
+    """What the method `kind` is called."""
+    return next((name for name, known in METHODS.items() if known is kind), kind.__name__)
 
 
-def untrained_named(name: str) -> tuple[nn.Module, int, int]:
-    """The network called `name` with random weights, the size and the channels of its input.
-
-    Raises:
-        InputError: there is none.
-    """
-    from camlib.integrations import timm, torchvision
-
-    if name.lower() == "scenenet":
-        return scenenet().model, 128, 3
-    if timm.knows(name):
-        return timm.untrained(name)
-    return torchvision.untrained(name)
-
-
-def scenenet() -> Network:
-    """The built-in network, for pictures of any size."""
-    from PIL import ImageOps
-    from PIL.Image import Image
-
-    from camlib import zoo
-    from camlib.visual.pictures import unpack
-
-    def crop(image: Image) -> torch.Tensor:
-        return unpack(ImageOps.fit(image, (128, 128)))[0][0]
-
-    return Network(zoo.load(), zoo.CLASSES, crop, zoo.preprocess, several=True)
-
-
-def named(network: Network, classes: Path | None, *, several: bool) -> Network:
-    """`network` with the names of its classes from a file or folder.
-
-    Args:
-        network: as it was loaded.
-        classes: a file with a name a line, a JSON file with a list or with names by number, or a
-            folder with a folder for each class, as ImageFolder has it; ``None`` keeps the names.
-        several: whether several classes may be present at once.
-
-    Raises:
-        InputError: the file cannot be read, or does not name as many classes as there are.
-    """
-    network = replace(network, several=network.several or several)
-    if classes is None:
-        return network
-    names = _names(classes)
-    if len(names) != len(network.classes):
-        raise InputError(
-            f"{str(classes)!r} names {len(names)} classes, but the network has "
-            f"{len(network.classes)}; expected a name for each"
-        )
-    return replace(network, classes=names)
-
-
-def _names(classes: Path) -> Sequence[str]:
-    if classes.is_dir():
-        return sorted(each.name for each in classes.iterdir() if each.is_dir())
-    try:
-        text = classes.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"classes {str(classes)!r} cannot be read ({first_line(error)}); expected a text file "
-            "with a name a line, JSON, or a folder with a folder for each class"
-        ) from None
-    if classes.suffix.lower() != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"classes {str(classes)!r} are no JSON ({error}); correct it") from None
-    names = class_names(content)
-    if not names and isinstance(content, Mapping):
-        names = class_names({number: name for name, number in content.items()})
-    return names
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name.lower().replace("++", "plusplus"))
 
 
 def class_index(given: str, classes: Sequence[str]) -> int:
     """The class that is `given` by number, or by name in upper or lower case.
+
+    Args:
+        given: by the user.
+        classes: the names; none where they are not known, and any number will do.
 
     Raises:
         TargetError: there is none, or more than one.
     """
     last = len(classes) - 1
     if re.fullmatch(r"[+-]?\d+", given):
-        if not 0 <= int(given) <= last:
-            raise TargetError(
-                f"class {given} is out of range: the model has {last + 1} classes, 0 to {last}"
-            )
+        if int(given) < 0 or (classes and int(given) > last):
+            known = f"the model has {last + 1} classes, 0 to {last}" if classes else "expected 0 on"
+            raise TargetError(f"class {given} is out of range: {known}")
         return int(given)
+    if not classes:
+        raise TargetError(
+            f"class {given!r} not found: the classes have no names; pass a number, or --classes "
+            "with a file of names"
+        )
     lower = [name.lower() for name in classes]
     found = [index for index, name in enumerate(lower) if name == given.lower()]
     if len(found) == 1:
@@ -141,14 +73,21 @@ def class_index(given: str, classes: Sequence[str]) -> int:
     if found:
         numbers = " and ".join(map(str, found))
         raise TargetError(f"class {given!r} is the name of {numbers}; pass the number you mean")
-    near = [
-        *get_close_matches(given.lower(), lower, n=1),
-        *(name for name in lower if given.lower() in name),
-    ]
+    near = [classes[index] for index in _near(given.lower(), lower)]
     advice = f"pass a number from 0 to {last}"
     if near:
-        advice = f"did you mean {classes[lower.index(near[0])]!r}?"
+        advice = f"did you mean {' or '.join(map(repr, near))}?"
     raise TargetError(f"class {given!r} not found; {advice}")
+
+
+def _near(given: str, lower: Sequence[str]) -> list[int]:
+    """Which of the names `lower` may be meant: those with all words of `given`, else alike."""
+    words = set(re.findall(r"\w+", given))
+    whole = [i for i, name in enumerate(lower) if words and words <= set(re.findall(r"\w+", name))]
+    if whole:
+        return sorted(whole, key=lambda index: len(lower[index]))[:_OFFERED]
+    alike = get_close_matches(given, lower, n=1)
+    return [lower.index(alike[0])] if alike else []
 
 
 def device_named(name: str) -> torch.device:
@@ -169,30 +108,3 @@ def device_named(name: str) -> torch.device:
             f"device {name!r} is not there; use auto, or one of: {', '.join(there)}"
         ) from None
     return torch.device(name)
-
-
-def destinations(images: Sequence[Path], output: Path | None) -> list[Path]:
-    """Where the picture of each image goes.
-
-    Raises:
-        InputError: there is no such place, or one picture would overwrite another.
-    """
-    folder = output or Path()
-    places = [folder / f"{image.stem}-camlib.png" for image in images]
-    if output is not None and not output.is_dir():
-        if len(images) > 1:
-            raise InputError(
-                f"output {str(output)!r} is no folder; {len(images)} images need an existing one"
-            )
-        places, folder = [output], output.parent
-    if not folder.is_dir():
-        raise InputError(f"folder {str(folder)!r} does not exist; create it first")
-    [(shared, count)] = Counter(places).most_common(1)
-    if count > 1:
-        both = " and ".join(
-            repr(str(image)) for image, place in zip(images, places, strict=True) if place == shared
-        )
-        raise InputError(f"{both} would both become {shared.name!r}; explain them one at a time")
-    if {place.resolve() for place in places} & {image.resolve() for image in images}:
-        raise InputError(f"output {str(output)!r} is the image itself; choose another name")
-    return places

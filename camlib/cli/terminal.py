@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, TextIO
-
-import click
 
 from camlib.errors import CamlibWarning
 
 
 def say(line: str, *, error: bool = False) -> None:
-    """Print a line above the progress bar, if there is one."""
+    """Print a line above the progress bar, if there is one.
+
+    What the terminal cannot print is written as an escape.
+    """
     from tqdm import tqdm
 
-    tqdm.write(line, file=sys.stderr if error else sys.stdout)
+    stream = sys.stderr if error else sys.stdout
+    coding = getattr(stream, "encoding", None) or "utf-8"
+    tqdm.write(line.encode(coding, "backslashreplace").decode(coding), file=stream)
 
 
 def bar(name: str, *, stays: bool = True) -> Callable[[Iterable[Any]], Iterable[Any]]:
@@ -28,15 +33,25 @@ def bar(name: str, *, stays: bool = True) -> Callable[[Iterable[Any]], Iterable[
     return lambda loop: tqdm(loop, name, leave=stays, disable=None)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns side by side."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], wrapped: Mapping[int, int] | None = None
+) -> None:
+    """Print columns side by side, those in `wrapped` broken into lines of so many letters."""
+    wrapped = wrapped or {}
+    lines: list[tuple[str, ...]] = []
     for row in [header, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        broken = [
+            textwrap.wrap(cell, wrapped.get(number, 1000)) or [""]
+            for number, cell in enumerate(row)
+        ]
+        lines += zip_longest(*broken, fillvalue="")
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        say("  ".join(cells).rstrip())
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What `error` says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

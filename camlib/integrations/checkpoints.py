@@ -127,12 +127,16 @@ def _zip(content: bytes, name: str, trust: bool) -> Checkpoint:
         members = [each for each in archive.namelist() if not each.endswith("/")]
         parts = {member.partition("/")[2] for member in members}
         if "constants.pkl" in parts:
-            return _of_module(torch.jit.load(io.BytesIO(content), map_location="cpu"))  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of how the file was made
+                scripted = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+            return _of_module(scripted)
         if (
             any(part.startswith("models/") for part in parts)
             or "serialized_exported_program.json" in members
         ):
-            return _of_module(torch.export.load(io.BytesIO(content)).module())
+            # Its modules with their names, as the layers of a method need them.
+            return _of_module(torch.export.unflatten(torch.export.load(io.BytesIO(content))))
         if "data.pkl" in parts:
             return _pickled(content, name, trust)
         return _only({member: archive.read(member) for member in members}, name, trust)

@@ -39,6 +39,7 @@ def figure(
     mode: Mode = "centered",
     alpha: Share = 0.5,
     colormap: Any = "jet",
+    threshold: Share | None = None,
     slices: Count = 5,
     kind: Kind | None = None,
     transform: Transform | Placement | None = None,
@@ -76,6 +77,7 @@ def figure(
             ``"diverging"``.
         alpha: how much of the colour is seen in an overlay.
         colormap: of the heatmaps.
+        threshold: where an overlay leaves the picture as it is, see `overlay`.
         slices: how many of each volume.
         kind: what one sample is, where shapes cannot tell. By default explanations do, then a
             tensor of five axes holds volumes, one whose heatmaps are ``(N, L)`` signals, and
@@ -132,7 +134,7 @@ def figure(
         samples, shown, names, places = as_slices(samples, shown, names, slices, mode)
     elif kind == "picture":
         shown = [painted(column, mode) for column in shown]
-    brush = Brush(mode, alpha, colormap, placements, fit, veil)
+    brush = Brush(mode, alpha, colormap, placements, fit, veil, threshold)
     paint = brush.signal if kind == "signal" else brush.picture
     rows = []
     for i, place in enumerate(places):

@@ -40,6 +40,7 @@ class Brush:
     placements: Sequence[Placement] = ()
     fit: Fit | None = None
     veil: float = 0
+    threshold: float | None = None
 
     def picture(self, image: Tensor | None, column: Column, i: int, view: View) -> NDArray[Any]:
         """Map `i` of `column` over `image` ``(3, H, W)``; attributions are painted already."""
@@ -65,6 +66,7 @@ class Brush:
                 opacity,
                 self.colormap,
                 emphasize=view == "emphasized",
+                threshold=None if view == "cells" else self.threshold,
                 transform=placement,
                 fit=fit,
                 veil=self.veil,

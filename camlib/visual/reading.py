@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-_HEIF = (".heic", ".heif", ".hif")
+HEIF = (".heic", ".heif", ".hif")
+"""What pictures of HEIC are called."""
+
 _CAMERAS = ("MPO",)
 """Formats whose further frames are other views of the first."""
 
@@ -32,39 +34,52 @@ def read(file: str | Path) -> Image:
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    from PIL import Image, ImageOps
-
     file = Path(file)
     if not file.exists():
         raise InputError(f"image {str(file)!r} does not exist; check the path")
     if file.is_dir():
         raise InputError(f"image {str(file)!r} is a folder; pass the files in it")
-    if file.suffix.lower() in _HEIF:
+    if file.suffix.lower() in HEIF:
         _register_heif(file)
+    return decoded(file, str(file))
+
+
+def decoded(source: Path | IO[bytes], name: str) -> Image:
+    """The picture in `source`, as `read` returns it.
+
+    Args:
+        source: a file, or a stream that can be rewound.
+        name: what it is called in messages.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from PIL import Image, ImageOps
+
     try:
         # Pillow warns of what it copes with: large pictures, palettes, damaged metadata.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file) as opened:
+            with Image.open(source) as opened:
                 frames, kind = getattr(opened, "n_frames", 1), opened.format
                 image = ImageOps.exif_transpose(opened)
     except Image.DecompressionBombError:
         raise InputError(
-            f"image {str(file)!r} has more pixels than Pillow reads; if you trust the file, set "
+            f"image {name!r} has more pixels than Pillow reads; if you trust the file, set "
             "PIL.Image.MAX_IMAGE_PIXELS = None, or shrink it first"
         ) from None
     # A broken file makes its decoder raise whatever comes.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"image {str(file)!r} cannot be read ({reason}); expected a picture such as PNG or JPEG"
+            f"image {name!r} cannot be read ({reason}); expected a picture such as PNG or JPEG"
         ) from None
     if frames > 1 and kind not in _CAMERAS:
-        warn(f"image {str(file)!r} has {frames} frames; the first is taken")
+        warn(f"image {name!r} has {frames} frames; the first is taken")
     try:
         return rgb(image)
     except InputError as error:
-        raise InputError(f"image {str(file)!r} cannot be read: {error}") from None
+        raise InputError(f"image {name!r} cannot be read: {error}") from None
 
 
 def rgb(image: Image) -> Image:

@@ -10,88 +10,39 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command import SCENE, built_in, done, files, invoke, network, read, refused
 from PIL import Image
 from torchvision import models
 
 import camlib
 from camlib import CAM, METHODS, AttentionMethod, GradCAM, ScoreCAM, overlay, zoo
-from camlib.cli import commands, main
+from camlib.cli import demo, explaining, main
 from camlib.cli.arguments import class_index, method_named
 from camlib.integrations import torchvision as networks
 from camlib.visual import save_picture
 
 TRANSFORMING = [k.__name__ for k in METHODS.values() if issubclass(k, AttentionMethod)]
-SCENE = zoo.scene(236, classes=["disc", "cross"])
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The current folder, with a scene in it; nothing is ever downloaded."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    save_picture(SCENE.image, "scene.png")
-    return tmp_path
 
 
 @pytest.fixture
 def fewer_methods(monkeypatch):
-    monkeypatch.setattr(commands, "METHODS", {"cam": CAM})
-    monkeypatch.setattr(commands, "_DEMO_METHODS", ["cam"])
+    monkeypatch.setattr(demo, "METHODS", {"cam": CAM})
+    monkeypatch.setattr(demo, "SHOWN", ["cam"])
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """What is written as a picture, in order."""
     seen = []
-    monkeypatch.setattr(
-        commands, "save_picture", lambda what, path: seen.append(what) or save_picture(what, path)
-    )
+    for module in (demo, explaining):
+        monkeypatch.setattr(
+            module, "save_picture", lambda what, path: seen.append(what) or save_picture(what, path)
+        )
     return seen
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def done(*arguments):
-    """What the command prints when it succeeds."""
-    result = invoke(*arguments)
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return result.stdout
-
-
-def refused(*arguments):
-    """The one line that says why the command failed."""
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    # Older versions of torch say on stderr what they are about to download.
-    said = [line for line in result.stderr.splitlines() if not line.startswith("Downloading: ")]
-    [line] = said
-    assert line.startswith("Error: ")
-    return line.removeprefix("Error: ")
-
-
-def built_in(*arguments):
-    return ("explain", "scene.png", "--model", "scenenet", *arguments)
-
-
-def network():
-    return zoo.load(), zoo.preprocess(SCENE.image)[None]
 
 
 def as_array(picture):
     return (picture * 255).round().byte().permute(1, 2, 0).numpy()
-
-
-def read(path):
-    with Image.open(path) as image:
-        return np.array(image)
 
 
 @pytest.mark.parametrize("options", [[], pytest.param(["--all"], marks=pytest.mark.slow)])
@@ -100,7 +51,7 @@ def test_demo_shows_methods_for_two_classes(folder, drawn, options):
     if options:
         said += ["left out, as the built-in network is no transformer: " + ", ".join(TRANSFORMING)]
     assert done("demo", *options).splitlines() == said
-    methods = METHODS.values() if options else [METHODS[name] for name in commands._DEMO_METHODS]
+    methods = METHODS.values() if options else [METHODS[name] for name in demo.SHOWN]
     methods = [kind for kind in methods if kind.__name__ not in TRANSFORMING]
     texts = [text.get_text() for text in drawn[0].texts]
     assert texts[0] == "Where does the network see the disc, and where the cross?"
@@ -119,7 +70,7 @@ def test_demo_shows_methods_for_two_classes(folder, drawn, options):
 
 def test_demo_adds_a_class_to_a_scene_of_one(folder, fewer_methods):
     seed = next(s for s in range(20) if len(set(zoo.scene(s).names)) == 1)
-    image, classes = commands._scene_of_two(seed)
+    image, classes = demo.scene_of_two(seed)
     assert len(set(classes)) == 2
     assert torch.equal(image, zoo.scene(seed, classes=classes).image)
     assert done("demo", "--seed", seed, "-o", "x.png") == "wrote x.png\n"
@@ -127,7 +78,7 @@ def test_demo_adds_a_class_to_a_scene_of_one(folder, fewer_methods):
 
 def test_demo_leaves_scenes_of_several_classes_alone():
     seed = next(s for s in range(20) if len(set(zoo.scene(s).names)) > 2)
-    image, classes = commands._scene_of_two(seed)
+    image, classes = demo.scene_of_two(seed)
     assert torch.equal(image, zoo.scene(seed).image)
     assert len(classes) == 2
     assert set(classes) < set(zoo.scene(seed).labels.tolist())
@@ -231,14 +182,14 @@ def test_images_of_every_mode(mode, folder):
     if mode == "I;16":
         image = Image.fromarray(np.array(image, dtype=np.uint16) * 257)
     image.save("mode.png")
-    assert np.array_equal(np.array(commands.read(folder / "mode.png")), expected)
+    assert np.array_equal(np.array(explaining.read(folder / "mode.png")), expected)
 
 
 def test_cameras_orientation_is_followed(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((4, 8, 3), np.uint8)).save("turned.jpg", exif=exif)
-    assert commands.read(folder / "turned.jpg").size == (4, 8)
+    assert explaining.read(folder / "turned.jpg").size == (4, 8)
 
 
 def test_several_images_go_to_a_folder(folder):
@@ -393,18 +344,32 @@ def test_layers_of_a_network_of_timm():
 
 def test_methods_are_listed_with_paper_and_cost():
     header, *lines = done("methods").splitlines()
-    assert header.split() == ["name", "class", "paper", "passes", "of", "the", "network"]
-    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert header.split() == ["name", "paper", "passes", "of", "the", "network"]
+    assert max(map(len, lines)) <= 100
+    starts = [header.index(word) for word in ("name", "paper", "passes")]
+    rows = []
+    for line in lines[: lines.index("")]:
+        cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        if cells[0]:
+            rows.append(cells)
+        else:
+            rows[-1] = [f"{a} {b}".strip() for a, b in zip(rows[-1], cells, strict=True)]
     assert [row[0] for row in rows] == list(METHODS)
-    for name, kind, paper, cost in rows:
-        assert (kind, cost) == (METHODS[name].__name__, METHODS[name].cost)
-        assert "arXiv:" in paper or "doi:" in paper or paper == "no paper"
-    assert rows[list(METHODS).index("grad_cam")][2] == (
-        "Selvaraju et al., ICCV 2017, arXiv:1610.02391"
-    )
-    assert rows[list(METHODS).index("layer_cam")][2] == (
-        "Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943"
-    )
+    for name, paper, cost in rows:
+        assert cost == METHODS[name].cost
+        assert paper in METHODS[name].paper()
+    assert rows[list(METHODS).index("grad_cam")][1] == "Selvaraju et al., ICCV 2017"
+
+
+@pytest.mark.parametrize("name", ["layer_cam", "LayerCAM", "layer-cam"])
+def test_a_method_in_full(name):
+    lines = done("methods", name).splitlines()
+    assert lines[:2] == [
+        "layer_cam, in Python camlib.LayerCAM",
+        f"passes of the network: {METHODS['layer_cam'].cost}",
+    ]
+    assert "doi:10.1109/TIP.2021.3089943" in "\n".join(lines)
+    assert "Args:" not in lines
 
 
 def test_command_runs_as_a_module():
@@ -415,7 +380,7 @@ def test_command_runs_as_a_module():
 
 def test_import_loads_nothing_heavier_than_click():
     code = (
-        "import sys, camlib; before = set(sys.modules); import camlib.cli; "
+        "import sys; before = set(sys.modules); import camlib.cli; "
         "print(*set(sys.modules) - before)"
     )
     command = [sys.executable, "-c", code]
@@ -436,9 +401,11 @@ def test_import_loads_nothing_heavier_than_click():
         (["--target", "-1"], "class -1 is out of range: the model has 8 classes, 0 to 7"),
         (["--device", "gpu"], "device 'gpu' is not there; use auto, or one of: cpu"),
         (["--device", "meta"], "device 'meta' is not there; use auto, or one of: cpu"),
-        (["-o", "no/x.png"], "folder 'no' does not exist; create it first"),
         (["-o", "scene.png"], "output 'scene.png' is the image itself; choose another name"),
-        (["-o", "x.gif"], "scene.png: cannot write 'x.gif'; expected a name that ends in one of"),
+        (["-o", "x.gif"], "cannot write 'x.gif'; expected a name that ends in one of .png, .jpg,"),
+        (["-o", "x.pdf", "--plain"], "cannot write 'x.pdf'; expected a name that ends in one of"),
+        (["--colormap", "jett"], "colormap 'jett' not found; did you mean 'jet'?"),
+        (["--top", "2", "--target", "disc"], "--target, --top and --expected choose the classes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -467,7 +434,7 @@ def test_bad_images_are_named(folder):
     (folder / "notes.txt").write_text("no picture")
     (folder / "photos").mkdir()
     assert refused("explain", "photos", "--model", "scenenet") == (
-        "image 'photos' is a folder; pass the files in it"
+        "folder 'photos' has no pictures; check the path"
     )
     line = refused("explain", "notes.txt", "--model", "scenenet")
     assert line.startswith("image 'notes.txt' cannot be read (cannot identify")
@@ -478,16 +445,8 @@ def test_bad_images_are_named(folder):
 def test_several_images_need_a_folder(folder):
     save_picture(SCENE.image, "other.png")
     line = refused("explain", "scene.png", "other.png", "--model", "scenenet", "-o", "x.png")
-    assert line == "output 'x.png' is no folder; 2 images need an existing one"
+    assert line == "output 'x.png' is one picture; 2 images need a folder"
     assert files(folder) == ["other.png", "scene.png"]
-
-
-def test_images_of_one_name_do_not_overwrite_each_other(folder):
-    line = refused("explain", "scene.png", "a/scene.jpg", "--model", "scenenet")
-    assert line == (
-        "'scene.png' and 'a/scene.jpg' would both become 'scene-camlib.png'; explain them one at a "
-        "time"
-    )
 
 
 def test_disk_that_refuses(folder, fewer_methods, monkeypatch):
@@ -565,7 +524,39 @@ def test_class_names_are_found_or_suggested():
         assert str(error.value) == message
 
 
-def test_unknown_methods_are_told_the_known_ones():
+def test_names_with_the_whole_word_are_offered_first():
+    names = models.ResNet50_Weights.DEFAULT.meta["categories"]
+    for given, offered in {
+        "cat": " or ".join(
+            f"'{each} cat'" for each in ("tiger", "Persian", "Siamese", "Egyptian", "Madagascar")
+        ),
+        "retriever golden": "'golden retriever'",
+        "tabbi": "'tabby'",
+    }.items():
+        with pytest.raises(camlib.TargetError, match=rf"did you mean {offered}\?"):
+            class_index(given, names)
+
+
+def test_methods_are_found_however_they_are_spelled():
+    for given in (
+        "grad_cam_plus_plus",
+        "GradCAMPlusPlus",
+        "gradcam++",
+        "Grad-CAM++",
+        "Grad CAM ++",
+    ):
+        assert method_named(given) is camlib.GradCAMPlusPlus
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("zzz", "see camlib methods for those there are"),
+        ("sscore_cam", "did you mean 'score_cam'?"),
+        ("es_cam", "see camlib methods for those there are"),  # SS-CAM and IS-CAM are as near
+    ],
+)
+def test_no_method_is_offered_in_place_of_another(given, advice):
     with pytest.raises(camlib.InputError) as error:
-        method_named("zzz", {"cam": CAM, "score_cam": ScoreCAM})
-    assert str(error.value) == "method 'zzz' not found; expected one of cam, score_cam"
+        method_named(given)
+    assert str(error.value) == f"method {given!r} not found; {advice}"
