@@ -65,9 +65,12 @@ def rows(text: str) -> Iterator[tuple[int, tuple[str, str] | None]]:
 def written(text: str, peers: Any) -> str:
     """The page with its numbers."""
     lines = text.splitlines()
+    known: dict[Any, str] = {}
     for number, key in rows(text):
         cells = lines[number].rstrip().removesuffix("|").split("|")
-        cells[-1] = f" {shown(measured(key, peers)) if key else NOTHING} "
+        if key and CASES[key] not in known:
+            known[CASES[key]] = shown(measured(key, peers))
+        cells[-1] = f" {known[CASES[key]] if key else NOTHING} "
         lines[number] = "|".join(cells) + "|"
     return "\n".join(lines) + "\n"
 

@@ -121,13 +121,17 @@ def test_every_class_of_camlib_on_the_page_is_there():
     assert hasattr(Concepts, "figure")
 
 
+FIRST = {function: key for key, function in reversed(CASES.items())}
+"""The first of the rows that show one case, such as those of a class and of its options."""
+
+
 @pytest.mark.peers
-@pytest.mark.parametrize("key", [k for k in CASES if k[0] != "authors"], ids=" ".join)
+@pytest.mark.parametrize("key", [k for k in FIRST.values() if k[0] != "authors"], ids=" ".join)
 def test_agreement_with_other_libraries_is_as_the_page_says(peers, key):
     check(key, peers)
 
 
-@pytest.mark.parametrize("key", [k for k in CASES if k[0] == "authors"], ids=" ".join)
+@pytest.mark.parametrize("key", [k for k in FIRST.values() if k[0] == "authors"], ids=" ".join)
 def test_agreement_with_the_authors_is_as_the_page_says(key):
     check(key, None)
 
@@ -141,6 +145,13 @@ def check(key: tuple[str, str], peers: Any) -> None:
         assert found < 10 * stated
     else:
         assert 0.5 * stated < found < 2 * stated
+
+
+def test_rows_of_one_case_have_one_number():
+    shown = {key: PAGE.splitlines()[number].split("|")[-2] for number, key in rows(PAGE) if key}
+    assert len(FIRST) < len(CASES)
+    for key, function in CASES.items():
+        assert shown[key] == shown[FIRST[function]], key
 
 
 def test_every_row_says_how_far_it_agrees():

@@ -396,6 +396,26 @@ def of_integrated_gradients(_: Any) -> Pair:
     return each(theirs), method(batch(), camlib.targets.Probability(TARGETS))
 
 
+@case("authors", "PAIR-code/saliency, Occlusion")
+def of_occlusion(_: Any) -> Pair:
+    """The sum over windows of 3 at every place, of what the logit loses."""
+    model = net()
+
+    def theirs(image: Tensor, target: int) -> Tensor:
+        total = torch.zeros(8, 8).double()
+        with torch.no_grad():
+            score = model(image[None])[0, target]
+            for i in range(6):
+                for j in range(6):
+                    hidden = image.clone()
+                    hidden[:, i : i + 3, j : j + 3] = 0
+                    total[i : i + 3, j : j + 3] += score - model(hidden[None])[0, target]
+        return total
+
+    method = camlib.Occlusion(model, window=3, stride=1, overlap="sum", score="logit")
+    return each(theirs), method.explain(batch(), TARGETS).map
+
+
 @case("authors", "PAIR-code/saliency")
 def of_smooth_grad(_: Any) -> Pair:
     """The mean of squares, their default; with the draws of camlib in both."""
