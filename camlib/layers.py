@@ -134,11 +134,20 @@ def last_layer(model: nn.Module, given: Inputs) -> str:
     return found[-1].name
 
 
-def first_pass(model: nn.Module, given: Inputs, target: Any = None) -> tuple[str, Pass | None]:
+def first_pass(
+    model: nn.Module, given: Inputs, target: Any = None, *, needed: bool = True
+) -> tuple[str, Pass | None]:
     """The default layer, and the pass in which it was found if that captured it.
 
     The last modules that a model holds are mostly the last that run, so the pass captures these.
     If the layer is another, it is sought as `default_layer` does it.
+
+    Args:
+        model: without wrappers.
+        given: what it is called with.
+        target: what is explained.
+        needed: whether the method needs a gradient; else the last layer is taken where the model's
+            own backward pass fails.
 
     Raises:
         GraphError: the score depends on no layer at all.
@@ -149,7 +158,12 @@ def first_pass(model: nn.Module, given: Inputs, target: Any = None) -> tuple[str
     known = readings(model, given, run.order, likely)
     found, preferred = _readable(known, given, run.order, run.output)
     if run.scores.requires_grad and not run.seen.interrupted:
-        gradients = run.seen.reached(run.scores, retain_graph=True)
+        try:
+            gradients = run.seen.reached(run.scores, retain_graph=True)
+        except Exception:
+            if needed:
+                raise
+            return last_layer(model, given), None
         reached = dict(zip(run.seen.names, gradients, strict=True))
         last = ""
         for candidate in _back_from_the_end(run.order, known, found, preferred):

@@ -24,7 +24,7 @@ FEW = 0.03
 """The share of tokens that may look at another cell, by chance or at a border."""
 
 GAIN = 0.5
-"""A shift by one cell explains more if squared distances, in cells, sum to so much less."""
+"""A shift by one cell explains more if the costs of its tokens sum to so much less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +51,16 @@ class Alignment:
         away = self.away
         return bool(away[away.isfinite()].median() <= CLEAR)
 
-    def astray(self, *, exact: bool) -> bool:
-        """Whether more than a few tokens look at another cell along an axis.
-
-        Args:
-            exact: whether positions are known to be exact; else they are where most look just at
-                their cells.
-        """
+    @property
+    def astray(self) -> bool:
+        """Whether more than a few tokens look at another cell, where most look just at theirs."""
         away = self.away
         away = away[:, away.isfinite().all(0)]
         long = (self.cells != self.cells[:, :1]).any(1)
         if not away.numel() or not long.any():
             return False
         many = (away > ASTRAY).double().mean(1) > FEW
-        known = torch.ones_like(many) if exact else away.median(1).values < JUST
-        return bool((many & known & long).any())
+        return bool((many & (away.median(1).values < JUST) & long).any())
 
     @property
     def shifted(self) -> bool:
@@ -78,8 +73,7 @@ class Alignment:
         odd = (~(self.away <= ASTRAY)).any(0)
         for towards in (1, -1):  # the next token, or the one before
             beside = self.cells.roll(-towards, 1)
-            gain = self.away.square().sum(0) - (self.places - beside).square().sum(0)
-            gain = gain.nan_to_num(0.0)
+            gain = (_cost(self.places - self.cells) - _cost(self.places - beside)).nan_to_num(0.0)
             gain[-max(towards, 0)] = 0  # has no neighbour
             gains, ends = (gain, odd) if towards > 0 else (gain.flip(0), odd.flip(0))
             total = torch.cat([gains.new_zeros(1), gains.cumsum(0)])[:-1]
@@ -106,6 +100,11 @@ class Alignment:
             bool(((found - cells).abs() < ASTRAY).all(0).double().mean() > 0.5)
             for found, cells in ((before, first), (behind, last))
         )
+
+
+def _cost(away: Tensor) -> Tensor:
+    """The squared distance of each token from a cell, ``(T,)``; at most 1, as that of any other."""
+    return away.square().sum(0).clamp(max=1)
 
 
 def line_through(claimed: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from camlib.errors import LayoutError
-from camlib.layouts.alignment import Alignment, line_through
+from camlib.layouts.alignment import ASTRAY, FEW, Alignment, line_through
 from camlib.layouts.base import Layout
 from camlib.layouts.kinds import Axes, Placed, Series, Tokens
 from camlib.layouts.measured import ALIKE, Looks, loud_places
@@ -206,8 +206,20 @@ class Claim:
         """Whether some tokens look at another cell than they are claimed to, though it is clear."""
         if not self.row:
             return False
-        exact = self.local and not (self.complete and self.usual)
-        return self._aligned.astray(exact=exact) or self._aligned.shifted
+        if self.local and not (self.complete and self.usual) and self._astray:
+            return True
+        return self._aligned.astray or self._aligned.shifted
+
+    @property
+    def _astray(self) -> bool:
+        """Whether more than a few tokens look beside their cells, along an axis."""
+        for axis, ((low, high), length) in enumerate(zip(self.borders(), self.grid, strict=True)):
+            claimed, measured = self._pair(axis)
+            cell = (high - low) / length
+            away = ((measured - low) / cell - claimed - 0.5).abs()
+            if length > 1 and (away > ASTRAY).double().mean() > FEW:
+                return True
+        return False
 
     @cached_property
     def _aligned(self) -> Alignment:

@@ -121,7 +121,7 @@ class LayerMethod(MapMethod):
     def _default(self, model: nn.Module, given: Inputs, target: Any) -> tuple[str, Pass | None]:
         """The layer that is taken where none was given, and a pass that captured it, if any did."""
         try:
-            return first_pass(model, given, target)
+            return first_pass(model, given, target, needed=self.graph != "none")
         except (GraphError, TargetError) as error:
             check_ran(model, visited(model, given)[0])
             asked = self.asks or target is not None

@@ -26,11 +26,13 @@ class Batching:
 
     Attributes:
         format: of memory, in which they come.
-        mixes: whether the answer to a sample depends on the others.
+        mixes: whether a sample is answered differently in another batch.
+        random: whether it is answered differently in the same batch too.
     """
 
     format: torch.memory_format = torch.preserve_format
     mixes: bool = False
+    random: bool = False
 
     def warn_if_mixed(self, model: nn.Module) -> None:
         """A warning if `model` mixes samples."""
@@ -39,6 +41,15 @@ class Batching:
                 f"{type(model).__name__} answers a sample differently in another batch (statistics "
                 "of the batch, or random numbers), so a map from batches of changed inputs shows "
                 "that too; explain one image a call, with batch_size=1, to keep them apart"
+            )
+
+    def warn_of_gradients(self, model: nn.Module) -> None:
+        """A warning if the answers of `model` to other samples depend on a sample."""
+        if self.mixes and not self.random:
+            warn(
+                f"{type(model).__name__} answers a sample differently in another batch (statistics "
+                "of the batch): before that, the gradient at a sample is also that of the answers "
+                "to the others; explain one image a call to keep them apart"
             )
 
 
@@ -72,13 +83,38 @@ def batching(
             try:
                 with torch.no_grad():
                     output = run(samples, pair.clone(memory_format=format))
-                known[key] = Batching(format, mixed(output, clean, samples[-1:]))
+                mixes = mixed(output, clean, samples[-1:])
+                random = False
+                if mixes:
+                    with torch.no_grad():
+                        again = run(samples, pair.clone(memory_format=format))
+                    random = mixed(again, output, torch.arange(len(samples)))
+                known[key] = Batching(format, mixes, random)
                 break
             except Exception as error:  # a pass to come tells of it
                 if not any(word in str(error) for word in _OF_FORMAT):
                     break
     found: Batching = known[key]
     return found
+
+
+def warn_of_mixed(
+    model: nn.Module, given: Inputs, clean: Any, run: Callable[[Tensor, Tensor], Any]
+) -> None:
+    """A warning if the gradients of all scores of `model` are not those of each sample.
+
+    Found out once for a model, with one sample alone.
+
+    Args:
+        model: without wrappers.
+        given: the arguments of the clean pass, of several samples.
+        clean: what it returned.
+        run: what the model returns for images ``(M, C, *size)`` of samples ``(M,)``.
+    """
+    known = _known.setdefault(model, {})
+    if "mixed" not in known:
+        known["mixed"] = batching(model, given, clean, run, several=False)
+    known["mixed"].warn_of_gradients(model)
 
 
 def check_order(model: nn.Module, given: Inputs, clean: Any, run: Callable[..., Any]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from camlib import targets
 from camlib.errors import NOT_FINITE, InputError, LayerError
 from camlib.maps import Window, precise
-from camlib.passes.batches import Batching, agree, batching, check_order, mixed
+from camlib.passes.batches import Batching, agree, batching, check_order, mixed, warn_of_mixed
 from camlib.passes.capture import Capture, Graph
 from camlib.passes.gradients import gradients
 from camlib.passes.inputs import Inputs
@@ -118,7 +118,7 @@ class Pass:
         shape = tuple(scores.shape[1:])
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
-        return cls(
+        run = cls(
             model=model,
             inputs=inputs,
             seen=read.seen,
@@ -130,6 +130,9 @@ class Pass:
             tails=tails,
             graphed=read.graphed,
         )
+        if graph != "none" and len(inputs) > 1:
+            warn_of_mixed(model, inputs, read.output, run._returned)
+        return run
 
     def windows(self, count: int) -> list[Window]:
         """Which part of the input each of `count` maps covers, those of the layers in order."""

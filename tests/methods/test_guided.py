@@ -139,7 +139,8 @@ class Counting(Net):
 def test_halves_share_a_forward_pass(kind):
     base = pooled()
     net = Counting(base.features, base.tail).eval()
-    kind(net, "features")(images(), 1)  # finds out how the model takes many images
+    for each in (kind(net, "features"), Saliency(net)):
+        each(images(), 1)  # finds out how the model takes many images, and each alone
     net.sizes.clear()
     kind(net, "features")(images(), 1)
     alone = len(net.sizes)

@@ -295,6 +295,7 @@ def test_wrappers_within_wrappers():
 def test_views_see_the_size_they_should():
     sizes = []
     net = pooled()
+    GradCAM(net, "features")(images())  # compares a sample alone with the batch, once
     net.register_forward_pre_hook(lambda _module, given: sizes.append(tuple(given[0].shape[2:])))
     Augmented(GradCAM(net, "features"), scales=(1.0, 1.5, 0.4))(images(2, 10, 6), 1)
     clean, *views = sizes
@@ -305,6 +306,7 @@ def test_views_see_the_size_they_should():
 def test_volumes_and_series_are_flipped_and_scaled():
     for axes, size in ((1, (12,)), (3, (5, 6, 8))):
         net, batch = pooled(axes=axes), images(2, *size)
+        GradCAM(net, "features")(batch)  # compares a sample alone with the batch, once
         sizes = []
         net.register_forward_pre_hook(lambda _m, g, s=sizes: s.append(tuple(g[0].shape[2:])))
         found = Augmented(GradCAM(net, "features"), scales=(2,))(batch, 1)

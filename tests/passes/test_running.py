@@ -17,6 +17,7 @@ from camlib import (
     AttentionMethod,
     CamlibWarning,
     Deconvnet,
+    EigenCAM,
     GradCAM,
     Occlusion,
     Saliency,
@@ -206,6 +207,15 @@ class Opaque(torch.autograd.Function):
 class Undifferentiable(Net):
     def forward(self, batch: Tensor) -> Tensor:
         return Opaque.apply(super().forward(batch))
+
+
+@pytest.mark.parametrize("kind", [EigenCAM, ScoreCAM])
+def test_layer_is_chosen_without_a_gradient_where_there_is_none(kind):
+    base = convolutional()
+    net = Undifferentiable(base.features, base.tail).eval()
+    assert kind(net)(images()).shape == (2, 8, 8)
+    with pytest.raises(ArithmeticError, match="no backward here"):
+        GradCAM(net)(images())
 
 
 @pytest.mark.parametrize("kind", [ScoreCAM, AblationCAM])

@@ -149,7 +149,7 @@ def test_counters_stay():
             return super().forward(batch)
 
     net = Plain(pooled().features, pooled().tail).eval()
-    GradCAM(net, "features")(images())
+    GradCAM(net, "features")(images(1))
     assert net.calls == 1
 
 
