@@ -121,8 +121,17 @@ def of_ss_cam(_: Any) -> Pair:
 
 @case("authors", "PengtaoJiang/LayerCAM")
 def of_layer_cam(_: Any) -> Pair:
-    theirs = each(lambda x, t: layer_cam(*seen(x, t)))
-    return theirs, camlib.LayerCAM(net(), LAYER, relu=False).explain(batch(), TARGETS).map
+    """Before a GELU, where a ReLU at the end would matter."""
+    model = net()
+
+    def theirs(image: Tensor, target: int) -> Tensor:
+        activation = model.tail[:4](model.features(image[None])).detach().requires_grad_()
+        score = model.tail[4:](activation)[0, target]
+        [gradient] = torch.autograd.grad(score, activation)
+        return layer_cam(activation[0].detach(), gradient[0])
+
+    method = camlib.LayerCAM(model, "tail.3", relu=False)
+    return each(theirs), method.explain(batch(), TARGETS).map
 
 
 @case("authors", "rachellea/hirescam")
