@@ -14,8 +14,18 @@ import torch.utils.checkpoint
 from interrupting import interrupt, interrupt_after, steps_of, whole_state
 from nets import Net, images, pooled
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
-from camlib import CAM, METHODS, AblationCAM, GradCAM, GuidedGradCAM, ScoreCAM, layers
+from camlib import (
+    CAM,
+    METHODS,
+    AblationCAM,
+    GradCAM,
+    GuidedGradCAM,
+    ScoreCAM,
+    ShapleyCAM,
+    layers,
+)
 from camlib.methods.attention import AttentionMethod
 
 pytestmark = [
@@ -44,10 +54,13 @@ class Keeping(Net):
         return self.tail(self.found)
 
 
+OWN = {"blocks", "open"}
+"""What camlib notes for itself, which is put in order by the next call."""
+
+
 def state_of(net: nn.Module) -> dict[str, object]:
-    """All but what camlib notes for itself, which is put in order by the next call."""
-    own = {"blocks", "open"}
-    found = {k: v for k, v in whole_state(net).items() if k not in own}
+    """All but what camlib notes for itself."""
+    found = {k: v for k, v in whole_state(net).items() if k not in OWN}
     kept = id(net.seen), net.seen.item(), id(net.found), [*map(id, net.rows)]
     return found | {"seen": kept}  # what is put back counts as written
 
@@ -65,7 +78,7 @@ KINDS = [kind for kind in METHODS.values() if not issubclass(kind, AttentionMeth
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_an_interrupt_at_any_step(call, trials):
+def test_an_interrupt_at_any_step(call, trials, count):
     net, batch = Keeping(), images()
     call(net, batch)
     before = state_of(net)
@@ -77,36 +90,59 @@ def test_an_interrupt_at_any_step(call, trials):
         interrupted += interrupt(lambda: call(net, batch), step)
         assert state_of(net) == before, step
     assert interrupted > 50
+    count("interrupts, one after the other", interrupted)
     call(net, batch)
     assert whole_state(net)["blocks"] == []
     assert whole_state(net)["open"] == {}
 
 
-def test_two_interrupts_are_healed_by_the_next_call(trials):
+def test_two_interrupts_are_healed_by_the_next_call(trials, count):
     net, batch = Keeping(), images()
     cam = GradCAM(net, "features")
     expected = cam(batch, 1)
     before = state_of(net)
-    steps = steps_of(lambda: cam(batch, 1))
+    steps, pairs = steps_of(lambda: cam(batch, 1)), 0
     for step in range(steps - 400, steps + 1, max(1, 29 // trials)):
         for apart in (1, 2, 5, 20):
-            interrupt(lambda: cam(batch, 1), step, step + apart)
+            pairs += interrupt(lambda: cam(batch, 1), step, step + apart)
             torch.testing.assert_close(cam(batch, 1), expected)
             assert state_of(net) == before, (step, apart)
+    count("interrupts of the cleaning up", pairs)
+
+
+def interrupted_by_a_clock(call, state, times: int) -> int:
+    """How many of so many `times` an alarm ended a `call`, at random moments."""
+    call()
+    before, moments, interrupted = state(), random.Random(0), 0
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        length = time.perf_counter() - start
+        interrupted += interrupt_after(call, max(moments.uniform(0, 1.1) * length, 1e-5))
+        assert state() == before
+    return interrupted
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_interrupts_by_a_clock(kind, trials):
+def test_interrupts_by_a_clock(kind, trials, count):
     net, batch = Keeping(), images()
     method = kind(net)
-    method(batch)
-    before = state_of(net)
-    start = time.perf_counter()
-    method(batch)
-    length = time.perf_counter() - start
-    moments = random.Random(0)
-    for _ in range(max(2, 10 * trials)):
-        interrupt_after(lambda: method(batch), max(moments.uniform(0, 1.1) * length, 1e-5))
-        assert state_of(net) == before
+    found = interrupted_by_a_clock(lambda: method(batch), lambda: state_of(net), 2 * trials)
+    count("interrupts by a clock", found)
     method(batch)
     assert whole_state(net)["blocks"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [GradCAM, CAM, GuidedGradCAM, ShapleyCAM])
+def test_interrupts_of_a_resnet_by_a_clock(kind, trials, count):
+    net, batch = resnet18().train(), images(1, 64, 64)
+    net.layer1.eval()
+    method = kind(net)
+
+    def state() -> dict[str, object]:
+        return {name: value for name, value in whole_state(net).items() if name not in OWN}
+
+    count(
+        "interrupts of ResNet-18", interrupted_by_a_clock(lambda: method(batch), state, 10 * trials)
+    )
