@@ -99,6 +99,7 @@ def checked(function: F) -> F:
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     bound = positional[:1] == ["self"]
 
+    usual = {each.name: each.default for each in parameters}
     declared: list[tuple[dict[str, Any], bool]] = []  # once read
 
     @functools.wraps(function)
@@ -108,7 +109,8 @@ def checked(function: F) -> F:
         kinds, open_ended = declared[0]
         for name, value in (*zip(positional, args, strict=False), *options.items()):
             if name in kinds:
-                check(name, value, kinds[name])
+                if kinds[name] is not Any and value is not usual.get(name, usual):
+                    check(name, value, kinds[name])
             elif not open_ended:
                 owner = type(args[0]) if bound and args else function
                 raise unknown(owner, name, known_to(owner, function, kinds))

@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from camlib.state.kept import prepares, put_back_state
+from camlib.state.kept import put_back_state
+from camlib.state.modules import modules_of, prepares
 from camlib.state.random import put_back_draws
 from camlib.state.undoing import Shared, Undo, Undoing, lock
 
@@ -60,7 +61,7 @@ def evaluate(undo: Undoing, model: nn.Module, prepare: Undo | None = None) -> No
     """
     switched: list[nn.Module] = []
     undo(partial(_released, switched, id(undo)))
-    modules = [*model.modules()]
+    modules = modules_of(model)
     with lock:
         for module in modules:
             if module.training or id(module) in _switched:
@@ -68,7 +69,7 @@ def evaluate(undo: Undoing, model: nn.Module, prepare: Undo | None = None) -> No
                 _switched.setdefault(id(module), (module, set()))[1].add(id(undo))
     if prepare is not None and switched and any(map(prepares, modules)):
         prepare()
-        modules = [*model.modules()]
+        modules = modules_of(model)
     with lock:
         for module in modules:
             if module.training:
@@ -112,7 +113,7 @@ def run_differentiable_rnns(undo: Undoing, model: nn.Module) -> None:
 
     That of cuDNN refuses: it keeps what it takes in training mode alone.
     """
-    if any(map(_by_cudnn, model.modules())):
+    if any(map(_by_cudnn, modules_of(model))):
         _cudnn.held(undo)
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from camlib.state.hooks import hook_before
+from camlib.state.modules import modules_of
 from camlib.state.undoing import Undoing
 
 
 def straighten(undo: Undoing, model: nn.Module) -> None:
     """What batch norms of `model` get lies in memory as it should, until `undo`."""
-    for module in model.modules():
+    for module in modules_of(model):
         if isinstance(module, _BatchNorm) and not isinstance(module, torch.jit.ScriptModule):
             hook_before(undo, module, _straight)
 
