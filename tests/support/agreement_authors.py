@@ -20,7 +20,6 @@ from reference import (
     grad_cam_plus_plus,
     gradient_at,
     group_cam,
-    layer_cam,
     lift_cam,
     rise,
     rollout,
@@ -128,7 +127,10 @@ def of_layer_cam(_: Any) -> Pair:
         activation = model.tail[:4](model.features(image[None])).detach().requires_grad_()
         score = model.tail[4:](activation)[0, target]
         [gradient] = torch.autograd.grad(score, activation)
-        return layer_cam(activation[0].detach(), gradient[0])
+        total = torch.zeros(2, 2).double()
+        for a, g in zip(activation[0].detach(), gradient[0], strict=True):
+            total += g.clamp(min=0) * a
+        return total
 
     method = camlib.LayerCAM(model, "tail.3", relu=False)
     return each(theirs), method.explain(batch(), TARGETS).map
