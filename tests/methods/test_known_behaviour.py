@@ -1,4 +1,4 @@
-"""What torch-cam, grad-cam and zennit test of themselves, asked of camlib.
+"""What torch-cam, grad-cam and zennit test of themselves, in this order, asked of camlib.
 
 Left out is what belongs to how they are built: hooks that live between calls, arguments that camlib
 does not have, and zennit's relevance propagation.
@@ -41,9 +41,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:integrated gradients with:camlib.CamlibWarning"),
     pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning"),
 ]
-
-
-# torch-cam
 
 
 def tiny(classes: int = 3) -> nn.Sequential:
@@ -215,9 +212,6 @@ def test_cam_of_a_network_that_ends_in_a_convolution():
     torch.testing.assert_close(found.mean() + net[5].bias[1], net(image)[0, 1])
 
 
-# grad-cam
-
-
 WEIGHTED = (
     *("grad_cam", "hires_cam", "xgrad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam"),
     *("element_wise_grad_cam", "shapley_cam", "ablation_cam"),
@@ -248,9 +242,6 @@ def test_projections_leave_the_activation_as_it_was(kind):
     before = net.features(batch).detach().clone()
     kind(net, "features")(batch, 1)
     assert torch.equal(net.features(batch), before)
-
-
-# zennit
 
 
 @pytest.mark.parametrize("generator", range(3))
