@@ -17,7 +17,9 @@ from camlib import METHODS, zoo
 from camlib.visual import save_picture
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+TRANSLATIONS = ["README.zh-CN.md", "README.ja.md"]
+DOCS = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+PAGES = ["README.md", *TRANSLATIONS, "CONTRIBUTING.md", *DOCS]
 
 
 def blocks(page):
@@ -49,7 +51,7 @@ def offline(tmp_path, monkeypatch):
     [
         pytest.param(page, marks=[pytest.mark.slow] * (page == "docs/guide.md"))
         for page in PAGES
-        if blocks(page)
+        if page not in TRANSLATIONS and blocks(page)
     ],
 )
 def test_code_runs(page, offline):
@@ -95,14 +97,27 @@ def test_first_snippet_and_the_demo_need_no_opencv(tmp_path):
     assert (tmp_path / "demo.png").stat().st_size > 10_000
 
 
-def test_table_of_methods_is_current():
-    rows = [
-        f"| `{name}` | `{kind.__name__}` | {kind.paper()} | {kind.cost} |"
-        for name, kind in METHODS.items()
-    ]
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.split("<!-- methods -->\n")[1].split("<!-- /methods -->")[0]
-    assert table.splitlines()[2:] == rows
+@pytest.mark.parametrize("page", TRANSLATIONS)
+def test_translations_keep_in_step(page):
+    """The code, the numbers and the links are those of README.md."""
+    ours, theirs = ((ROOT / each).read_text(encoding="utf-8") for each in ("README.md", page))
+    for pattern in (r"^```.*?^```", r"\]\(([^)]+)\)", r"^#+ ", r"\| ([\d.]+) "):
+        found, expected = (re.findall(pattern, each, re.M | re.S) for each in (theirs, ours))
+        assert found == expected, pattern
+
+
+def test_numbers_of_the_readme_are_measured():
+    readme, measured = (
+        (ROOT / each).read_text(encoding="utf-8") for each in ("README.md", "docs/benchmarks.md")
+    )
+    assert f"{len(METHODS)} methods" in readme
+    rows = [line for line in readme.splitlines() if re.match(r"\| .*images \|", line)]
+    cases = ("resnet50, batch 32", "resnet50, batch 8", "resnet50, batch 8", "vit_b_16, batch 32")
+    for row, name in zip(rows, cases, strict=True):
+        figures = re.findall(r"\| ([\d.]+|fails)", row)
+        lines = [line for line in measured.splitlines() if line.startswith(f"| {name} |")]
+        known = [re.findall(r"\| ([\d.]+|failed)", line) for line in lines]
+        assert [each.replace("fails", "failed") for each in figures] in known, row
 
 
 @pytest.mark.parametrize("page", PAGES)
