@@ -311,7 +311,7 @@ def test_noise_has_the_share_of_the_range_that_is_asked_for(sigma):
     values, seen = numbers(), []
     method = SmoothGrad(Told(seen.append), samples=100, sigma=sigma, batch_size=4, **ROWS)
     torch.testing.assert_close(method(values, everything), torch.ones_like(values))
-    noise = torch.stack(seen[-100:]) - values
+    noise = torch.stack([each for each in seen if len(each) == 4][-100:]) - values
     span = values.amax(1) - values.amin(1)
     torch.testing.assert_close(
         noise.square().mean((0, 2)).sqrt(), sigma * span, rtol=0.1, atol=1e-12
