@@ -7,179 +7,51 @@ what draws or measures is loaded where it is used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from camlib import layers, layouts, metrics, targets, visual, zoo
-    from camlib.errors import (
-        CamlibError,
-        CamlibWarning,
-        GraphError,
-        InputError,
-        LayerError,
-        LayoutError,
-        ModelError,
-        OptionError,
-        TargetError,
-    )
-    from camlib.methods import (
-        CAM,
-        CAMERAS,
-        FEM,
-        ISCAM,
-        KPCACAM,
-        LIFTCAM,
-        METHODS,
-        RISE,
-        SSCAM,
-        AblationCAM,
-        AttentionMethod,
-        AttentionRollout,
-        Augmented,
-        CenterGaussian,
-        ClassAgnostic,
-        Concepts,
-        Deconvnet,
-        DeepFeatureFactorization,
-        EigenCAM,
-        EigenGradCAM,
-        ElementWiseGradCAM,
-        ExpectedGradients,
-        Explanation,
-        FullGrad,
-        GradCAM,
-        GradCAMPlusPlus,
-        GradientRollout,
-        GradientWeighted,
-        GroupCAM,
-        GuidedBackprop,
-        GuidedGradCAM,
-        HiResCAM,
-        InputXGradient,
-        IntegratedGradCAM,
-        IntegratedGradients,
-        LaFAM,
-        LayerCAM,
-        LayerMethod,
-        LeGrad,
-        MapMethod,
-        Method,
-        Occlusion,
-        PixelMethod,
-        RandomCAM,
-        ReciproCAM,
-        Saliency,
-        ScoreCAM,
-        SegEigenCAM,
-        ShapleyCAM,
-        Smooth,
-        SmoothFullGrad,
-        SmoothGrad,
-        SmoothGradCAMPlusPlus,
-        XGradCAM,
-    )
-    from camlib.metrics import localize
-    from camlib.visual import figure, load, to_image
-    from camlib.visual.overlay import overlay
+from camlib import errors
+
+if TYPE_CHECKING:  # a type checker reads what is public from the imports
+    from camlib import layers as layers
+    from camlib import layouts as layouts
+    from camlib import metrics as metrics
+    from camlib import targets as targets
+    from camlib import visual as visual
+    from camlib import zoo as zoo
+    from camlib.errors import *
+    from camlib.methods import *
+    from camlib.metrics import localize as localize
+    from camlib.visual import figure as figure
+    from camlib.visual import load as load
+    from camlib.visual import to_image as to_image
+    from camlib.visual.overlay import overlay as overlay
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "CAM",
-    "CAMERAS",
-    "FEM",
-    "ISCAM",
-    "KPCACAM",
-    "LIFTCAM",
-    "METHODS",
-    "RISE",
-    "SSCAM",
-    "AblationCAM",
-    "AttentionMethod",
-    "AttentionRollout",
-    "Augmented",
-    "CamlibError",
-    "CamlibWarning",
-    "CenterGaussian",
-    "ClassAgnostic",
-    "Concepts",
-    "Deconvnet",
-    "DeepFeatureFactorization",
-    "EigenCAM",
-    "EigenGradCAM",
-    "ElementWiseGradCAM",
-    "ExpectedGradients",
-    "Explanation",
-    "FullGrad",
-    "GradCAM",
-    "GradCAMPlusPlus",
-    "GradientRollout",
-    "GradientWeighted",
-    "GraphError",
-    "GroupCAM",
-    "GuidedBackprop",
-    "GuidedGradCAM",
-    "HiResCAM",
-    "InputError",
-    "InputXGradient",
-    "IntegratedGradCAM",
-    "IntegratedGradients",
-    "LaFAM",
-    "LayerCAM",
-    "LayerError",
-    "LayerMethod",
-    "LayoutError",
-    "LeGrad",
-    "MapMethod",
-    "Method",
-    "ModelError",
-    "Occlusion",
-    "OptionError",
-    "PixelMethod",
-    "RandomCAM",
-    "ReciproCAM",
-    "Saliency",
-    "ScoreCAM",
-    "SegEigenCAM",
-    "ShapleyCAM",
-    "Smooth",
-    "SmoothFullGrad",
-    "SmoothGrad",
-    "SmoothGradCAMPlusPlus",
-    "TargetError",
-    "XGradCAM",
-    "figure",
-    "layers",
-    "layouts",
-    "load",
-    "localize",
-    "metrics",
-    "overlay",
-    "targets",
-    "to_image",
-    "visual",
-    "zoo",
-]
-
 
 _MODULES = ("layers", "layouts", "metrics", "targets", "visual", "zoo")
 _HOMES = {
     "localize": "metrics",
     **dict.fromkeys(("figure", "load", "overlay", "to_image"), "visual"),
+    **dict.fromkeys(errors.__all__, "errors"),
 }
-"""Where public names are defined that are no method and no error."""
+"""Where the public names are defined that are no method."""
 
 
 def __getattr__(name: str) -> Any:
     """The public `name`, loaded now and kept."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _MODULES:
         return import_module(f"camlib.{name}")
-    errors = name.endswith(("Error", "Warning"))
-    home = import_module(f"camlib.{'errors' if errors else _HOMES.get(name, 'methods')}")
-    found = globals()[name] = getattr(home, name)
-    return found
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f"camlib.{_HOMES.get(name, 'methods')}")
+    if name == "__all__":
+        public: Any = sorted([*home.__all__, *_HOMES, *_MODULES])
+    elif name in home.__all__:
+        public = getattr(home, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = public
+    return public
 
 
 def __dir__() -> list[str]:
     """The public names alone, also before they are loaded."""
-    return [*__all__, "__version__"]
+    return [*__getattr__("__all__"), "__version__"]

@@ -18,6 +18,18 @@ from __future__ import annotations
 import sys
 import warnings
 
+__all__ = [
+    "CamlibError",
+    "CamlibWarning",
+    "GraphError",
+    "InputError",
+    "LayerError",
+    "LayoutError",
+    "ModelError",
+    "OptionError",
+    "TargetError",
+]
+
 
 class CamlibError(Exception):
     """Everything camlib raises on purpose."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import camlib
+from camlib.methods.calling import Calling
 
 PACKAGE = Path(camlib.__file__).parent
 
@@ -193,3 +195,54 @@ def test_package_is_typed_and_exports_what_it_says():
     assert all(hasattr(camlib, name) for name in camlib.__all__)
     assert sorted(camlib.__all__) == sorted(set(camlib.__all__))
     assert {kind.__name__ for kind in camlib.METHODS.values()} <= set(camlib.__all__)
+
+
+DEFAULTS = {
+    "Calling._accompanied": "what belongs to the samples: nothing",
+    "Calling._completed": "what is known of the inputs: measured by the method itself",
+    "Method.clean": "the clean pass of its values",
+    "Method.parts": "its values",
+    "Method.joined": "the parts as they are",
+    "Method.__call__": "no options beside the target",
+    "Method.explain": "no options beside the target",
+    "PixelMethod.parts": "its attribution",
+    "LayerMethod.gradients": "the first derivative",
+    "MaskedMethod.background": "zero",
+    "AttentionMethod._first": "all blocks need a graph",
+    "AttentionMethod._layers": "nothing is changed",
+    "Ensemble.taken": "the values as they are",
+    "Ensemble.summarised": "the means as they are",
+}
+"""What a class may replace although it is implemented, and what that does by default."""
+
+
+def kinds():
+    """Every class of camlib that calls a model."""
+    known, left = {Calling}, [Calling]
+    while left:
+        own = [k for k in left.pop().__subclasses__() if k.__module__.startswith("camlib.")]
+        known |= {*own}
+        left += own
+    return sorted(known, key=lambda kind: kind.__name__)
+
+
+def replaced(kind):
+    """What the class `kind` replaces although one of its bases in camlib implements it."""
+    for name, value in vars(kind).items():
+        if not inspect.isfunction(value) or name in ("__init__", "__repr__", "__init_subclass__"):
+            continue
+        base = next((b for b in kind.__mro__[1:] if name in vars(b)), object)
+        abstract = getattr(vars(base).get(name), "__isabstractmethod__", False)
+        if base.__module__.startswith("camlib.") and not abstract:
+            yield f"{base.__name__}.{name}"
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_final_classes_are_not_extended_and_nothing_implemented_is_replaced(kind):
+    if kind.__name__ in camlib.__all__ and not inspect.isabstract(kind):
+        assert [other for other in kinds() if kind in other.__bases__] == []
+    assert set(replaced(kind)) <= set(DEFAULTS)
+
+
+def test_every_default_is_replaced_somewhere():
+    assert {name for kind in kinds() for name in replaced(kind)} == set(DEFAULTS)

@@ -1,7 +1,7 @@
-"""Writes `docs/methods.md`, the list of all methods, and a picture of each.
+"""Writes the lists of all methods: `docs/methods.md`, and that in `docs/reference.md`.
 
-``scripts/pages methods`` makes all of it from `METHODS` and the docstrings;
-``--text`` the page alone, with the pictures that there are.
+``scripts/pages methods`` makes all of it from `METHODS` and the docstrings, with a picture of each;
+``--text`` the lists alone, with the pictures that there are.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from camlib.visual import save_picture
 COMMAND = "scripts/pages methods"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "methods.md"
+REFERENCE = DOCS / "reference.md"
 PICTURES = DOCS / "images" / "methods"
 
 SCENE, LABEL = 236, "disc"
@@ -40,6 +41,9 @@ SCENE, LABEL = 236, "disc"
 
 ABSENT = "needs a transformer"
 """What stands for a picture where the built-in network cannot be explained so."""
+
+START, END = "<!-- methods -->\n", "<!-- /methods -->"
+"""Marks of what is written in the reference."""
 
 TEXT = f"""# Methods
 
@@ -86,6 +90,15 @@ def main() -> None:
             old.unlink()
         draw()
     PAGE.write_text(page(), encoding="utf-8")
+    REFERENCE.write_text(reference(), encoding="utf-8")
+
+
+def reference() -> str:
+    """The reference with all methods between its marks."""
+    kinds = ", ".join(kind.__name__ for kind in METHODS.values())
+    before, rest = REFERENCE.read_text(encoding="utf-8").split(START)
+    listed = f"::: camlib.methods\n    options:\n      members: [{kinds}]\n"
+    return before + START + listed + END + rest.split(END)[1]
 
 
 def page() -> str:

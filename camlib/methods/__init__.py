@@ -1,141 +1,102 @@
-"""The methods, and their names for the command line, the tests and the docs."""
+"""The methods, their names, and what a method of your own is made of.
 
-from camlib.methods.ablation import AblationCAM, ReciproCAM
-from camlib.methods.attention import (
-    AttentionMethod,
-    AttentionRollout,
-    GradientRollout,
+A method is listed where it is defined: its class has a `name`, and its module exports it.
+`METHODS`, the command line, the tables of the docs and the contract tests follow from that.
+"""
+
+from typing import TYPE_CHECKING
+
+from camlib.methods import (
+    ablation,
+    attention,
+    base,
+    cam,
+    class_agnostic,
+    deconvnet,
+    eigen,
+    factorization,
+    fullgrad,
+    gradient,
+    group,
+    guided,
+    integrated,
+    layer,
+    le_grad,
+    masking,
+    multiscale,
+    occlusion,
+    pixel,
+    recipro,
+    replaying,
+    rise,
+    score,
+    smooth,
 )
-from camlib.methods.base import MapMethod, Method
-from camlib.methods.cam import CAM
-from camlib.methods.class_agnostic import FEM, CenterGaussian, ClassAgnostic, LaFAM, RandomCAM
-from camlib.methods.deconvnet import Deconvnet
-from camlib.methods.eigen import KPCACAM, EigenCAM, EigenGradCAM, SegEigenCAM
-from camlib.methods.factorization import DeepFeatureFactorization
-from camlib.methods.fullgrad import FullGrad
-from camlib.methods.gradient import (
-    LIFTCAM,
-    ElementWiseGradCAM,
-    GradCAM,
-    GradCAMPlusPlus,
-    HiResCAM,
-    LayerCAM,
-    ShapleyCAM,
-    XGradCAM,
+from camlib.methods.ablation import *
+from camlib.methods.attention import *
+from camlib.methods.base import *
+from camlib.methods.cam import *
+from camlib.methods.class_agnostic import *
+from camlib.methods.components import summed_by_class as summed_by_class
+from camlib.methods.deconvnet import *
+from camlib.methods.eigen import *
+from camlib.methods.factorization import *
+from camlib.methods.fullgrad import *
+from camlib.methods.gradient import *
+from camlib.methods.group import *
+from camlib.methods.guided import *
+from camlib.methods.integrated import *
+from camlib.methods.layer import *
+from camlib.methods.le_grad import *
+from camlib.methods.masking import *
+from camlib.methods.multiscale import *
+from camlib.methods.occlusion import *
+from camlib.methods.pixel import *
+from camlib.methods.recipro import *
+from camlib.methods.replaying import *
+from camlib.methods.rise import *
+from camlib.methods.score import *
+from camlib.methods.smooth import *
+from camlib.passes.forward import Pass as Pass
+from camlib.passes.forward import input_gradients as input_gradients
+from camlib.passes.forward import scores_at as scores_at
+from camlib.passes.inputs import Inputs as Inputs
+from camlib.results import Concepts as Concepts
+from camlib.results import Explanation as Explanation
+
+_FAMILIES = (
+    cam,
+    gradient,
+    multiscale,
+    eigen,
+    class_agnostic,
+    score,
+    group,
+    ablation,
+    recipro,
+    attention,
+    le_grad,
+    rise,
+    occlusion,
+    pixel,
+    smooth,
+    integrated,
+    fullgrad,
+    deconvnet,
+    guided,
 )
-from camlib.methods.group import GroupCAM
-from camlib.methods.guided import GuidedGradCAM
-from camlib.methods.integrated import (
-    ExpectedGradients,
-    IntegratedGradCAM,
-    IntegratedGradients,
-)
-from camlib.methods.layer import GradientWeighted, LayerMethod
-from camlib.methods.le_grad import LeGrad
-from camlib.methods.masking import RISE, Occlusion
-from camlib.methods.multiscale import CAMERAS, Augmented
-from camlib.methods.pixel import GuidedBackprop, InputXGradient, PixelMethod, Saliency
-from camlib.methods.score import ISCAM, SSCAM, ScoreCAM
-from camlib.methods.smooth import Smooth, SmoothFullGrad, SmoothGrad, SmoothGradCAMPlusPlus
-from camlib.results import Concepts, Explanation
+"""The modules of the methods, in the order of the tables."""
 
 METHODS: dict[str, type[Method]] = {
-    "cam": CAM,
-    "grad_cam": GradCAM,
-    "grad_cam_plus_plus": GradCAMPlusPlus,
-    "hires_cam": HiResCAM,
-    "xgrad_cam": XGradCAM,
-    "element_wise_grad_cam": ElementWiseGradCAM,
-    "layer_cam": LayerCAM,
-    "lift_cam": LIFTCAM,
-    "shapley_cam": ShapleyCAM,
-    "smooth_grad_cam_plus_plus": SmoothGradCAMPlusPlus,
-    "integrated_grad_cam": IntegratedGradCAM,
-    "cameras": CAMERAS,
-    "eigen_cam": EigenCAM,
-    "eigen_grad_cam": EigenGradCAM,
-    "seg_eigen_cam": SegEigenCAM,
-    "kpca_cam": KPCACAM,
-    "fem": FEM,
-    "lafam": LaFAM,
-    "random_cam": RandomCAM,
-    "center_gaussian": CenterGaussian,
-    "score_cam": ScoreCAM,
-    "group_cam": GroupCAM,
-    "ss_cam": SSCAM,
-    "is_cam": ISCAM,
-    "ablation_cam": AblationCAM,
-    "recipro_cam": ReciproCAM,
-    "attention_rollout": AttentionRollout,
-    "gradient_rollout": GradientRollout,
-    "le_grad": LeGrad,
-    "rise": RISE,
-    "occlusion": Occlusion,
-    "saliency": Saliency,
-    "input_x_gradient": InputXGradient,
-    "smooth_grad": SmoothGrad,
-    "integrated_gradients": IntegratedGradients,
-    "expected_gradients": ExpectedGradients,
-    "full_grad": FullGrad,
-    "smooth_full_grad": SmoothFullGrad,
-    "guided_backprop": GuidedBackprop,
-    "deconvnet": Deconvnet,
-    "guided_grad_cam": GuidedGradCAM,
+    kind.name: kind
+    for family in _FAMILIES
+    for kind in vars(family).values()
+    if isinstance(kind, type) and issubclass(kind, Method)
+    if kind.__module__ == family.__name__ and kind.name
 }
+"""Every method by its name, in the order of the tables."""
 
-__all__ = [
-    "CAM",
-    "CAMERAS",
-    "FEM",
-    "ISCAM",
-    "KPCACAM",
-    "LIFTCAM",
-    "METHODS",
-    "RISE",
-    "SSCAM",
-    "AblationCAM",
-    "AttentionMethod",
-    "AttentionRollout",
-    "Augmented",
-    "CenterGaussian",
-    "ClassAgnostic",
-    "Concepts",
-    "Deconvnet",
-    "DeepFeatureFactorization",
-    "EigenCAM",
-    "EigenGradCAM",
-    "ElementWiseGradCAM",
-    "ExpectedGradients",
-    "Explanation",
-    "FullGrad",
-    "GradCAM",
-    "GradCAMPlusPlus",
-    "GradientRollout",
-    "GradientWeighted",
-    "GroupCAM",
-    "GuidedBackprop",
-    "GuidedGradCAM",
-    "HiResCAM",
-    "InputXGradient",
-    "IntegratedGradCAM",
-    "IntegratedGradients",
-    "LaFAM",
-    "LayerCAM",
-    "LayerMethod",
-    "LeGrad",
-    "MapMethod",
-    "Method",
-    "Occlusion",
-    "PixelMethod",
-    "RandomCAM",
-    "ReciproCAM",
-    "Saliency",
-    "ScoreCAM",
-    "SegEigenCAM",
-    "ShapleyCAM",
-    "Smooth",
-    "SmoothFullGrad",
-    "SmoothGrad",
-    "SmoothGradCAMPlusPlus",
-    "XGradCAM",
-]
+if not TYPE_CHECKING:  # a type checker reads what is public from the imports
+    __all__ = ["METHODS", "Concepts", "Explanation"]
+    for _module in (*_FAMILIES, base, factorization, layer, masking, replaying):
+        __all__ += _module.__all__

@@ -29,6 +29,8 @@ from camlib.passes.replay import Needs, Tail
 from camlib.rules.attention import Attending, Attention
 from camlib.rules.relu import without_recomputation
 
+__all__ = ["AttentionMethod", "AttentionRollout", "GradientRollout"]
+
 
 class AttentionMethod(MapMethod):
     """A map from what each block of a vision transformer attends to.
@@ -48,6 +50,7 @@ class AttentionMethod(MapMethod):
     """
 
     rectify = False
+    needs_attention = True
 
     @checked
     def __init__(
@@ -65,7 +68,7 @@ class AttentionMethod(MapMethod):
         self._needs: dict[Any, Needs] = {}
 
     @abstractmethod
-    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
         """The maps ``(N, K, *grid)`` from the calls of attention in `run`."""
 
     def _first(self, blocks: Blocks) -> int | None:
@@ -96,7 +99,7 @@ class AttentionMethod(MapMethod):
                 continue
             try:
                 with without_recomputation("attention"):
-                    maps = self._maps(run, blocks, attending.found)
+                    maps = self.signed_maps(run, blocks, attending.found)
                 # A softmax may be one of float32 whatever the model is.
                 dtype = torch.promote_types(maps[0].dtype, run.scores.dtype)
                 return run, [each.to(dtype) for each in maps]
@@ -115,7 +118,7 @@ class AttentionMethod(MapMethod):
         for found in run.gradients(matrices, names, scores, **options):
             yield [call.per_head(each) for call, each in zip(calls, found, strict=True)]
 
-    def _better(self, run: Pass, layer: str) -> str:
+    def advice(self, run: Pass, layer: str) -> str:
         """Another family."""
         return "GradCAM reads the tokens of any layer and may know more"
 
@@ -137,6 +140,7 @@ class AttentionRollout(AttentionMethod):
             0.9 in a well-known code. What the first token has of itself stays.
     """
 
+    name = "attention_rollout"
     cost = "1 forward"
 
     @checked
@@ -153,7 +157,8 @@ class AttentionRollout(AttentionMethod):
     def _first(self, blocks: Blocks) -> int:
         return blocks.last
 
-    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+        """The row that the answer is read from, followed through the blocks."""
         last = found[blocks.last]
         read = torch.zeros(last.shape[2], device=last.matrix.device, dtype=torch.bool)
         with suppress(GraphError):  # a model may have none
@@ -181,9 +186,12 @@ class GradientRollout(AttentionMethod):
     counts: it is cut off in every block.
     """
 
+    name = "gradient_rollout"
+    linear = False
     cost = "1 forward, 1 backward"
 
-    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+        """The row that the answer is read from, followed through what speaks for the target."""
         calls = [found[i] for i in blocks.all]
         chunks = []
         for chunk in self._gradients(run, calls):

@@ -52,6 +52,7 @@ class Ensemble(Showable):
         )
         self.method = method
         self.differentiable = method.differentiable
+        self.scaled = method.scaled
 
     @abstractmethod
     def views(self, run: Pass) -> Iterable[View]:

@@ -25,12 +25,35 @@ from camlib.state.undoing import Called
 from camlib.targets import Target, TargetLike
 from camlib.targets.saturation import saturated
 
+__all__ = ["MapMethod", "Method"]
+
 
 class Method(Calling, ABC):
     """A way to explain what `model` answers. The model is never changed."""
 
+    name: ClassVar[str] = ""
+    """What `METHODS`, the command line and the tables of the docs call it."""
+
     cost: ClassVar[str]
     """Forward and backward passes of a call."""
+
+    scaled: bool = True
+    """Whether a call returns maps in [0, 1], not attributions of input values."""
+
+    looks: ClassVar[bool] = True
+    """Whether the values depend on the input."""
+
+    asks: ClassVar[bool] = True
+    """Whether the values depend on the target. If not, a call needs none."""
+
+    any_score: ClassVar[bool] = True
+    """Whether the target may be any function of the output, not a class alone."""
+
+    linear: ClassVar[bool] = True
+    """Whether a score times a positive number has the same map, or the attribution times it."""
+
+    needs_attention: ClassVar[bool] = False
+    """Whether the model has to be a vision transformer."""
 
     averageable: ClassVar[bool] = True
     """Whether its values can be averaged over changed inputs, as by `camlib.Smooth`."""
@@ -303,7 +326,7 @@ class MapMethod(Showable):
         )
 
     @abstractmethod
-    def _better(self, run: Pass, layer: str) -> str:
+    def advice(self, run: Pass, layer: str) -> str:
         """What else to try where `layer` shows nothing."""
 
     def _fused(self, found: list[Tensor], size: Sequence[int]) -> Tensor:
@@ -338,7 +361,7 @@ class MapMethod(Showable):
                 hint = why or f"nothing there speaks for the target; {against}"
                 warn(
                     f"a map {where} is zero everywhere: {hint}"
-                    + ("" if why else self._better(run, name))
+                    + ("" if why else self.advice(run, name))
                 )
 
 

@@ -16,6 +16,8 @@ from camlib.passes.forward import Pass
 from camlib.targets import Category
 from camlib.targets.binary import both
 
+__all__ = ["CAM"]
+
 
 class CAM(LayerMethod):
     """Class activation map: the classifier's weights at every position, ``M_c = sum_k W_ck A_k``.
@@ -29,17 +31,21 @@ class CAM(LayerMethod):
     a picture in [0, 1], where the sign puts "no evidence" above zero: ``relu=True`` is Grad-CAM.
     """
 
+    name = "cam"
     cost = "1 forward"
     graph = "none"
     rectify = False
+    any_score = False
+    linear = False
 
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The classifier's weights at every position, where they give the output."""
         if not isinstance(run.target, Category):
             raise TargetError("CAM explains classes alone: pass class indices, or use Grad-CAM")
         classes = run.target.classes.reshape(len(run.inputs), -1)
         found = []
         for name, raw, activation in zip(
-            run.seen.names, run.seen.activations(), self._activations(run), strict=True
+            run.seen.names, run.seen.activations(), self.activations(run), strict=True
         ):
             closest = closest_classifier(run, raw, activation)
             if not closest.holds:

@@ -20,6 +20,8 @@ from camlib.options import Positive, Seed, checked
 from camlib.passes.forward import Pass
 from camlib.passes.names import Layers
 
+__all__ = ["FEM", "CenterGaussian", "ClassAgnostic", "LaFAM", "RandomCAM"]
+
 
 class ClassAgnostic(LayerMethod):
     """A map of the activation alone.
@@ -38,10 +40,11 @@ class ClassAgnostic(LayerMethod):
     def pattern(self, activation: Tensor) -> Tensor:
         """The signed map ``(N, *grid)`` of an activation ``(N, C, *grid)`` in float32 at least."""
 
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The pattern of each layer, once for every class asked for."""
         classes = run.scores.shape[1]
         with torch.autocast(run.inputs.image.device.type, enabled=False):
-            found = [self.pattern(activation) for activation in self._activations(run)]
+            found = [self.pattern(activation) for activation in self.activations(run)]
         return [each[:, None].repeat_interleave(classes, 1) for each in found]
 
 
@@ -53,6 +56,8 @@ class LaFAM(ClassAgnostic):
     measures of faithfulness. Class-agnostic; weak on layers with negative values, where channels
     cancel.
     """
+
+    name = "lafam"
 
     def pattern(self, activation: Tensor) -> Tensor:
         """The mean over channels."""
@@ -70,6 +75,8 @@ class FEM(ClassAgnostic):
     Args:
         k: how many standard deviations above its mean a channel counts.
     """
+
+    name = "fem"
 
     @checked
     def __init__(
@@ -101,6 +108,7 @@ class RandomCAM(ClassAgnostic):
         seed: of the weights.
     """
 
+    name = "random_cam"
     rectify = True
 
     @checked
@@ -131,6 +139,9 @@ class CenterGaussian(ClassAgnostic):
     Args:
         sigma: standard deviation, as a share of each side.
     """
+
+    name = "center_gaussian"
+    looks = False
 
     @checked
     def __init__(

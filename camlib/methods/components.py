@@ -24,16 +24,20 @@ def summed(weights: Tensor, activation: Tensor, *, eigen_smooth: bool) -> Tensor
     return maps.weighted_sum(weights, activation)
 
 
-def summed_by_class(weights: Tensor, activation: Tensor, *, eigen_smooth: bool) -> Tensor:
-    """``sum_k w_k A_k`` ``(N, K, *grid)`` of `weights` ``(N, C, K)`` and an activation.
+def summed_by_class(weights: Tensor, activation: Tensor, *, eigen_smooth: bool = False) -> Tensor:
+    """The map of each class, ``sum_k w_k A_k``, ``(N, K, *grid)``; autocast has no effect on it.
 
-    With `eigen_smooth`, the first component of the ``w_k A_k`` in place of their sum.
+    Args:
+        weights: of each channel for each class, ``(N, C, K)``.
+        activation: ``(N, C, *grid)``.
+        eigen_smooth: whether the first component of the ``w_k A_k`` stands for their sum.
     """
-    if not eigen_smooth:
-        return torch.einsum("nck,nc...->nk...", weights, activation)
-    places = [1] * (activation.ndim - 2)
-    each = [w.reshape(*w.shape, *places) * activation for w in weights.unbind(2)]
-    return torch.stack([projected(weighted) for weighted in each], 1)
+    with torch.autocast(activation.device.type, enabled=False):
+        if not eigen_smooth:
+            return torch.einsum("nck,nc...->nk...", weights, activation)
+        places = [1] * (activation.ndim - 2)
+        each = [w.reshape(*w.shape, *places) * activation for w in weights.unbind(2)]
+        return torch.stack([projected(weighted) for weighted in each], 1)
 
 
 def projected(features: Tensor) -> Tensor:

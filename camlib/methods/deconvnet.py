@@ -26,6 +26,8 @@ from camlib.rules.relu import Rectifying, without_recomputation
 from camlib.state.undoing import Called
 from camlib.targets import TargetLike
 
+__all__ = ["Deconvnet"]
+
 
 class Deconvnet(PixelMethod):
     """Deconvnet: a class, or one unit of a layer, projected down to the pixels.
@@ -49,6 +51,7 @@ class Deconvnet(PixelMethod):
         LayerError: the layer is not in `model`.
     """
 
+    name = "deconvnet"
     cost = "1 forward, 1 backward"
 
     @checked

@@ -15,6 +15,8 @@ from camlib.methods.options import LayerOptions
 from camlib.options import checked
 from camlib.passes.names import Layers
 
+__all__ = ["KPCACAM", "EigenCAM", "EigenGradCAM", "SegEigenCAM"]
+
 
 class EigenCAM(ClassAgnostic):
     """Eigen-CAM: the projection on the first right singular vector, ``M_i = sum_k v_k A_ki``.
@@ -25,6 +27,8 @@ class EigenCAM(ClassAgnostic):
     from Grad-CAM by the measures of faithfulness, and weak where there are two, of which it shows
     the one that the layer responds to most, whichever is asked for.
     """
+
+    name = "eigen_cam"
 
     def pattern(self, activation: Tensor) -> Tensor:
         """The projection of every position."""
@@ -40,6 +44,8 @@ class EigenGradCAM(GradientWeighted):
     sign of the map is that of its largest value, not that of the score.
     """
 
+    name = "eigen_grad_cam"
+
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The gradient, times the share of its channel in the pattern."""
         return first_vector(gradient * activation) * gradient
@@ -53,6 +59,8 @@ class SegEigenCAM(GradientWeighted):
     class over a region, `camlib.targets.Segment`). Weak on the sign of evidence, which ``|G|``
     drops.
     """
+
+    name = "seg_eigen_cam"
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The size of the gradient, times the share of its channel in the pattern."""
@@ -71,6 +79,8 @@ class KPCACAM(ClassAgnostic):
     Args:
         gamma: the scale of the kernel; one over the number of channels by default.
     """
+
+    name = "kpca_cam"
 
     @checked
     def __init__(

@@ -13,9 +13,9 @@ from camlib.errors import NOT_FINITE, InputError, LayerError, warn
 from camlib.layers import default_layer
 from camlib.layouts import Layout, adapted
 from camlib.layouts.reading import reading_of
-from camlib.methods.ablation import changed_scores
 from camlib.methods.calling import Calling
 from camlib.methods.options import CallingOptions
+from camlib.methods.replaying import changed_scores
 from camlib.options import Count, Width, checked
 from camlib.passes.chunks import Chunks
 from camlib.passes.forward import Pass
@@ -25,6 +25,8 @@ from camlib.passes.replay import Needs, Tail
 from camlib.results import Concepts
 from camlib.state.undoing import Called
 from camlib.targets import TargetLike
+
+__all__ = ["DeepFeatureFactorization"]
 
 _SIGNED = 0.1
 """The share of a layer's size in negative values from which on cutting them is worth a warning."""

@@ -19,6 +19,8 @@ from camlib.state.ambient import FunctionMode
 from camlib.state.undoing import Called
 from camlib.targets import Target
 
+__all__ = ["FullGrad"]
+
 
 class FullGrad(PixelMethod):
     """FullGrad: input times gradient and bias times gradient, one map of both.
@@ -35,6 +37,7 @@ class FullGrad(PixelMethod):
     weak at telling classes apart, as most of the map is the same for all.
     """
 
+    name = "full_grad"
     cost = "1 forward, 1 backward"
 
     scaled = True

@@ -20,6 +20,17 @@ from camlib.options import checked
 from camlib.passes.forward import Pass
 from camlib.passes.names import Layers
 
+__all__ = [
+    "LIFTCAM",
+    "ElementWiseGradCAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
+    "ShapleyCAM",
+    "XGradCAM",
+]
+
 
 class GradCAM(GradientWeighted):
     """Grad-CAM: the mean gradient of a channel is its weight, ``w_k = mean_i G_ki``.
@@ -28,6 +39,8 @@ class GradCAM(GradientWeighted):
     layer before a pooling, where most of the other rules are the same or nearly so. Weak at earlier
     layers, where a channel means something else at every place, and on layers with negative values.
     """
+
+    name = "grad_cam"
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mean gradient of each channel, ``(N, C, 1, 1)``."""
@@ -48,6 +61,9 @@ class GradCAMPlusPlus(GradientWeighted):
         normalize_alpha: divide ``a_k`` by its sum over positions with positive gradient, as the
             authors' code does and the paper does not.
     """
+
+    name = "grad_cam_plus_plus"
+    linear = False
 
     @checked
     def __init__(
@@ -76,6 +92,8 @@ class HiResCAM(GradientWeighted):
     score. Weak at layers with negative values, where evidence for and against cancels.
     """
 
+    name = "hires_cam"
+
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The gradient itself."""
         return gradient
@@ -89,6 +107,8 @@ class XGradCAM(GradientWeighted):
     Before a pooling it is Grad-CAM; weak on layers with negative values, where a sum may be next to
     nothing, and at earlier layers, as Grad-CAM.
     """
+
+    name = "xgrad_cam"
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mean gradient of each channel, weighted by the activation, ``(N, C, 1, 1)``."""
@@ -110,6 +130,8 @@ class ElementWiseGradCAM(GradientWeighted):
     has some of what other classes are seen by.
     """
 
+    name = "element_wise_grad_cam"
+
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The gradient where it has the sign of the activation, else zero."""
         return gradient.where(gradient * activation > 0, 0)
@@ -124,6 +146,8 @@ class LayerCAM(GradientWeighted):
     shallow ones draw the outline. Weak as `ElementWiseGradCAM`, and on layers with negative values;
     there the authors' code has no ReLU at the end, ``relu=False``.
     """
+
+    name = "layer_cam"
 
     @checked
     def __init__(
@@ -153,6 +177,8 @@ class LIFTCAM(GradientWeighted):
     a channel rescaled with its weights undone behind it changes the map.
     """
 
+    name = "lift_cam"
+
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The share of each channel in the score, ``(N, C, 1, 1)``."""
         return (gradient * activation).sum(positions(gradient), keepdim=True)
@@ -175,6 +201,7 @@ class ShapleyCAM(GradientWeighted):
         GraphError: an operator behind the layer has no second derivative, as fused attention.
     """
 
+    name = "shapley_cam"
     cost = "1 forward, 2 backward of what follows the layer"
 
     @checked
@@ -195,7 +222,8 @@ class ShapleyCAM(GradientWeighted):
             return gradient.where(gradient * activation > 0, 0)
         return gradient.mean(positions(gradient), keepdim=True)
 
-    def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
+    def gradients(self, run: Pass) -> Iterator[list[Tensor]]:
+        """``G - H A / 2`` at each layer, ``(k, N, ...)``, the next ``k`` classes at a time."""
         activations = run.seen.activations()
         for found in run.seen.gradients(run.scores, create_graph=True):
             yield [

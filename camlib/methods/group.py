@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from camlib import maps
 from camlib.maps import Window
 from camlib.methods.layer import LayerMethod
+from camlib.methods.masking import Answers, Masking, Masks
 from camlib.methods.options import LayerOptions
 from camlib.options import Count, Range, checked
 from camlib.passes.chunks import Chunks, Progress
 from camlib.passes.forward import Pass, scores_at
 from camlib.passes.names import Layers
-from camlib.targets import Target
 from camlib.targets.classes import Asked, asked_as
+
+__all__ = ["GroupCAM"]
 
 
 class GroupCAM(LayerMethod):
@@ -46,6 +48,7 @@ class GroupCAM(LayerMethod):
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
     """
 
+    name = "group_cam"
     cost = "2 forward, 1 backward of what follows the layer, 1 forward for each of 32 groups"
 
     @checked
@@ -69,25 +72,23 @@ class GroupCAM(LayerMethod):
         self.groups = groups
         self.percentile = percentile
         self.score: Asked = score
-        self.chunks = Chunks(batch_size, progress)
+        self.masking = Masking(score, Chunks(batch_size, progress))
 
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The masks of each layer at the input's size, weighted by what the model gains."""
         image = run.inputs.image
-        target = asked_as(run.target, self.score)
-        samples = torch.arange(len(image), device=image.device)
         side = min(run.inputs.size)
         blurred = maps.blur(run.inputs.arranged, side * 50 / 224, max(round(side * 25 / 224), 1))
         background = run.inputs.at_places(blurred)
-        before = scores_at(run, samples, background, target).to(image.device)
-        activations = self._activations(run)
-        gradients = run.seen.gradients(run.scores, create_graph=self.differentiable)
-        masks = self._by_class(run, activations, gradients, self._masks)
-        found = [
-            self._map(run, target, background, before, each.to(image.device), window)
+        every = torch.arange(len(image), device=image.device)
+        before = scores_at(run, every, background, asked_as(run.target, self.score))
+        masks = self.by_class(run, self.activations(run), self._masks)
+        weighted = [
+            self._map(run, background, before.to(image.device), each.to(image.device), window)
             for each, window in zip(masks, run.seen.windows.values(), strict=True)
         ]
         run.seen.windows = {}  # the maps have the input's size already
-        return found
+        return weighted
 
     def _masks(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mask of each group on the layer's grid, ``(M, G, *grid)``."""
@@ -104,45 +105,34 @@ class GroupCAM(LayerMethod):
         return masks.where(masks > level.reshape(*level.shape, *[1] * (masks.ndim - 2)), 0)
 
     def _map(
-        self,
-        run: Pass,
-        target: Target,
-        background: Tensor,
-        before: Tensor,
-        masks: Tensor,
-        window: Window,
+        self, run: Pass, background: Tensor, before: Tensor, grids: Tensor, window: Window
     ) -> Tensor:
-        """The map ``(N, K, *size)`` of `masks` ``(N, K, G, *grid)``.
+        """The map ``(N, K, *size)`` of masks on the layer's grid.
 
         Args:
             run: the clean pass.
-            target: what is asked.
             background: what stands where a mask is zero, like the image.
             before: the scores of the background, ``(N, K)``.
-            masks: of the groups.
+            grids: the masks, ``(N, K, G, *grid)``.
             window: which part of the input they cover.
         """
-        image, size, classes = run.inputs.image, run.inputs.size, before.shape[1]
-        total = masks.new_zeros(before.numel(), *size)
+        used = ~maps.flat(grids.flatten(1, 2)).reshape(grids.shape[:3])
+        samples, classes, groups = used.nonzero().unbind(1)
 
-        def add(chunk: Tensor) -> Tensor:
-            nonlocal total
-            samples, numbers, groups = chunk.unbind(1)
-            plain = maps.place(masks[samples, numbers, groups][:, None], size, window)
-            mask = maps.normalize(plain)
-            places = run.inputs.at_places(mask).to(image.dtype)
-            seen = image[samples] * places + background[samples] * (1 - places)
-            found = scores_at(run, samples, seen, target).to(before.device)
-            gains = (found - before[samples]).gather(1, numbers[:, None])[:, 0]
-            areas = mask if self.form == "paper" else plain
-            gains = gains if self.form == "paper" else gains.relu()
-            rows = torch.arange(len(total), device=chunk.device)[:, None]
-            shares = gains.where(rows == samples * classes + numbers, 0).to(total.dtype)
-            with torch.autocast(total.device.type, enabled=False):
-                total = total + torch.einsum("qm,m...->q...", shares, areas[:, 0])
-            return gains
+        def plain(numbers: Tensor) -> Tensor:
+            some = grids[samples[numbers], classes[numbers], groups[numbers]]
+            return maps.place(some[:, None], run.inputs.size, window)
 
-        used = ~maps.flat(masks.flatten(1, 2)).reshape(masks.shape[:3])
-        for _ in self.chunks.run(add, used.nonzero(), image):
-            pass
-        return total.reshape(*before.shape, *size)
+        def draw(numbers: Tensor) -> Tensor:
+            return maps.normalize(plain(numbers))[:, 0]
+
+        def weigh(answers: Answers) -> tuple[Tensor, Tensor]:
+            numbers = answers.numbers
+            gains = answers.scores - before[samples[numbers]]
+            own = torch.arange(before.shape[1], device=gains.device) == classes[numbers, None]
+            gains = gains.where(own, 0)
+            if self.form == "paper":
+                return gains, answers.masks
+            return gains.relu(), plain(numbers)[:, 0]
+
+        return self.masking.total(run, Masks(samples, draw), background, weigh)

@@ -20,6 +20,8 @@ from camlib.passes.names import Layers
 from camlib.results import Explanation
 from camlib.rules.relu import Rectifying, without_recomputation
 
+__all__ = ["GuidedGradCAM"]
+
 
 class GuidedGradCAM(Method):
     """Guided Grad-CAM: guided backpropagation times Grad-CAM, for the same class.
@@ -44,8 +46,11 @@ class GuidedGradCAM(Method):
             given.
     """
 
+    name = "guided_grad_cam"
     cost = "1 forward, 1 backward, 1 backward of what follows the layer"
     averageable = False
+    scaled = False
+    linear = False
 
     @checked
     def __init__(

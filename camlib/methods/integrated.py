@@ -31,6 +31,8 @@ from camlib.passes.inputs import Inputs
 from camlib.passes.names import Layers
 from camlib.targets import Target
 
+__all__ = ["ExpectedGradients", "IntegratedGradCAM", "IntegratedGradients"]
+
 
 class IntegratedGradients(PixelMethod):
     """Integrated gradients: ``(x - x') * integral_0^1 dy_c(x' + a (x - x')) / dx da``.
@@ -53,6 +55,7 @@ class IntegratedGradients(PixelMethod):
         InputError: in a call, `baseline` does not fit.
     """
 
+    name = "integrated_gradients"
     cost = "2 forward, 1 forward and backward for each of 50 steps"
 
     @checked
@@ -120,6 +123,7 @@ class ExpectedGradients(PixelMethod):
         InputError: in a call, `baselines` do not fit.
     """
 
+    name = "expected_gradients"
     cost = "1 forward, 1 forward and backward for each of 50 samples"
 
     @checked
@@ -194,6 +198,7 @@ class IntegratedGradCAM(LayerMethod):
         InputError: in a call, `baseline` does not fit.
     """
 
+    name = "integrated_grad_cam"
     cost = "2 forward, 1 forward and backward of what follows the layer for each of 50 steps"
 
     @checked
@@ -220,16 +225,17 @@ class IntegratedGradCAM(LayerMethod):
     def _accompanied(self, given: Inputs) -> Inputs:
         return given.accompanied("baseline", self.baseline)
 
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The integral, by the rule, of the rectified maps on the way from the baseline."""
         layers, image = run.seen.names, run.inputs.image
         start, points = on_the_way(run, self.steps, self.batch_size, self.rule)
         blank = run.inputs.with_image(start.to(image.dtype))
-        first, before = self._from(layers, run.model, blank, run.target, read=self._activations)
+        first, before = self._from(layers, run.model, blank, run.target, read=self.activations)
         run.seen.windows |= first.seen.windows
 
         def read(samples: Tensor, inputs: Inputs, target: Target) -> list[Tensor]:
             def gained(again: Pass) -> list[Tensor]:
-                now = self._activations(again)
+                now = self.activations(again)
                 gains = [a - b[samples.to(b.device)] for a, b in zip(now, before, strict=True)]
                 found = self._weighted(again, gains, mean_gradient, eigen_smooth=self.eigen_smooth)
                 return found if target.signed else [each.relu() for each in found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar, Unpack
 
@@ -28,6 +28,8 @@ from camlib.passes.names import Layers, check_ran, names, unwrap
 from camlib.passes.replay import Needs, Tail
 from camlib.targets import Target
 from camlib.targets.saturation import saturated
+
+__all__ = ["GradientWeighted", "LayerMethod"]
 
 Weights = Callable[[Tensor, Tensor], Tensor]
 """From an activation ``(N, C, *grid)`` and the gradient at it: weights that broadcast to it."""
@@ -56,9 +58,6 @@ class LayerMethod(MapMethod):
     replays: ClassVar[bool] = False
     """Whether what follows the layer runs again, on changed activations."""
 
-    asks: ClassVar[bool] = True
-    """Whether it needs a score. If not, none is asked for where the user gives no target."""
-
     @checked
     def __init__(
         self,
@@ -79,7 +78,7 @@ class LayerMethod(MapMethod):
         self._advice: dict[str, str] = {}
 
     @abstractmethod
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
         """The signed map of each layer, ``(N, K, *grid)``, in units of the score."""
 
     def values(
@@ -115,7 +114,7 @@ class LayerMethod(MapMethod):
         self.layers = (name,)
         if run is not None and self.graph == "tail" and not (self.differentiable or rule):
             with suppress(GraphError):
-                return run, self._maps(run)
+                return run, self.signed_maps(run)
         return self._from(self.layers, model, given, target, rule)
 
     def _default(self, model: nn.Module, given: Inputs, target: Any) -> tuple[str, Pass | None]:
@@ -143,7 +142,7 @@ class LayerMethod(MapMethod):
         read: Callable[[Pass], list[Tensor]] | None = None,
     ) -> tuple[Pass, list[Tensor]]:
         """A pass and what `read` finds at `layers`, the maps by default."""
-        read = read or self._maps
+        read = read or self.signed_maps
         known = {name for name, _, form in self._readings if form == given.form}
         record = not known.issuperset(layers)
         graphs = (self.graph,) if self.graph == "none" else GRAPHS
@@ -167,33 +166,31 @@ class LayerMethod(MapMethod):
         """What follows the layer `name`, with what earlier calls found out about it."""
         return Tail(model, name, self._needs.setdefault((name, given.image.shape[1:]), Needs()))
 
-    def _activations(self, run: Pass) -> list[Tensor]:
+    def activations(self, run: Pass) -> list[Tensor]:
         """The activation of each layer, ``(N, C, *grid)``, in float32 at least."""
         return [
             maps.precise(self._arranged(run, name, tensor))
             for name, tensor in zip(run.seen.names, run.seen.activations(), strict=True)
         ]
 
-    def _by_class(
+    def by_class(
         self,
         run: Pass,
         activations: list[Tensor],
-        gradients: Iterable[list[Tensor]],
-        function: Callable[..., Tensor],
+        function: Callable[[Tensor, Tensor], Tensor],
     ) -> list[Tensor]:
         """What `function` makes of a layer's activation and gradients, for each ``(N, K, ...)``.
 
         Args:
             run: the clean pass.
             activations: ``(N, C, *grid)`` of each layer.
-            gradients: for each layer ``(k, N, ...)``, the next ``k`` classes.
             function: from activations ``(M, C, *grid)`` and the gradients of ``M`` scores at them,
                 float32 at least, to ``(M, ...)``.
         """
         chunks: list[list[Tensor]] = [[] for _ in activations]
-        for found in gradients:
+        for gradients in self.gradients(run):
             for name, activation, gradient, chunk in zip(
-                run.seen.names, activations, found, chunks, strict=True
+                run.seen.names, activations, gradients, chunks, strict=True
             ):
                 reading = self._reading(run, name, gradient.shape[1:])
                 if not isinstance(reading.layout, ChannelsFirst):
@@ -217,18 +214,18 @@ class LayerMethod(MapMethod):
         def weighted(activation: Tensor, gradient: Tensor) -> Tensor:
             return summed(weigh(activation, gradient), activation, eigen_smooth=eigen_smooth)
 
-        return self._by_class(run, activations, self._gradients(run), weighted)
+        return self.by_class(run, activations, weighted)
 
     def _derivatives(self, run: Pass) -> list[Tensor]:
         """The gradient at each layer, ``(N, K, C, *grid)``, in float32 at least."""
         chunks: list[list[Tensor]] = [[] for _ in run.seen.names]
-        for found in self._gradients(run):
+        for found in self.gradients(run):
             for name, gradient, chunk in zip(run.seen.names, found, chunks, strict=True):
                 arranged = [self._arranged(run, name, each) for each in gradient]
                 chunk.append(maps.precise(torch.stack(arranged, 1)))
         return [torch.cat(chunk, 1) for chunk in chunks]
 
-    def _gradients(self, run: Pass) -> Iterator[list[Tensor]]:
+    def gradients(self, run: Pass) -> Iterator[list[Tensor]]:
         """What `weights` gets as the gradient: for each layer ``(k, N, ...)``, the next k classes.
 
         A subclass may look further than the first derivative.
@@ -257,7 +254,7 @@ class LayerMethod(MapMethod):
             )
         return arranged
 
-    def _better(self, run: Pass, layer: str) -> str:
+    def advice(self, run: Pass, layer: str) -> str:
         """Another layer; sought once."""
         if layer not in self._advice:
             self._advice[layer] = "another layer may know more"
@@ -331,9 +328,10 @@ class GradientWeighted(LayerMethod):
         Both are ``(N, C, *grid)`` and float32; the weights broadcast to that shape.
         """
 
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The activations, weighted by the gradients."""
         return self._weighted(
-            run, self._activations(run), self.weights, eigen_smooth=self.eigen_smooth
+            run, self.activations(run), self.weights, eigen_smooth=self.eigen_smooth
         )
 
 

@@ -18,6 +18,8 @@ from camlib.options import checked
 from camlib.passes.forward import Pass
 from camlib.rules.attention import Attending, Attention
 
+__all__ = ["LeGrad"]
+
 
 class LeGrad(AttentionMethod):
     """LeGrad: what attention would raise the score, summed over the blocks.
@@ -42,6 +44,7 @@ class LeGrad(AttentionMethod):
             them, and else ``"mean"``.
     """
 
+    name = "le_grad"
     cost = "1 forward, 1 forward and backward of what follows, for each block"
     fuse: Fuse = "sum"
 
@@ -67,7 +70,8 @@ class LeGrad(AttentionMethod):
             )
         return blocks.names
 
-    def _maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+        """The mean positive gradient at the attention of each block."""
         axis = blocks.layout.samples_axis
         outputs = run.seen.activations()
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)

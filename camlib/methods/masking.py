@@ -1,41 +1,162 @@
-"""Maps from hiding parts of the input, without a layer."""
+"""Maps from masked images: what the model answers when it sees parts of its input alone.
+
+A masked method says three things: which masks, what stands where a mask is zero, and how scores
+become weights. `MaskedMethod` takes masks of the input, `MaskedLayerMethod` makes them of a layer's
+channels. Both run the model in the loop of `Masking`.
+"""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Unpack
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib import maps
-from camlib.draws import Draws
-from camlib.errors import InputError
+from camlib.maps import Window
 from camlib.methods.base import MapMethod
-from camlib.methods.options import HidingOptions, MapOptions
-from camlib.options import Count, Filled, Range, Seed, checked
+from camlib.methods.components import summed_by_class
+from camlib.methods.layer import LayerMethod
+from camlib.methods.options import LayerOptions, MapOptions
+from camlib.options import Count, checked
 from camlib.passes.chunks import Chunks, Progress
 from camlib.passes.forward import Pass, scores_at
 from camlib.passes.inputs import Inputs
+from camlib.passes.names import Layers
 from camlib.targets.classes import Asked, asked_as
 
-Lengths = Count | Annotated[tuple[Count, ...], Filled()]
-"""A number of places along each axis, or one for all."""
+__all__ = ["MaskedLayerMethod", "MaskedMethod", "Masks"]
 
 
-class Hiding(MapMethod):
-    """A map at the input's size from what the model answers when parts of the input are hidden.
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Masks of the images of a batch, drawn a few at a time.
+
+    Attributes:
+        samples: which sample each mask is for, by number, ``(P,)``.
+        draw: from the numbers of masks ``(M,)`` to the masks ``(M, *size)``: 1 where the image is
+            seen, 0 where the background stands.
+        hides: whether a weight belongs to what the mask hides, not to what it shows.
+        often: what the weighted sum is divided by, such as how often each place counts.
+    """
+
+    samples: Tensor
+    draw: Callable[[Tensor], Tensor]
+    hides: bool = False
+    often: Tensor | float = 1.0
+
+    @classmethod
+    def same_for_all(
+        cls,
+        inputs: Inputs,
+        count: int,
+        draw: Callable[[Tensor], Tensor],
+        *,
+        hides: bool = False,
+        often: Tensor | float = 1.0,
+    ) -> Masks:
+        """The same `count` masks for every sample of `inputs`; see the attributes."""
+        samples = torch.arange(len(inputs), device=inputs.image.device).repeat_interleave(count)
+        return cls(samples, lambda numbers: draw(numbers % count), hides, often)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the model answers to some masked images.
+
+    Attributes:
+        numbers: of the masks, ``(M,)``.
+        masks: ``(M, *size)``.
+        scores: ``(M, K)``, in float32 at least.
+    """
+
+    numbers: Tensor
+    masks: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How masked images are run.
+
+    Attributes:
+        score: what is asked of the model.
+        chunks: how many masked images it sees at once.
+    """
+
+    score: Asked
+    chunks: Chunks
+
+    def answers(self, run: Pass, masks: Masks, background: Tensor | float) -> Iterator[Answers]:
+        """The answers to all of `masks`, in order, some at a time.
+
+        Args:
+            run: the clean pass.
+            masks: what the model sees of the images.
+            background: what it sees where a mask is zero: shaped like the image, or a number.
+        """
+        target, image = asked_as(run.target, self.score), run.inputs.image
+        blank = not isinstance(background, Tensor) and background == 0
+
+        def answered(numbers: Tensor) -> Answers:
+            samples = masks.samples[numbers].to(image.device)
+            drawn = masks.draw(numbers)
+            shares = run.inputs.at_places(drawn[:, None]).to(image)
+            masked = image[samples].mul_(shares)
+            if not blank:
+                behind = background[samples] if isinstance(background, Tensor) else background
+                masked = masked + behind * (1 - shares)
+            scores = scores_at(run, samples, masked, target).to(image.device)
+            return Answers(numbers, drawn, scores)
+
+        numbers = torch.arange(len(masks.samples), device=masks.samples.device)
+        for _, answers in self.chunks.run(answered, numbers, image):
+            yield answers
+
+    def total(
+        self,
+        run: Pass,
+        masks: Masks,
+        background: Tensor | float,
+        weigh: Callable[[Answers], tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """The sum of weighted areas, ``(N, K, *size)``.
+
+        Args:
+            run: the clean pass.
+            masks: see `answers`.
+            background: see `answers`.
+            weigh: from answers to weights ``(M, K)`` and the areas ``(M, *size)`` they are for.
+        """
+        image = run.inputs.image
+        samples = torch.arange(len(image), device=image.device)[:, None]
+        total = maps.precise(image).new_zeros(len(image), run.scores.shape[1], *run.inputs.size)
+        for answers in self.answers(run, masks, background):
+            weights, areas = weigh(answers)
+            # Each sample gets its own share of the sum; those of other samples are zero.
+            own = samples == masks.samples[answers.numbers].to(image.device)
+            shares = weights.T.where(own[:, None], 0).to(total.dtype)
+            with torch.autocast(total.device.type, enabled=False):
+                total = total + torch.einsum("nkm,m...->nk...", shares, areas.to(total))
+        return total
+
+
+class MaskedMethod(MapMethod):
+    """A map at the input's size from what the model answers when parts of the input are masked.
+
+    A subclass says which masks, how scores become weights, and what stands where a mask is zero.
 
     Args:
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
             function, are taken as they are.
-        batch_size: how many inputs the model sees at once; by default what fits into memory.
+        batch_size: how many masked images the model sees at once; by default what fits into memory.
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
 
     Raises:
-        InputError: in a call, where the channels are cannot be told.
+        InputError: in a call, the axis of the channels is ambiguous.
     """
 
     rectify = False
@@ -52,227 +173,187 @@ class Hiding(MapMethod):
     ) -> None:
         super().__init__(model, **options)
         self.score: Asked = score
-        self.chunks = Chunks(batch_size, progress)
-
-    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
-        """The clean pass and its maps."""
-        given.check_read()
-        run = Pass.of(model, given, target, (), "whole" if self.differentiable else "none")
-        return run, [self._map(run)]
+        self.masking = Masking(score, Chunks(batch_size, progress))
 
     @abstractmethod
-    def _map(self, run: Pass) -> Tensor:
-        """The map ``(N, K, *size)``."""
+    def masks(self, inputs: Inputs) -> Masks:
+        """The masks of a batch. ``inputs.size`` is the size of its images."""
 
-    def _sum(
-        self,
-        run: Pass,
-        count: int,
-        hidden: Callable[[Tensor], Tensor],
-        value: float,
-        weigh: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
-    ) -> Tensor:
-        """A sum of weighted areas over inputs with hidden parts, ``(N, K, *size)``.
+    @abstractmethod
+    def weights(self, scores: Tensor, clean: Tensor) -> Tensor:
+        """The weights ``(M, K)`` of masks.
 
         Args:
-            run: the clean pass.
-            count: how many ways there are to hide parts.
-            hidden: what is hidden in the ways numbered ``(M,)``: ``(M, *size)`` in [0, 1].
-            value: what stands there instead.
-            weigh: from samples ``(M,)``, scores ``(M, K)`` and what was hidden to weights
-                ``(M, K)`` and areas ``(M, *size)``.
+            scores: of the masked images, ``(M, K)``, in float32 at least.
+            clean: of the same images without a mask, ``(M, K)``, in the model's precision.
         """
-        image, samples = run.inputs.image, len(run.inputs)
-        target = asked_as(run.target, self.score)
-        pairs = torch.cartesian_prod(
-            *(torch.arange(n, device=image.device) for n in (samples, count))
-        )
-        total = maps.precise(image).new_zeros(samples, run.scores.shape[1], *run.inputs.size)
 
-        def add(chunk: Tensor) -> Tensor:
-            nonlocal total
-            which, ways = chunk.unbind(1)
-            covers = hidden(ways)
-            places = run.inputs.at_places(covers[:, None]).to(image.dtype)
-            covered = image[which] * (1 - places) + value * places
-            found = scores_at(run, which, covered, target).to(total.device)
-            weights, areas = weigh(which, found, covers)
-            # Each sample gets its own share of the sum; those of other samples are zero.
-            own = (torch.arange(samples, device=which.device)[:, None] == which)[:, None]
-            shares = weights.T.where(own, 0).to(total.dtype)
-            with torch.autocast(total.device.type, enabled=False):
-                total = total + torch.einsum("nkm,m...->nk...", shares, areas.to(total.dtype))
-            return found
+    def background(self, images: Tensor) -> Tensor | float:
+        """What stands where a mask is zero: like `images` ``(N, C, *size)``, or a number."""
+        return 0.0
 
-        for _ in self.chunks.run(add, pairs, image):
-            pass
-        return total
+    def values(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, list[Tensor]]:
+        """The clean pass and its map."""
+        given.check_read()
+        run = Pass.of(model, given, target, (), "whole" if self.differentiable else "none")
+        clean = asked_as(run.target, self.score)(run.output).reshape(len(given), -1)
+        masks = self.masks(given)
 
-    def _better(self, run: Pass, layer: str) -> str:
+        def weigh(answers: Answers) -> tuple[Tensor, Tensor]:
+            own = clean[masks.samples[answers.numbers].to(clean.device)].to(answers.scores.device)
+            area = 1 - answers.masks if masks.hides else answers.masks
+            return self.weights(answers.scores, own), area
+
+        background = placed(given, self.background(given.arranged))
+        return run, [self.masking.total(run, masks, background, weigh) / masks.often]
+
+    def advice(self, run: Pass, layer: str) -> str:
+        """Other masks."""
         return "what was hidden may be too small to matter"
 
 
-class RISE(Hiding):
-    """RISE: a pixel is worth what the model answers, on average, when that pixel is seen.
+class MaskedLayerMethod(LayerMethod):
+    """A map of a layer: a channel weighs what the model answers when it sees the channel's region.
 
-    ``M = sum_i p_c(x m_i) m_i / (n p)``. Petsiuk, Das and Saenko, BMVC 2018, arXiv:1806.07421. The
-    masks are random grids of few cells, enlarged and shifted; zero input stands for "no image". All
-    samples see the same masks, in every call. Beyond the centres of the outermost cells a mask
-    stays as it is there, where the authors' code mirrors it. For any function at all. Weak where
-    there are few masks: the map is noisy.
+    Channels that are constant say nothing and are skipped; of those with the same region, one is
+    run. A subclass says which masks are made of a region, how scores become weights, and what
+    stands where a mask is zero.
 
     Args:
-        masks: how many; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
-        cells: of a mask along each axis.
-        probability: that a cell is seen.
-        seed: of the masks.
+        score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
+            function, are taken as they are.
+        baseline: subtract the score of a ``"zero"`` or ``"blur"`` image, as in the increase of
+            confidence of Score-CAM's paper (definition 3).
+        channel_softmax: softmax of the weights over channels, as in algorithm 1 of that paper.
+        eigen_smooth: the first principal component of the ``w_k A_k`` over positions in place of
+            their sum, with the sign that makes its largest value positive: less noise, and no unit
+            of the score.
+        max_channels: use only so many channels of the highest standard deviation: an
+            approximation, known as Faster Score-CAM.
+        batch_size: how many masked images the model sees at once; by default what fits into memory.
+        progress: wraps the loop over batches, such as `tqdm.tqdm`.
     """
 
-    cost = "1 forward, 1 forward for each mask"
+    graph = "none"
+    masks_each: int = 1
+    """How many masks are made of each region; the channel's score is the mean of theirs."""
 
     @checked
     def __init__(
         self,
         model: nn.Module,
+        layer: Layers = None,
         *,
-        masks: Count = 4000,
-        cells: Count = 7,
-        probability: Annotated[float, Range(0, 1, above=True)] = 0.5,
-        seed: Seed = 0,
-        **options: Unpack[HidingOptions],
+        score: Asked = "probability",
+        baseline: Literal["zero", "blur"] | None = None,
+        channel_softmax: bool = False,
+        eigen_smooth: bool = False,
+        max_channels: Count | None = None,
+        batch_size: Count | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(model, **options)
-        self.masks = masks
-        self.cells = cells
-        self.probability = probability
-        self.seed = seed
+        super().__init__(model, layer, **options)
+        self.score: Asked = score
+        self.baseline = baseline
+        self.channel_softmax = channel_softmax
+        self.eigen_smooth = eigen_smooth
+        self.max_channels = max_channels
+        self.masking = Masking(score, Chunks(batch_size, progress))
 
-    def _map(self, run: Pass) -> Tensor:
-        size, image = run.inputs.size, run.inputs.image
-        # On the CPU, so that the masks are the same on every device.
-        draws = Draws(self.seed)
-        grid = draws.uniform(self.masks, *[self.cells] * len(size))
-        steps = [math.ceil(length / self.cells) for length in size]
-        starts = [draws.numbers(s, self.masks) for s in steps]
-        seen = (grid < self.probability).to(image.device, maps.precise(image).dtype)
-        offsets = torch.stack(starts, 1).to(image.device)
+    @abstractmethod
+    def masks(self, regions: Tensor, numbers: Tensor) -> Tensor:
+        """The masks ``(M, *size)`` of regions.
 
-        def hidden(ways: Tensor) -> Tensor:
-            large = [(self.cells + 1) * step for step in steps]
-            masks = maps.resize(seen[ways][:, None], large)[:, 0]
-            for axis, length in enumerate(size):
-                places = torch.arange(length, device=ways.device) + offsets[ways, axis, None]
-                shape = [len(ways), *[1] * len(size)]
-                shape[1 + axis] = length
-                masks = masks.take_along_dim(places.reshape(shape), 1 + axis)
-            return 1 - masks
+        Args:
+            regions: channels at the input's size, scaled to [0, 1], ``(M, *size)``.
+            numbers: which of its `masks_each` masks to make of each, ``(M,)``.
+        """
 
-        def weigh(_: Tensor, scores: Tensor, covers: Tensor) -> tuple[Tensor, Tensor]:
-            return scores, 1 - covers
+    @abstractmethod
+    def weights(self, scores: Tensor, clean: Tensor) -> Tensor:
+        """The weights ``(N, C, K)`` of channels.
 
-        return self._sum(run, self.masks, hidden, 0, weigh) / (self.masks * self.probability)
+        Args:
+            scores: of the images masked with each channel, ``(N, C, K)``; 0 if it is skipped.
+            clean: of the images without a mask, ``(N, 1, K)``.
+        """
 
+    def background(self, images: Tensor) -> Tensor | float:
+        """What stands where a mask is zero: like `images` ``(N, C, *size)``, or a number."""
+        return 0.0
 
-class Occlusion(Hiding):
-    """Occlusion: a pixel is worth what the score loses, on average, when a window hides it.
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The weighted sum of the channels of each layer."""
+        background = placed(run.inputs, self.background(run.inputs.arranged))
+        return [
+            self._map(run, activation, run.seen.windows[name], background)
+            for name, activation in zip(run.seen.names, self.activations(run), strict=True)
+        ]
 
-    Zeiler and Fergus, ECCV 2014, arXiv:1311.2901, section 4.2, who draw the score itself, at the
-    centre of the window. For any function at all, and as a check of other maps. Weak where the
-    evidence is spread, so that no window hides it, and in its choice of window.
+    def _map(
+        self, run: Pass, activation: Tensor, window: Window, background: Tensor | float
+    ) -> Tensor:
+        """The map ``(N, K, *grid)`` of `activation` ``(N, C, *grid)``, which lies in `window`."""
+        used = self._used(activation)
+        pairs = used.nonzero()
+        first, kinds = _distinct(pairs[:, 0], maps.normalize(activation.detach())[used])
+        samples, channels = pairs[first].repeat_interleave(self.masks_each, 0).unbind(1)
+        each = torch.arange(self.masks_each, device=pairs.device).repeat(len(first))
 
-    Args:
-        window: its length along each axis, or one for all; by default a seventh of the input.
-        stride: how far it moves, by default half the window.
-        last: what becomes of the last window along an axis, where it would reach beyond the input:
-            ``"moved"`` in, so that all windows are whole, or ``"cut"`` at the border.
-        overlap: ``"mean"`` over the windows that hide a pixel, or their ``"sum"``.
-        value: what stands in the window: 0 is grey for normalised inputs.
-    """
+        def draw(numbers: Tensor) -> Tensor:
+            regions = activation[samples[numbers], channels[numbers]][:, None]
+            regions = maps.normalize(maps.place(regions, run.inputs.size, window))
+            return self.masks(regions[:, 0], each[numbers])
 
-    cost = "1 forward, 1 forward for each window"
-
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        window: Lengths | None = None,
-        stride: Lengths | None = None,
-        last: Literal["moved", "cut"] = "moved",
-        overlap: Literal["mean", "sum"] = "mean",
-        value: float = 0.0,
-        **options: Unpack[HidingOptions],
-    ) -> None:
-        super().__init__(model, **options)
-        self.window = window
-        self.stride = stride
-        self.last = last
-        self.overlap = overlap
-        self.value = value
-
-    def _map(self, run: Pass) -> Tensor:
-        size, image = run.inputs.size, run.inputs.image
-        lines = [line.to(image.device) for line in self._lines(size)]
-        counts = [len(line) for line in lines]
-
-        def hidden(ways: Tensor) -> Tensor:
-            covers = torch.ones(
-                len(ways), *[1] * len(size), dtype=torch.float32, device=ways.device
-            )
-            for axis, place in enumerate(torch.unravel_index(ways, counts)):
-                shape = [len(ways), *[1] * len(size)]
-                shape[1 + axis] = size[axis]
-                covers = covers * lines[axis][place].reshape(shape)
-            return covers.to(maps.precise(image).dtype)
-
+        answers = self.masking.answers(run, Masks(samples, draw), background)
+        answered = [some.scores for some in answers]
+        scores = activation.new_zeros(*used.shape, run.scores.shape[1])
+        if answered:
+            mean = torch.cat(answered).reshape(len(first), self.masks_each, -1).mean(1)
+            scores[used] = mean.to(scores)[kinds]
         target = asked_as(run.target, self.score)
-        answer = target(run.output)
-        clean = maps.precise(answer).reshape(len(image), -1)
-        rounding = 8 * torch.finfo(answer.dtype).eps
+        clean = target(run.output).reshape(len(activation), 1, -1).to(scores.device)
+        weights = self.weights(scores, clean)
+        if self.baseline is not None:
+            image = run.inputs.image
+            blank = torch.zeros_like(image)
+            if self.baseline == "blur":
+                blank = run.inputs.at_places(maps.blur(run.inputs.arranged))
+            every = torch.arange(len(image), device=image.device)
+            weights = weights - scores_at(run, every, blank, target)[:, None]
+        if self.channel_softmax:
+            weights = weights.where(used[..., None], -torch.inf).softmax(1)
+        weights = weights.where(used[..., None], 0)
+        return summed_by_class(weights, activation, eigen_smooth=self.eigen_smooth)
 
-        def weigh(samples: Tensor, scores: Tensor, covers: Tensor) -> tuple[Tensor, Tensor]:
-            whole = clean.to(scores.device)[samples]
-            lost = whole - scores
-            # A batch of another size is rounded otherwise, which a scale to [0, 1] would show.
-            return lost.where(lost.abs() > rounding * whole.abs(), 0), covers
-
-        often = lines[0].sum(0)
-        for line in lines[1:]:
-            often = often[..., None] * line.sum(0)
-        total = self._sum(run, math.prod(counts), hidden, self.value, weigh)
-        return total if self.overlap == "sum" else total / often
-
-    def _lines(self, size: tuple[int, ...]) -> list[Tensor]:
-        """What the windows along each axis of `size` cover, ``(windows, length)``."""
-        for name, given in (("window", self.window), ("stride", self.stride)):
-            if isinstance(given, tuple) and len(given) != len(size):
-                raise InputError(
-                    f"{name}={given} is for {len(given)} axes, and the input has {len(size)}; pass "
-                    "one number for all"
-                )
-        windows = [max(length // 7, 1) for length in size]
-        if self.window is not None:
-            asked = _lengths(self.window, len(size))
-            windows = [min(pair) for pair in zip(asked, size, strict=True)]
-        strides = [max(window // 2, 1) for window in windows]
-        if self.stride is not None:
-            strides = _lengths(self.stride, len(size))
-        lines = []
-        for length, window, stride in zip(size, windows, strides, strict=True):
-            if stride > window:
-                raise InputError(
-                    f"stride={stride} leaves pixels between windows of {window}; use at most that"
-                )
-            starts = torch.tensor(
-                [*range(0, length - window, stride), length - window], device="cpu"
-            )
-            if self.last == "cut" and len(starts) > 1:
-                starts[-1] = starts[-2] + stride
-            apart = torch.arange(length, device="cpu") - starts[:, None]
-            lines.append(((apart >= 0) & (apart < window)).float())
-        return lines
+    def _used(self, activation: Tensor) -> Tensor:
+        """Which channels to run, bool ``(N, C)``."""
+        used = ~maps.flat(activation).flatten(1)
+        if self.max_channels is None or self.max_channels >= used.shape[1]:
+            return used
+        spread = activation.flatten(2).std(2)
+        best = spread.topk(self.max_channels, 1).indices
+        return used & torch.zeros_like(used).scatter(1, best, True)
 
 
-def _lengths(given: int | tuple[int, ...], axes: int) -> list[int]:
-    """`given` along each of `axes`."""
-    return list(given) if isinstance(given, tuple) else [given] * axes
+def placed(inputs: Inputs, background: Tensor | float) -> Tensor | float:
+    """`background` ``(N, C, *size)`` with the axes of the image; a number stays one."""
+    return inputs.at_places(background) if isinstance(background, Tensor) else background
+
+
+def _distinct(samples: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of `grids` ``(P, *grid)`` are the first of their kind, and of which kind each is.
+
+    Returns:
+        Places in `grids` ``(D,)``, in order, and for each of `grids` a place among these ``(P,)``.
+    """
+    if not len(grids):
+        return samples, samples
+    rows = torch.cat([samples[:, None].to(grids.dtype), grids.flatten(1)], 1)
+    _, kinds = torch.unique(rows, dim=0, return_inverse=True)
+    places = torch.arange(len(grids), device=grids.device)
+    first = torch.full_like(places, len(grids)).scatter_reduce_(0, kinds, places, "amin")
+    first = first[: int(kinds.max()) + 1]
+    order = first.argsort()
+    return first[order], order.argsort()[kinds]

@@ -21,6 +21,8 @@ from camlib.options import checked
 from camlib.passes.forward import Pass
 from camlib.passes.names import Layers
 
+__all__ = ["CAMERAS", "Augmented"]
+
 _SIZES = tuple((224 + 100 * i) / 224 for i in range(8))
 """Those of the paper of CAMERAS, as shares of the first."""
 
@@ -104,6 +106,7 @@ class CAMERAS(LayerMethod):
         TargetError: in a call, the target asks about places in a way that cannot move along.
     """
 
+    name = "cameras"
     cost = "1 forward, 1 forward and backward of what follows the layer for each of 8 sizes"
 
     @checked
@@ -120,11 +123,12 @@ class CAMERAS(LayerMethod):
         self.interpolation = interpolation
         self.scales = tuple(scales)
 
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The product of the mean activation and the mean gradient, at the input's size."""
         layers = run.seen.names
 
         def both(again: Pass) -> list[Tensor]:
-            return [*self._activations(again), *self._derivatives(again)]
+            return [*self.activations(again), *self._derivatives(again)]
 
         passes = []
         for scale in self.scales:

@@ -36,8 +36,8 @@ class MapOptions(CallingOptions, total=False):
     normalize: Normalize | None
 
 
-class HidingOptions(MapOptions, total=False):
-    """Of maps from hiding parts of the input: see `Hiding`."""
+class MaskedOptions(MapOptions, total=False):
+    """Of maps from masks of the input: see `MaskedMethod`."""
 
     score: Asked
     batch_size: Count | None
@@ -68,15 +68,15 @@ class GradientOptions(LayerOptions, total=False):
     eigen_smooth: bool
 
 
-class ReplayingOptions(LayerOptions, total=False):
-    """Of maps from changed activations: see `Replaying`."""
+class ReplayedOptions(LayerOptions, total=False):
+    """Of maps from changed activations: see `ReplayedMethod`."""
 
     batch_size: Count | None
     progress: Progress | None
 
 
-class ScoreOptions(ReplayingOptions, total=False):
-    """Of Score-CAM and its kin: see `ScoreCAM`."""
+class MaskedLayerOptions(ReplayedOptions, total=False):
+    """Of maps from masks of a layer's regions: see `MaskedLayerMethod`."""
 
     score: Asked
     baseline: Literal["zero", "blur"] | None

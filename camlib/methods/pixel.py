@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from camlib.passes.names import unwrap
 from camlib.results import Explanation
 from camlib.rules.relu import Rectifying
 from camlib.targets import Target
+
+__all__ = ["GuidedBackprop", "InputXGradient", "PixelMethod", "Saliency"]
 
 _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max": lambda gradient, axis: gradient.abs().amax(axis),
@@ -40,12 +42,11 @@ class PixelMethod(Method):
         OptionError: there is no such option.
     """
 
+    scaled = False
+
     @checked
     def __init__(self, model: nn.Module, **options: Unpack[CallingOptions]) -> None:
         super().__init__(model, **options)
-
-    scaled: ClassVar[bool] = False
-    """Whether what a call returns is a map in [0, 1], and no attribution."""
 
     @abstractmethod
     def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
@@ -127,6 +128,7 @@ class Saliency(PixelMethod):
         InputError: in a call, where the channels are cannot be told.
     """
 
+    name = "saliency"
     cost = "1 forward, 1 backward"
 
     @checked
@@ -173,6 +175,7 @@ class InputXGradient(PixelMethod):
     never evidence.
     """
 
+    name = "input_x_gradient"
     cost = "1 forward, 1 backward"
 
     def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
@@ -197,6 +200,7 @@ class GuidedBackprop(PixelMethod):
             extension of the paper, for networks of SiLU, GELU and the like.
     """
 
+    name = "guided_backprop"
     cost = "1 forward, 1 backward"
 
     @checked

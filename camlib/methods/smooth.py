@@ -24,6 +24,8 @@ from camlib.passes.names import Layers
 from camlib.passes.paths import Where
 from camlib.targets import Target
 
+__all__ = ["Smooth", "SmoothFullGrad", "SmoothGrad", "SmoothGradCAMPlusPlus"]
+
 Statistic = Literal["mean", "square", "variance"]
 """What of the values at noisy images: their mean, the mean of their squares, their variance."""
 
@@ -102,6 +104,7 @@ class SmoothGrad(Noisy):
             of its absolute values over channels, after the average, for a map ``(N, H, W)``.
     """
 
+    name = "smooth_grad"
     cost = "1 forward, 1 forward and backward for each of 25 samples"
     named = True
 
@@ -139,6 +142,7 @@ class SmoothFullGrad(Noisy):
     at telling classes apart; the authors do not promise that it is better.
     """
 
+    name = "smooth_full_grad"
     cost = "1 forward, 1 forward and backward for each of 25 samples"
     named = True
 
@@ -189,6 +193,8 @@ class SmoothGradCAMPlusPlus(LayerMethod):
             of the score.
     """
 
+    name = "smooth_grad_cam_plus_plus"
+    linear = False
     cost = "1 forward, 1 forward and backward of what follows the layer for each of 25 samples"
 
     @checked
@@ -213,7 +219,9 @@ class SmoothGradCAMPlusPlus(LayerMethod):
         self.seed = seed
         self.batch_size = batch_size
 
-    def _maps(self, run: Pass) -> list[Tensor]:
+    def signed_maps(self, run: Pass) -> list[Tensor]:
+        """The activations, weighted by the means of the powers of the gradient."""
+
         def powers(again: Pass) -> list[Tensor]:
             return [torch.stack([g, g**2, g**3], 2) for g in self._derivatives(again)]
 
@@ -223,7 +231,7 @@ class SmoothGradCAMPlusPlus(LayerMethod):
         views = noisy(run, self.samples, self.sigma, self.seed, self.batch_size)
         found = []
         for activation, means in zip(
-            self._activations(run), averaged(run, views, read), strict=True
+            self.activations(run), averaged(run, views, read), strict=True
         ):
             first, second, third = means.flatten(0, 1).unbind(1)
             ratio = third / second.where(second > 0, 1)

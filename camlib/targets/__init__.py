@@ -5,7 +5,14 @@ sample, and methods that run the model again on changed inputs ask about the sam
 """
 
 from camlib.targets.base import Target
-from camlib.targets.classes import Category, Counterfactual, LogProbability, Probability, TopK
+from camlib.targets.classes import (
+    Category,
+    ClassTarget,
+    Counterfactual,
+    LogProbability,
+    Probability,
+    TopK,
+)
 from camlib.targets.dense import Segment
 from camlib.targets.detection import Detection
 from camlib.targets.embedding import Similarity
@@ -17,6 +24,7 @@ from camlib.targets.text import Token
 
 __all__ = [
     "Category",
+    "ClassTarget",
     "Contrast",
     "Counterfactual",
     "Detection",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from methods_page import ABSENT, COMMAND, DOCS, PAGE, PICTURES, page
+from methods_page import ABSENT, COMMAND, DOCS, PAGE, PICTURES, REFERENCE, page, reference
 
 import camlib
 from camlib import METHODS
@@ -13,6 +13,12 @@ from camlib import METHODS
 def test_page_is_current():
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(), f"METHODS and docs/methods.md disagree; run `{COMMAND}`"
+
+
+def test_reference_lists_every_method():
+    text = REFERENCE.read_text(encoding="utf-8")
+    assert text == reference(), f"METHODS and docs/reference.md disagree; run `{COMMAND}`"
+    assert all(kind.__name__ in text for kind in METHODS.values())
 
 
 def test_every_method_has_its_row_with_name_class_cost_and_source():

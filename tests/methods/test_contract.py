@@ -1,4 +1,7 @@
-"""The contract, for every entry of `METHODS`: a new method is tested here by its row there."""
+"""The contract, for every method: those of `METHODS`, and those that `docs/extending.md` writes.
+
+What a test has to know of a method is an attribute of its class, so a new one needs no line here.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,22 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from extending import defined
 from nets import Net, convolutional, fitting, images, pooled, transformer
 from snapshot import snapshot
 from torch import nn
 
 from camlib import (
-    CAM,
     METHODS,
     AblationCAM,
-    AttentionMethod,
     Augmented,
     CamlibError,
-    CenterGaussian,
     ClassAgnostic,
-    FullGrad,
     GradCAM,
     GradientWeighted,
-    GroupCAM,
     LayerMethod,
-    LeGrad,
-    MapMethod,
+    Method,
     Smooth,
-    SmoothFullGrad,
     TargetError,
     layers,
 )
@@ -52,10 +49,6 @@ class SmoothCAM(Smooth):
         super().__init__(AblationCAM(model, layer), samples=4)
 
 
-SEEDS = {GroupCAM: 157}
-"""Seeds of networks in which a method finds something for every class, where 0 is not one."""
-
-
 class AugmentedCAM(Augmented):
     """Augmented views of a map."""
 
@@ -63,13 +56,16 @@ class AugmentedCAM(Augmented):
         super().__init__(GradCAM(model, layer), scales=(1, 1.5))
 
 
-KINDS = {**METHODS, "smooth": SmoothCAM, "augmented": AugmentedCAM}
-DRAWN = (FullGrad, SmoothFullGrad, SmoothCAM, AugmentedCAM)
-MAPS = [kind for kind in KINDS.values() if issubclass(kind, (MapMethod, *DRAWN))]
+KINDS = {
+    **METHODS,
+    "smooth": SmoothCAM,
+    "augmented": AugmentedCAM,
+    **{kind.name: kind for kind in defined(Method)},
+}
 DIFFERENTIABLE = [
     kind
-    for kind in METHODS.values()
-    if issubclass(kind, GradientWeighted | ClassAgnostic) and kind is not CenterGaussian
+    for kind in KINDS.values()
+    if issubclass(kind, GradientWeighted | ClassAgnostic) and kind.looks
 ]
 
 
@@ -80,7 +76,7 @@ def kind(request):
 
 @pytest.fixture
 def net(kind):
-    return fitting(kind, SEEDS.get(kind, 0))
+    return fitting(kind, 151)  # where every method finds something for every class
 
 
 def assert_near(found, expected, tolerance=1e-5):
@@ -89,22 +85,34 @@ def assert_near(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * scale)
 
 
-def asks_for_probabilities(kind):
-    return hasattr(kind(pooled()), "score")
+def takes(kind, option):
+    return option in inspect.signature(kind).parameters
 
 
-def shape_of(kind, *leading):
-    return (*leading, *(() if kind in MAPS else (3,)), 8, 8)
+def of_the_logit(kind, net):
+    """A method that asks for the logit of the class, where others would be asked for by default."""
+    return kind(net, **{"score": "logit"} if takes(kind, "score") else {})
+
+
+def at_features(kind, net):
+    """A method at the layer that it would choose by itself in a plain network."""
+    layered = issubclass(kind, LayerMethod)
+    return kind(net, **{"layer": "features"} if layered else {})
+
+
+def shape_of(method, *leading):
+    return (*leading, *(() if method.scaled else (3,)), 8, 8)
 
 
 def test_call_gives_a_plain_tensor_at_input_size(kind, net):
-    found = kind(net)(images())
-    assert found.shape == shape_of(kind, 2)
+    method = kind(net)
+    found = method(images())
+    assert found.shape == shape_of(method, 2)
     assert found.dtype == torch.float32
     assert not found.requires_grad
     assert found.grad_fn is None
     assert found.isfinite().all()
-    if kind in MAPS:
+    if method.scaled:
         assert found.amin() == 0
         assert found.amax() == 1
 
@@ -115,28 +123,24 @@ def test_float64_stays_float64(kind, net):
 
 def test_explanation_knows_everything_of_the_pass(kind, net):
     batch = images()
-    seen = kind(net).explain(batch)
+    method = kind(net)
+    seen = method.explain(batch)
     output = net(batch).detach()
     torch.testing.assert_close(seen.output, output)  # attention is worked out another way
-    if issubclass(kind, ClassAgnostic):
+    if isinstance(method, LayerMethod) and not kind.asks:
         assert seen.target is None
         assert seen.score.shape == (2,)
         assert seen.score.isnan().all()
-        seen = kind(net).explain(batch, output.argmax(1))
+        seen = method.explain(batch, output.argmax(1))
     assert torch.equal(seen.target, output.argmax(1))
     torch.testing.assert_close(seen.score, output.amax(1))
     assert torch.equal(seen.heatmap, kind(net)(batch))
     assert not seen.output.requires_grad
     assert not seen.score.requires_grad
     assert kind.__name__ in repr(seen)
-    assert seen.layers == (
-        ("features.2", "features.3")
-        if kind is LeGrad
-        else ("features",)
-        if "layer" in inspect.signature(kind).parameters
-        and (issubclass(kind, LayerMethod) or seen.layers)
-        else ()
-    )
+    if isinstance(method, LayerMethod):
+        assert seen.layers == method.layers == ("features",)
+    assert set(seen.layers) <= {name for name, _ in net.named_modules()}
 
 
 def test_batch_equals_each_sample_alone(kind, net):
@@ -147,7 +151,7 @@ def test_batch_equals_each_sample_alone(kind, net):
 
 
 def test_forms_of_a_target_agree(kind, net):
-    method, batch = kind(net), images()
+    method, batch = of_the_logit(kind, net), images()
     expected = method(batch, target=1)
     forms = [
         [1, 1],
@@ -158,9 +162,8 @@ def test_forms_of_a_target_agree(kind, net):
         np.array([1, 1]),
     ]
     forms += [[torch.tensor(1), np.int32(1)], Category(torch.tensor([1, 1]))]
-    if kind not in (CAM, GroupCAM):  # the masks of Group-CAM are of the logit
-        probable = asks_for_probabilities(kind)
-        forms.append(lambda out: out.softmax(1)[:, 1] if probable else out[:, 1])
+    if kind.any_score:
+        forms.append(lambda out: out[:, 1])
     for form in forms:
         assert_near(method(batch, target=form), expected)
 
@@ -168,7 +171,7 @@ def test_forms_of_a_target_agree(kind, net):
 def test_several_classes_equal_single_calls(kind, net):
     method, batch = kind(net), images()
     several = method(batch, target=[[0, 3, 1], [2, 0, 3]])
-    assert several.shape == shape_of(kind, 2, 3)
+    assert several.shape == shape_of(method, 2, 3)
     for k, target in enumerate([[0, 2], [3, 0], [1, 3]]):
         assert_near(several[:, k], method(batch, target=target))
     for_all = method(batch, target=[[2, 1]])
@@ -234,7 +237,7 @@ def test_model_that_draws_random_numbers_leaves_them_as_found(kind):
     base = fitting(kind)
     net = Net(base.features, nn.Sequential(*base.tail, Noisy())).eval()
     before = snapshot(net)
-    kind(net, **{"layer": "features"} if issubclass(kind, LayerMethod) else {})(images())
+    at_features(kind, net)(images())
     assert snapshot(net) == before
 
 
@@ -315,8 +318,7 @@ def test_compiled_model_cold_and_warm(kind, net):
     inner.features = torch.compile(inner.features, backend="eager")
     inner.tail.compile(backend="eager")
     inner(images())
-    layer = {"layer": "features"} if issubclass(kind, LayerMethod) else {}
-    assert_near(kind(inner, **layer)(images()), expected)
+    assert_near(at_features(kind, inner)(images()), expected)
     torch.testing.assert_close(inner(images()), net(images()))
 
 
@@ -412,16 +414,13 @@ def test_tuple_and_mapping_inputs(kind, net):
             return super().forward(images) * scale
 
     model = Two(net.features, net.tail).eval()
-    plain = kind(net)(images(), target=1)
-    ones = torch.ones(2, 1)
-    # CAM refuses a scaled output, and probabilities feel the scale.
-    free = kind is not CAM and not asks_for_probabilities(kind)
-    scale = torch.tensor([[2.0], [3.0]]) if free else ones
-    found = kind(model)((images(), scale), target=1)
-    named = kind(model)({"scale": scale, "images": images()}, target=1)
+    method = of_the_logit(kind, net)
+    plain = method(images(), target=1)
+    scale = torch.tensor([[2.0], [3.0]]) if kind.linear else torch.ones(2, 1)
+    found = of_the_logit(kind, model)((images(), scale), target=1)
+    named = of_the_logit(kind, model)({"scale": scale, "images": images()}, target=1)
     assert_near(named, found)
-    if issubclass(kind, LayerMethod) and "PlusPlus" not in kind.__name__:
-        assert_near(found, plain)
+    assert_near(found, plain if method.scaled else plain * scale[:, :, None, None])
 
 
 def test_bad_inputs(kind, net):
@@ -455,8 +454,7 @@ def test_model_that_changes_its_input_in_place(kind):
 
 @pytest.mark.filterwarnings("ignore:FullGrad does not:camlib.CamlibWarning")
 def test_second_call_gives_the_same(kind):
-    attends = issubclass(kind, AttentionMethod)
-    method = kind(transformer() if attends else pooled(in_place=True))
+    method = kind(transformer() if kind.needs_attention else pooled(in_place=True))
     first = method(images(), target=1)
     assert torch.equal(method(images(), target=1), first)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camlib import AttentionMethod, Method
+from camlib import Method
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -259,7 +259,7 @@ def transformer(
 
 def fitting(kind: type[Method], seed: int = 0, **options: object) -> Net:
     """A small network that the method `kind` is for."""
-    return (transformer if issubclass(kind, AttentionMethod) else pooled)(seed, **options)
+    return (transformer if kind.needs_attention else pooled)(seed, **options)
 
 
 def assert_slope(kind, net, batch, sample):
