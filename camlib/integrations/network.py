@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from camlib.draws import Seeded
+
 if TYPE_CHECKING:
     from camlib.visual.transforms import Transform
 
@@ -66,8 +68,7 @@ def imagenet() -> Sequence[str]:
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` makes, always with the same random weights, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with Seeded(0), torch.no_grad():
         model = build().eval()
         # Some networks start with a last layer of zeros, behind which nothing has a gradient.
         for parameter in model.parameters():

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from camlib.draws import Draws
+from camlib.draws import Draws, Seeded
 from camlib.errors import InputError, LayerError
 from camlib.state.shards import sharded
 from camlib.state.undoing import Undoing
@@ -67,13 +67,12 @@ def randomised(
     if how not in ("permuted", "reset"):
         raise InputError(f"weights={how!r} is not known; use 'permuted' or 'reset'")
     twins: dict[int, Tensor] = {}
-    devices = {each.device for each in model.parameters() if each.is_cuda}
     with Undoing() as undo:
         for layer in layers:
             for name, module in model.get_submodule(layer).named_modules(prefix=layer):
                 _stand_in(undo, module, twins)
                 with torch.no_grad():
-                    _draw(module, how, _seed(name, seed), list(devices))
+                    _draw(module, how, _seed(name, seed))
         yield
 
 
@@ -94,12 +93,11 @@ def _stand_in(undo: Undoing, module: nn.Module, twins: dict[int, Tensor]) -> Non
             setattr(module, name, twins[id(tensor)])
 
 
-def _draw(module: nn.Module, how: Draw, seed: int, devices: list[torch.device]) -> None:
+def _draw(module: nn.Module, how: Draw, seed: int) -> None:
     """Random values in the parameters of `module` itself."""
     reset = getattr(module, "reset_parameters", None)
     if how == "reset" and callable(reset):
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+        with Seeded(seed):
             reset()
         return
     draws = Draws(seed)

@@ -19,6 +19,8 @@ from camlib.passes.arguments import described
 from camlib.passes.capture import capture
 from camlib.passes.inputs import Inputs
 from camlib.passes.paths import Path, shown
+from camlib.state.random import devices_of, draw_again
+from camlib.state.undoing import Undoing
 
 _CHANGE = 1e-4
 """The change of a tensor, as a share of its largest value, that is no rounding."""
@@ -96,13 +98,8 @@ def _looked_at(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[s
 
 def _read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[str, list[Tensor]]:
     """What each of `layers` returns, or the model where there are none."""
-    device = given.image.device
-    devices = [device] if device.type == "cuda" else []
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(devices),
-        capture(model, layers, graph="none") as seen,
-    ):
+    with torch.no_grad(), Undoing() as undo, capture(model, layers, graph="none") as seen:
+        draw_again(undo, devices_of(model, given.image.device))
         output = given.owned().run(model)
     if not layers:
         return {"": tensors_in(output)}

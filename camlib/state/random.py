@@ -8,7 +8,7 @@ the generator moved; else where an operator that draws was seen in the first cal
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -43,8 +43,22 @@ def put_back_draws(undo: Undoing, model: nn.Module, device: torch.device) -> Non
             _draws.pop(model)  # it may be the model after all: its next call is watched
         return (alone and threading.active_count() == 1) or _draws.get(model, False)
 
-    for each in _devices(model, device):
+    for each in devices_of(model, device):
         _generators.setdefault(each, _Generator(each)).held(undo, drew)
+
+
+def draw_again(undo: Undoing, devices: Iterable[torch.device]) -> None:
+    """The numbers that this thread draws on `devices` until `undo` are those that it draws next."""
+    watch = _Watch()  # type: ignore[no-untyped-call]
+    for each in devices:
+        get, put = _STATE[each.type]
+        undo(partial(_put_back_if, watch, partial(put, get(each), each)))
+    enter(undo, watch)
+
+
+def _put_back_if(watch: _Watch, put_back: Callable[[], None]) -> None:
+    if watch.drew:
+        put_back()
 
 
 class _Generator:
@@ -98,7 +112,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
-def _devices(model: nn.Module, device: torch.device) -> Iterator[torch.device]:
+def devices_of(model: nn.Module, device: torch.device) -> Iterator[torch.device]:
     """The devices whose generators a pass may use."""
     yield torch.device("cpu")
     if device.type not in _STATE or device.type == "cpu":

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from torch import Tensor
 
 from camlib.errors import InputError, warn
 from camlib.maps import Window, place
+from camlib.state.random import draw_again
+from camlib.state.undoing import Undoing
 from camlib.visual.coordinates import (
     ACROSS,
     BLACK,
@@ -267,11 +271,15 @@ def by(size: Sequence[int]) -> str:
 
 @contextmanager
 def _draws_kept() -> Iterator[None]:
-    """The random numbers of Python, NumPy and torch go on as if nothing had been drawn."""
+    """The random numbers of Python, NumPy and torch go on as if nothing had been drawn.
+
+    Where other threads run, which may draw from the same generators, those of Python and NumPy are
+    left alone.
+    """
     python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(array)
+    with Undoing() as undo:
+        if threading.active_count() == 1:
+            undo(partial(random.setstate, python))
+            undo(partial(np.random.set_state, array))
+        draw_again(undo, [torch.device("cpu")])
+        yield

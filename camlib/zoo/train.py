@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from camlib.draws import Seeded
 from camlib.zoo.evaluate import evaluate
 from camlib.zoo.network import SceneNet, preprocess
 from camlib.zoo.scenes import Scene, scene
@@ -52,8 +53,7 @@ class _Scenes(Dataset[tuple[Tensor, Tensor]]):
 def train(count: int, *, learning_rate: float = 4e-3, workers: int = 2) -> SceneNet:
     """A network trained on `count` scenes, in evaluation mode."""
     sizes = random.Random(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with Seeded(0):
         network = SceneNet().train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02)
     loader = DataLoader(_Scenes(count), batch_size=_BATCH, num_workers=workers, drop_last=True)

@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import pickle
+import random
 import signal
 import threading
 import warnings
@@ -13,14 +14,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from interrupting import whole_state
 from nets import Net, images, pooled
+from PIL import Image
 from snapshot import HOOKS
 from torch import Tensor, nn
+from torchvision import transforms
 
-from camlib import METHODS, AblationCAM, GradCAM, GuidedGradCAM, ReciproCAM, ScoreCAM
+import camlib
+from camlib import METHODS, AblationCAM, GradCAM, GuidedGradCAM, ReciproCAM, ScoreCAM, metrics
+from camlib.draws import Seeded
+from camlib.integrations import network
 from camlib.methods.attention import AttentionMethod
 
 pytestmark = pytest.mark.filterwarnings("ignore:a map (at layer|of):camlib.CamlibWarning")
@@ -78,6 +85,79 @@ def test_numbers_that_another_thread_draws_are_never_drawn_again(kind, trials):
         stop.set()
         thread.join()
     assert len({*draws}) == len(draws)
+
+
+class TwoImages(Net):
+    """Looks at the first of two images."""
+
+    def forward(self, batch: Tensor, other: Tensor) -> Tensor:
+        return super().forward(batch) + 0 * other.mean()
+
+
+def with_two_images() -> None:
+    net = TwoImages(pooled().features, pooled().tail).eval()
+    GradCAM(net, "features")((images(), images(seed=3)), 1)
+
+
+def with_random_weights() -> None:
+    net, batch = pooled(), images()
+    cam = GradCAM(net, "features")
+    metrics.parameter_randomisation(
+        net, batch, cam(batch, 1), 1, method=cam, weights="reset", similarity="spearman"
+    )
+
+
+def with_a_transform() -> None:
+    transform = transforms.Compose([transforms.Resize(8), transforms.ToTensor()])
+    camlib.overlay(Image.new("RGB", (20, 16), "green"), torch.rand(8, 10), transform=transform)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        with_two_images,
+        with_random_weights,
+        with_a_transform,
+        lambda: network.seeded(lambda: nn.Sequential(*(nn.Linear(9, 9) for _ in range(200)))),
+    ],
+    ids=["two images", "random weights", "a transform", "a seeded network"],
+)
+def test_what_is_measured_does_not_rewind_other_threads(use):
+    draws: list[float] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            draws.append(torch.randint(2**62, ()).item())
+            draws.append(random.random())
+            draws.append(np.random.random())
+            stop.wait(1e-4)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for _ in range(4):
+            use()
+    finally:
+        stop.set()
+        thread.join()
+    assert len({*draws}) == len(draws) > 9
+
+
+def test_seeded_draws_are_those_of_a_manual_seed():
+    def build() -> list[Tensor]:
+        parts = nn.Conv2d(3, 4, 3), nn.Embedding(4, 3), nn.TransformerEncoderLayer(8, 2)
+        drawn = torch.rand(3), torch.randn(2), torch.randperm(6), torch.randint(9, (4,))
+        return [*(p for part in parts for p in part.parameters()), *drawn]
+
+    before = torch.get_rng_state()
+    with Seeded(7):
+        seeded = build()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
+    expected = build()
+    torch.set_rng_state(before)
+    assert all(torch.equal(one, other) for one, other in zip(seeded, expected, strict=True))
 
 
 def test_a_seed_that_another_thread_sets_stays():
