@@ -113,6 +113,11 @@ def measured(transform: Transform | Placement, photo: Any) -> Placement:
             turning it by ten degrees.
     """
     size = size_of(photo)
+    if min(size) < 2:
+        raise InputError(
+            f"the photo has {by(size)} pixels, too few to tell where the input lies on it; "
+            "expected at least 2 along each side"
+        )
     if isinstance(transform, Placement):
         if transform.photo != size:
             raise InputError(
