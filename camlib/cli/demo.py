@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import camlib
 from camlib import METHODS, ModelError, zoo
 from camlib.cli.answers import built, maps_of
 from camlib.cli.files import writing
@@ -34,7 +35,9 @@ def draw(output: Path, seed: int, *, every: bool) -> None:
     with torch.inference_mode():
         chances = network.probabilities(network.model(inputs)[0])
     panels, left_out = {}, []
-    for kind in METHODS.values() if every else map(METHODS.__getitem__, SHOWN):
+    kinds = list(METHODS.values()) if every else [METHODS[name] for name in SHOWN]
+    # Those that ask for no class stand apart, at the end.
+    for kind in sorted(kinds, key=lambda each: not getattr(each, "asks", True)):
         method = built(kind, network, ["features"], quick=True)
         try:
             with warnings_in_a_line(f"scene {seed}"):
@@ -43,12 +46,14 @@ def draw(output: Path, seed: int, *, every: bool) -> None:
         except ModelError:
             left_out.append(kind.__name__)
     names = [network.name_of(index) for index in classes]
+    unasked = [name for name in panels if not getattr(getattr(camlib, name), "asks", True)]
+    apart = f" The last {len(unasked)} ask for no class." if unasked else ""
     drawn = page(
         f"Where does the network see the {names[0]}, and where the {names[1]}?",
-        f"The built-in network of camlib on scene {seed}; what it believes stands on the left. "
-        f"{len(panels)} methods show why: red marks evidence for the class, blue none.\nGrey "
+        f"The built-in network of camlib on scene {seed}, by {len(panels)} methods; predicted "
+        "probabilities are on the left. Red marks evidence for the class, blue none.\nGrey "
         "pictures mark single pixels in colour; those of Deconvnet cannot tell where, because it "
-        "ignores which units were active.",
+        f"ignores which units were active.{apart}",
         picture,
         panels,
         [f"{name}: {chances[index]:.1%}" for name, index in zip(names, classes, strict=True)],
