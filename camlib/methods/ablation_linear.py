@@ -80,9 +80,9 @@ class Channelwise:
             both = torch.cat([neither, ~neither]).repeat_interleave(len(every), 0)
             inputs = layer.each(lambda *rows: layer.entering(*rows)[0], every.repeat(2), both)
             clean, empty = inputs.reshape(2, len(every), layer.channels, -1)
-            found = cls(layer, chunks, clean, empty, weight, bias)
+            channelwise = cls(layer, chunks, clean, empty, weight, bias)
             with torch.no_grad():
-                return found if found._holds() else None
+                return channelwise if channelwise._holds() else None
         return None
 
     def scores(self, pairs: Tensor) -> Tensor:
@@ -101,8 +101,8 @@ class Channelwise:
                 change = lost @ blocks.permute(1, 2, 0)
             return self._behind(samples, output[samples] - change[channels - some.start, samples])
 
-        found = self.chunks.run(scores, pairs.to(output.device), output)
-        return torch.cat([each for _, each in found])
+        answered = self.chunks.run(scores, pairs.to(output.device), output)
+        return torch.cat([each for _, each in answered])
 
     def _holds(self) -> bool:
         every, channels = self.layer.every, self.layer.channels
@@ -118,9 +118,9 @@ class Channelwise:
 
     def _enters(self, samples: Tensor, left_out: Tensor) -> Tensor:
         """Whether without channels ``(M, C)`` their blocks alone are others, and empty."""
-        found, *_ = self.layer.entering(samples, left_out)
-        error = (found - self._input(samples, left_out).flatten(1)).abs().amax(1)
-        return error.le(8 * torch.finfo(found.dtype).eps * self.clean.abs().max())
+        inputs, *_ = self.layer.entering(samples, left_out)
+        error = (inputs - self._input(samples, left_out).flatten(1)).abs().amax(1)
+        return error.le(8 * torch.finfo(inputs.dtype).eps * self.clean.abs().max())
 
     def _answers(self, samples: Tensor, left_out: Tensor) -> bool:
         """Whether the scores without channels ``(M, C)`` are those with them left out for real."""
@@ -130,7 +130,7 @@ class Channelwise:
         )
         rows = torch.arange(len(samples), device=output.device)
         chunks = layer.chunks.run(lambda r: self._behind(samples[r], output[r]), rows, output)
-        error = (torch.cat([found for _, found in chunks]) - real).abs().max()
+        error = (torch.cat([scores for _, scores in chunks]) - real).abs().max()
         rounding = torch.finfo(output.dtype).eps ** (2 / 3)
         return bool(error <= rounding * layer.run.scores.abs().max().to(error.device))
 
@@ -184,7 +184,7 @@ class _Layer:
             return function(samples[rows], left_out[rows])
 
         rows = torch.arange(len(samples), device=samples.device)
-        return torch.cat([found for _, found in self.chunks.run(chunk, rows, *like)])
+        return torch.cat([made for _, made in self.chunks.run(chunk, rows, *like)])
 
     def output(self, samples: Tensor) -> Tensor:
         """What the layer returned for `samples`."""
@@ -199,8 +199,8 @@ class _Layer:
 
     def scores(self, samples: Tensor, changed: Tensor, entering: Tensor | None = None) -> Tensor:
         """The scores where the layer returns `changed`."""
-        found = self.run.again(self.number, samples, changed, entering=entering)
-        return found.to(self.raw.device)
+        scores = self.run.again(self.number, samples, changed, entering=entering)
+        return scores.to(self.raw.device)
 
     def entering(self, samples: Tensor, left_out: Tensor) -> _Call:
         """With what the first linear function is called without channels ``(M, C)``.

@@ -68,7 +68,7 @@ class AttentionMethod(MapMethod):
         self._needs: dict[Any, Needs] = {}
 
     @abstractmethod
-    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, calls: Sequence[Attention]) -> list[Tensor]:
         """The maps ``(N, K, *grid)`` from the calls of attention in `run`."""
 
     def _first(self, blocks: Blocks) -> int | None:
@@ -115,8 +115,8 @@ class AttentionMethod(MapMethod):
         matrices = [call.matrix for call in calls]
         names = ["attention"] * len(calls)
         options = {"create_graph": self.differentiable, "allow_unused": True}
-        for found in run.gradients(matrices, names, scores, **options):
-            yield [call.per_head(each) for call, each in zip(calls, found, strict=True)]
+        for gradients in run.gradients(matrices, names, scores, **options):
+            yield [call.per_head(each) for call, each in zip(calls, gradients, strict=True)]
 
     def advice(self, run: Pass, layer: str) -> str:
         """Another family."""
@@ -157,15 +157,15 @@ class AttentionRollout(AttentionMethod):
     def _first(self, blocks: Blocks) -> int:
         return blocks.last
 
-    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, calls: Sequence[Attention]) -> list[Tensor]:
         """The row that the answer is read from, followed through the blocks."""
-        last = found[blocks.last]
+        last = calls[blocks.last]
         read = torch.zeros(last.shape[2], device=last.matrix.device, dtype=torch.bool)
         with suppress(GraphError):  # a model may have none
             for [gradient] in self._gradients(run, [last]):
                 read |= _read(gradient)
         with torch.autocast(read.device.type, enabled=False):
-            means = {i: found[i].per_head(found[i].matrix).mean(1) for i in blocks.all}
+            means = {i: calls[i].per_head(calls[i].matrix).mean(1) for i in blocks.all}
             if self.discard:
                 means |= {i: _without_lowest(means[i], self.discard) for i in blocks.calls}
             row = _mean_row(blocks.queries(read), means[blocks.last])
@@ -190,15 +190,15 @@ class GradientRollout(AttentionMethod):
     linear = False
     cost = "1 forward, 1 backward"
 
-    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, calls: Sequence[Attention]) -> list[Tensor]:
         """The row that the answer is read from, followed through what speaks for the target."""
-        calls = [found[i] for i in blocks.all]
+        chosen = [calls[i] for i in blocks.all]
         chunks = []
-        for chunk in self._gradients(run, calls):
+        for chunk in self._gradients(run, chosen):
             with torch.autocast(chunk[0].device.type, enabled=False):
                 steps = {
                     i: (gradient * call.per_head(call.matrix)).relu().mean(2).flatten(0, 1)
-                    for i, call, gradient in zip(blocks.all, calls, chunk, strict=True)
+                    for i, call, gradient in zip(blocks.all, chosen, chunk, strict=True)
                 }
                 own = row = _mean_row(blocks.queries(_read(chunk[-1])), steps[blocks.last])
                 if blocks.pooling is not None:

@@ -99,8 +99,8 @@ def blocks_of(model: nn.Module, given: Inputs, layout: Layout | None = None) -> 
         LayoutError: which tokens are patches cannot be told.
         ModelError: there is no attention, or not from all tokens to all tokens.
     """
-    found, asked, order = _attention_in(model, given)
-    shapes = [found[i].shape for i in asked]
+    attention, asked, order = _attention_in(model, given)
+    shapes = [attention[i].shape for i in asked]
     square = [s for s in shapes if len(s) == 4 and s[0] == len(given) and s[2] == s[3]]
     count = square[-1][3] if square else 0
     tokens = [visit for visit in order if _returns(visit, count, len(given))]
@@ -118,11 +118,12 @@ def blocks_of(model: nn.Module, given: Inputs, layout: Layout | None = None) -> 
     returned = {id(visit.module): visit for visit in tokens}
     names, visit = [], tokens[-1]
     for i in calls:
-        others = {part for j in calls if j != i for part in found[j].within}
-        alone = [p for p in found[i].within if p not in others and id(p[0]) in returned]
+        others = {part for j in calls if j != i for part in attention[j].within}
+        alone = [p for p in attention[i].within if p not in others and id(p[0]) in returned]
         for module, call in alone[:1]:
             visit = returned[id(module)]
-            names.append(find(model, module)[0] + f"@{call}" * (visit.calls > 1))
+            name = find(model, module)[0]
+            names.append(f"{name}@{call}" if visit.calls > 1 else name)
     alike = [each for each in tokens if each.shape == visit.shape]
     reading = _reading_of_some(model, given, order, [*alike, visit], layout)
     blocks = tuple(names) if len(names) == len(calls) else ()
@@ -150,12 +151,12 @@ def _attention_in(model: nn.Module, given: Inputs) -> tuple[list[Attention], lis
 
     with torch.no_grad():
         order, half = completed(attempt, given)
-    found = attending.found
+    attention = attending.found
     if not given.several:
-        return found, list(range(len(found))), order
-    pairs = zip(found[:half], found[half:], strict=False)
+        return attention, list(range(len(attention))), order
+    pairs = zip(attention[:half], attention[half:], strict=False)
     asked = [i for i, (a, b) in enumerate(pairs) if not torch.equal(a.matrix, b.matrix)]
-    return found[:half], asked, order
+    return attention[:half], asked, order
 
 
 def _reading_of_some(

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self, Unpack
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import NOT_FINITE, InputError, warn
-from camlib.maps import Fuse, Normalize, Window
+from camlib.maps import Fuse, Normalize
 from camlib.methods.calling import Calling
 from camlib.methods.options import CallingOptions
 from camlib.options import checked
@@ -160,7 +160,7 @@ class Method(Calling, ABC):
         return text[: number.end()].rpartition(". ")[2] if number else "no paper"
 
     def __enter__(self) -> Self:
-        """A courtesy: there is nothing to open or close."""
+        """Optional: there is nothing to open or close."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -300,21 +300,25 @@ class MapMethod(Showable):
             normalize = "centered" if run.target.signed and not relu else True
         given = run.inputs
         # A model spread over devices leaves its maps where the layers are.
-        found = [(m.relu() if relu else m).to(given.image.device) for m in values]
+        shown = [(m.relu() if relu else m).to(given.image.device) for m in values]
         if not self.differentiable:
-            self._examine(run, values, found)
+            self._examine(run, values, shown)
         shape = len(given), *run.shape
-        fused = self._fused(found, max((m.shape[2:] for m in found), key=math.prod))
-        windows = run.windows(len(found))
-        heat = self._placed(found, given.size, windows) if resize else fused
+        alike = maps.alike(shown, self.fuse)
+        grid = max((m.shape[2:] for m in shown), key=math.prod)
+        fused = heat = maps.fuse([maps.resize(m, grid) for m in alike], self.fuse)
+        if resize:
+            windows = run.windows(len(shown))
+            placed = [maps.place(m, given.size, w) for m, w in zip(alike, windows, strict=True)]
+            heat = maps.fuse(placed, self.fuse)
         apart = heat.flatten(1, -1 - len(given.size))
-        fresh = not self.differentiable and not _share(heat, (fused, *found))
+        fresh = not self.differentiable and not _share(heat, (fused, *shown))
         scaled = (maps.normalize_ if fresh else maps.normalize)(apart, normalize)
         heat = scaled.reshape(heat.shape)
         return Explanation(
             heatmap=heat.reshape(*shape, *heat.shape[2:]),
             map=fused.reshape(*shape, *fused.shape[2:]),
-            maps=tuple(m.reshape(*shape, *m.shape[2:]) for m in found),
+            maps=tuple(m.reshape(*shape, *m.shape[2:]) for m in shown),
             score=maps.precise(run.scores.detach()).reshape(shape),
             target=run.target.classes,
             output=detached(run.output),
@@ -329,23 +333,12 @@ class MapMethod(Showable):
     def advice(self, run: Pass, layer: str) -> str:
         """What else to try where `layer` shows nothing."""
 
-    def _fused(self, found: list[Tensor], size: Sequence[int]) -> Tensor:
-        return maps.fuse([maps.resize(m, size) for m in maps.alike(found, self.fuse)], self.fuse)
-
-    def _placed(
-        self, found: list[Tensor], size: Sequence[int], windows: Sequence[Window]
-    ) -> Tensor:
-        """The maps `found` of the layers on an input of `size`, fused."""
-        scaled = maps.alike(found, self.fuse)
-        placed = [maps.place(m, size, w) for m, w in zip(scaled, windows, strict=True)]
-        return maps.fuse(placed, self.fuse)
-
-    def _examine(self, run: Pass, signed: list[Tensor], found: list[Tensor]) -> None:
+    def _examine(self, run: Pass, signed: list[Tensor], shown: list[Tensor]) -> None:
         """Refuse maps that are not finite; warn of maps that are zero everywhere."""
-        unknown = (run.scores.isnan().any() & run.target.asks).to(found[0].device)
+        unknown = (run.scores.isnan().any() & run.target.asks).to(shown[0].device)
         states = [
             torch.stack([~m.isfinite().all(), _zero(m), _zero(s).to(m.device), unknown])
-            for m, s in zip(found, signed, strict=True)
+            for m, s in zip(shown, signed, strict=True)
         ]
         for name, (broken, empty, idle, scoreless) in zip(
             run.seen.names or ("",), torch.stack(states).tolist(), strict=True
@@ -365,9 +358,9 @@ class MapMethod(Showable):
                 )
 
 
-def _zero(found: Tensor) -> Tensor:
-    """Whether one of the maps `found` ``(N, K, *grid)`` is zero everywhere, ``()``."""
-    return ~found.flatten(2).any(2).all()
+def _zero(signed: Tensor) -> Tensor:
+    """Whether one of the maps ``(N, K, *grid)`` is zero everywhere, ``()``."""
+    return ~signed.flatten(2).any(2).all()
 
 
 def _share(tensor: Tensor, others: Iterable[Tensor]) -> bool:

@@ -43,7 +43,7 @@ class CAM(LayerMethod):
         if not isinstance(run.target, Category):
             raise TargetError("CAM explains classes alone: pass class indices, or use Grad-CAM")
         classes = run.target.classes.reshape(len(run.inputs), -1)
-        found = []
+        weighted = []
         for name, raw, activation in zip(
             run.seen.names, run.seen.activations(), self.activations(run), strict=True
         ):
@@ -52,8 +52,8 @@ class CAM(LayerMethod):
                 raise ModelError(_REFUSED.format(name, type(run.model).__name__, closest.why))
             with torch.autocast(raw.device.type, enabled=False):
                 weight = closest.weight[classes]
-                found.append(torch.einsum("nkc,nc...->nk...", weight, closest.features))
-        return found
+                weighted.append(torch.einsum("nkc,nc...->nk...", weight, closest.features))
+        return weighted
 
 
 _REFUSED = (

@@ -61,7 +61,7 @@ def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
         if samples.tolist() != [*range(len(run.inputs))]:
             run.batching(several=len(samples) > 1)
 
-        def found(rows: Tensor, view: View = view, image: Tensor = image) -> list[Tensor]:
+        def read_rows(rows: Tensor, view: View = view, image: Tensor = image) -> list[Tensor]:
             some = view.samples[rows]
             inputs = run.inputs.of_samples(some, image if len(some) == len(image) else image[rows])
             target = run.target[some]
@@ -71,7 +71,7 @@ def averaged(run: Pass, views: Iterable[View], read: Read) -> list[Tensor]:
             return read(some, inputs, target)
 
         rows = torch.arange(len(samples), device=samples.device)
-        parts = [*Chunks(size or len(rows)).run(found, rows)]
+        parts = [*Chunks(size or len(rows)).run(read_rows, rows)]
         if len(parts) > 1:
             size = min(len(some) for some, _ in parts)
         columns = zip(*(values for _, values in parts), strict=True)

@@ -44,8 +44,8 @@ class ClassAgnostic(LayerMethod):
         """The pattern of each layer, once for every class asked for."""
         classes = run.scores.shape[1]
         with torch.autocast(run.inputs.image.device.type, enabled=False):
-            found = [self.pattern(activation) for activation in self.activations(run)]
-        return [each[:, None].repeat_interleave(classes, 1) for each in found]
+            patterns = [self.pattern(activation) for activation in self.activations(run)]
+        return [each[:, None].repeat_interleave(classes, 1) for each in patterns]
 
 
 class LaFAM(ClassAgnostic):
@@ -157,10 +157,10 @@ class CenterGaussian(ClassAgnostic):
 
     def pattern(self, activation: Tensor) -> Tensor:
         """The Gaussian on the layer's grid."""
-        found = torch.ones_like(activation[:, 0])
-        for axis, length in enumerate(found.shape[1:], 1):
-            places = torch.arange(length, device=found.device, dtype=found.dtype)
+        gaussian = torch.ones_like(activation[:, 0])
+        for axis, length in enumerate(gaussian.shape[1:], 1):
+            places = torch.arange(length, device=gaussian.device, dtype=gaussian.dtype)
             away = (places + 0.5) / length - 0.5
-            shape = [-1 if each == axis else 1 for each in range(found.ndim)]
-            found = found * torch.exp(-((away / self.sigma) ** 2) / 2).view(shape)
-        return found
+            shape = [-1 if each == axis else 1 for each in range(gaussian.ndim)]
+            gaussian = gaussian * torch.exp(-((away / self.sigma) ** 2) / 2).view(shape)
+        return gaussian

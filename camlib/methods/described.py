@@ -48,8 +48,9 @@ def _documented(kind: Any) -> str:
     entries: dict[str, str] = {}
     for each in kind.__mro__:
         page = text if each is kind else inspect.cleandoc(vars(each).get("__doc__") or "") + "\n"
-        if found := _ARGUMENTS.search(page):
-            entries = dict(_ENTRY.findall(found[1])) | entries
+        arguments = _ARGUMENTS.search(page)
+        if arguments:
+            entries = dict(_ENTRY.findall(arguments[1])) | entries
     names = [*inspect.signature(kind.__init__).parameters][1:]
     listed = [f"    {name}: {entries[name]}\n" for name in names if name in entries]
     if not listed:

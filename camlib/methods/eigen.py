@@ -107,5 +107,5 @@ class KPCACAM(ClassAgnostic):
         # A constant layer leaves rounding noise, which is no pattern.
         noise = rows.shape[1] * torch.finfo(rows.dtype).eps
         used = variance > noise
-        found = vector[..., 0] * (variance.where(used, 1).sqrt() * used)[:, None]
-        return (found * sign(found)).to(activation).reshape(-1, *activation.shape[2:])
+        component = vector[..., 0] * (variance.where(used, 1).sqrt() * used)[:, None]
+        return (component * sign(component)).to(activation).reshape(-1, *activation.shape[2:])

@@ -117,10 +117,10 @@ class DeepFeatureFactorization(Calling):
             activation = _cut_off(maps.precise(layout(raw)), name)
             with torch.autocast(activation.device.type, enabled=False):
                 rows = activation.movedim(1, -1)
-                found, vectors, error = factored(
+                amounts, vectors, error = factored(
                     rows.flatten(0, -2), self.concepts, self.iterations, self.tolerance
                 )
-            where = found.reshape(*rows.shape[:-1], -1).movedim(-1, 1)
+            where = amounts.reshape(*rows.shape[:-1], -1).movedim(-1, 1)
             scores = self._scores(run, layout, vectors)
             heat = maps.place(where.to(given.image.device), given.size, reading.window)
         return Concepts(

@@ -56,8 +56,8 @@ class FullGrad(PixelMethod):
         """
         with Called(), self._prepared(inputs) as (model, given):
             run, _, chunks = self._decomposed(model, given, target)
-            found = [torch.cat(parts).movedim(0, 1) for parts in zip(*chunks, strict=True)]
-        return found if run.shape else [term.squeeze(1) for term in found]
+            terms = [torch.cat(parts).movedim(0, 1) for parts in zip(*chunks, strict=True)]
+        return terms if run.shape else [term.squeeze(1) for term in terms]
 
     def attributed(self, model: nn.Module, given: Inputs, target: Any) -> tuple[Pass, Tensor]:
         """The clean pass and the map, made of a few classes at a time."""
@@ -99,15 +99,15 @@ class FullGrad(PixelMethod):
         with torch.enable_grad():
             image = given.image.detach().clone().requires_grad_()
             run = Pass.of(model, given.with_image(image), target, (), "whole", met)
-        places = [image, *(bias.output for bias in met.found)]
-        values = [maps.precise(given.image), *(bias.value for bias in met.found)]
-        names = ["the input", *["a bias"] * len(met.found)]
+        places = [image, *(bias.output for bias in met.biases)]
+        values = [maps.precise(given.image), *(bias.value for bias in met.biases)]
+        names = ["the input", *["a bias"] * len(met.biases)]
 
         def chunks() -> Iterator[list[Tensor]]:
-            for found in run.gradients(places, names, allow_unused=True):
-                yield [maps.precise(g) * value for g, value in zip(found, values, strict=True)]
+            for gradients in run.gradients(places, names, allow_unused=True):
+                yield [maps.precise(g) * value for g, value in zip(gradients, values, strict=True)]
 
-        return run, met.found, chunks()
+        return run, met.biases, chunks()
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class _Biases(FunctionMode):
     @checked
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[_Bias] = []
+        self.biases: list[_Bias] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
@@ -150,7 +150,7 @@ class _Biases(FunctionMode):
         shape[axis] = -1
         # A copy: FSDP frees what it lends to the pass.
         value = maps.precise(bias.detach().clone()).reshape(shape)
-        self.found.append(_Bias(result, value, name != "linear"))
+        self.biases.append(_Bias(result, value, name != "linear"))
         return result.clone()  # what follows may change it in place
 
 
@@ -210,5 +210,5 @@ def _picture(given: Inputs, terms: list[Tensor]) -> Tensor:
 def _psi(term: Tensor, size: tuple[int, ...]) -> Tensor:
     """What the map shows of `term` ``(k, N, C, ...)``."""
     apart = term.abs().flatten(0, 1)[:, None]
-    found = maps.normalize(apart).sum(2)
-    return maps.resize(found, size).reshape(*term.shape[:2], *size)
+    picture = maps.normalize(apart).sum(2)
+    return maps.resize(picture, size).reshape(*term.shape[:2], *size)

@@ -225,10 +225,10 @@ class ShapleyCAM(GradientWeighted):
     def gradients(self, run: Pass) -> Iterator[list[Tensor]]:
         """``G - H A / 2`` at each layer, ``(k, N, ...)``, the next ``k`` classes at a time."""
         activations = run.seen.activations()
-        for found in run.seen.gradients(run.scores, create_graph=True):
+        for gradients in run.seen.gradients(run.scores, create_graph=True):
             yield [
                 self._corrected(activation, gradient)
-                for activation, gradient in zip(activations, found, strict=True)
+                for activation, gradient in zip(activations, gradients, strict=True)
             ]
 
     def _corrected(self, activation: Tensor, gradient: Tensor) -> Tensor:

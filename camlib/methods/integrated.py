@@ -88,20 +88,20 @@ class IntegratedGradients(PixelMethod):
         [mean] = averaged(run, points, _gradients(run))
         if not self.multiply:
             return run, mean
-        found = mean * (maps.precise(given.image) - start)[:, None]
+        attribution = mean * (maps.precise(given.image) - start)[:, None]
         samples = torch.arange(len(given), device=start.device)
         with torch.no_grad():
             before = scores_at(run, samples, start.to(given.image.dtype))
         score = maps.precise(run.scores)
         warn_if_incomplete(
             run,
-            found.flatten(2).sum(2),
-            found.flatten(2).abs().sum(2) + score.abs(),
+            attribution.flatten(2).sum(2),
+            attribution.flatten(2).abs().sum(2) + score.abs(),
             score - before,
             f"integrated gradients with steps={self.steps} miss {{}} of what the score gains from "
             "the baseline; use more steps",
         )
-        return run, found
+        return run, attribution
 
 
 class ExpectedGradients(PixelMethod):
@@ -170,8 +170,8 @@ class ExpectedGradients(PixelMethod):
                 back = functools.partial(torch.mul, share / self.samples)
                 yield View(which, point, back)
 
-        [found] = averaged(run, points(), _gradients(run))
-        return run, found
+        [attribution] = averaged(run, points(), _gradients(run))
+        return run, attribution
 
 
 class IntegratedGradCAM(LayerMethod):
@@ -237,8 +237,10 @@ class IntegratedGradCAM(LayerMethod):
             def gained(again: Pass) -> list[Tensor]:
                 now = self.activations(again)
                 gains = [a - b[samples.to(b.device)] for a, b in zip(now, before, strict=True)]
-                found = self._weighted(again, gains, mean_gradient, eigen_smooth=self.eigen_smooth)
-                return found if target.signed else [each.relu() for each in found]
+                weighted = self._weighted(
+                    again, gains, mean_gradient, eigen_smooth=self.eigen_smooth
+                )
+                return weighted if target.signed else [each.relu() for each in weighted]
 
             return self._from(layers, run.model, inputs, target, read=gained)[1]
 

@@ -97,20 +97,20 @@ class LayerMethod(MapMethod):
             target = Unasked(len(given), given.image.device)
         if not self._chosen:
             return self._from(self.layers, model, given, target, rule)
-        found = None
+        earlier = None
         if self.layers:
             with suppress(GraphError, LayerError):
-                found = self._from(self.layers, model, given, target, rule)
-                shown = all(each.flatten(1).any(1).all() for each in found[1])
-                if shown or saturated(found[0].output, found[0].target):
-                    return found
+                earlier = self._from(self.layers, model, given, target, rule)
+                shown = all(each.flatten(1).any(1).all() for each in earlier[1])
+                if shown or saturated(earlier[0].output, earlier[0].target):
+                    return earlier
         # What was found for other inputs may say nothing here: another level of a pyramid does.
         try:
             name, run = self._default(model, given, wanted)
         except (GraphError, LayerError):
-            if found is None:
+            if earlier is None:
                 raise
-            return found
+            return earlier
         self.layers = (name,)
         if run is not None and self.graph == "tail" and not (self.differentiable or rule):
             with suppress(GraphError):
@@ -219,8 +219,8 @@ class LayerMethod(MapMethod):
     def _derivatives(self, run: Pass) -> list[Tensor]:
         """The gradient at each layer, ``(N, K, C, *grid)``, in float32 at least."""
         chunks: list[list[Tensor]] = [[] for _ in run.seen.names]
-        for found in self.gradients(run):
-            for name, gradient, chunk in zip(run.seen.names, found, chunks, strict=True):
+        for gradients in self.gradients(run):
+            for name, gradient, chunk in zip(run.seen.names, gradients, chunks, strict=True):
                 arranged = [self._arranged(run, name, each) for each in gradient]
                 chunk.append(maps.precise(torch.stack(arranged, 1)))
         return [torch.cat(chunk, 1) for chunk in chunks]
@@ -235,11 +235,12 @@ class LayerMethod(MapMethod):
     def _reading(self, run: Pass, name: str, shape: torch.Size) -> Reading:
         """How what layer `name` returned, of `shape`, is read."""
         key = name, shape[1:], run.inputs.form
-        if found := self._readings.get(key, run.readings.get(key)):
-            return found
-        found = reading_of(run.model, run.inputs, run.order, name, shape, self.layout)
-        (self._readings if found.lasting else run.readings)[key] = found
-        return found
+        known = self._readings.get(key, run.readings.get(key))
+        if known is not None:
+            return known
+        reading = reading_of(run.model, run.inputs, run.order, name, shape, self.layout)
+        (self._readings if reading.lasting else run.readings)[key] = reading
+        return reading
 
     def _arranged(self, run: Pass, name: str, tensor: Tensor) -> Tensor:
         """`tensor`, which came from layer `name`, as ``(N, C, *grid)``."""

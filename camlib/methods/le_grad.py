@@ -70,7 +70,7 @@ class LeGrad(AttentionMethod):
             )
         return blocks.names
 
-    def signed_maps(self, run: Pass, blocks: Blocks, found: Sequence[Attention]) -> list[Tensor]:
+    def signed_maps(self, run: Pass, blocks: Blocks, calls: Sequence[Attention]) -> list[Tensor]:
         """The mean positive gradient at the attention of each block."""
         axis = blocks.layout.samples_axis
         outputs = run.seen.activations()
@@ -86,10 +86,10 @@ class LeGrad(AttentionMethod):
                     changed = output.mean(1 - axis, keepdim=True).expand_as(output).clone()
                 with again as attending:
                     scores = run.again(-1, samples, changed)
-            attention = found[call]
+            attention = calls[call]
             if attending is not None and blocks.pooling is not None:
                 # As many calls follow the pooling as in the whole pass, and maybe less precede it.
-                attention = attending.found[blocks.pooling - len(found)]
+                attention = attending.found[blocks.pooling - len(calls)]
             chunks = [
                 _mean(gradient, read=blocks.pooling is not None)
                 for [gradient] in self._gradients(run, [attention], scores)

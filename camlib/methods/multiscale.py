@@ -139,19 +139,19 @@ class CAMERAS(LayerMethod):
         def mean(place: int, channels: slice) -> Tensor:
             """The mean of what was read, at the input's size, ``(N, K, channels, *size)``."""
             each = []
-            for again, found in passes:
-                values = found[place] if place >= len(layers) else found[place][:, None]
+            for again, tensors in passes:
+                values = tensors[place] if place >= len(layers) else tensors[place][:, None]
                 values = values[:, :, channels]
                 window = again.seen.windows[layers[place % len(layers)]]
                 large = maps.place(values.flatten(1, 2), run.inputs.size, window)
                 each.append(large.reshape(*values.shape[:3], *large.shape[2:]))
             return torch.stack(each).mean(0)
 
-        found = []
+        sums = []
         for layer in range(len(layers)):
             count = passes[0][1][layer].shape[1]
             some = [slice(k, k + _CHANNELS) for k in range(0, count, _CHANNELS)]
             products = (mean(layer, c) * mean(len(layers) + layer, c) for c in some)
-            found.append(functools.reduce(torch.add, (each.sum(2) for each in products)))
+            sums.append(functools.reduce(torch.add, (each.sum(2) for each in products)))
         run.seen.windows = {}  # the maps have the input's size already
-        return found
+        return sums

@@ -229,7 +229,7 @@ class SmoothGradCAMPlusPlus(LayerMethod):
             return self._from(run.seen.names, run.model, inputs, target, read=powers)[1]
 
         views = noisy(run, self.samples, self.sigma, self.seed, self.batch_size)
-        found = []
+        weighted = []
         for activation, means in zip(
             self.activations(run), averaged(run, views, read), strict=True
         ):
@@ -239,5 +239,5 @@ class SmoothGradCAMPlusPlus(LayerMethod):
             with torch.autocast(activation.device.type, enabled=False):
                 weights = plus_plus(every, first, ratio, normalize_alpha=self.normalize_alpha)
                 each = summed(weights, every, eigen_smooth=self.eigen_smooth)
-            found.append(each.reshape(*means.shape[:2], *each.shape[1:]))
-        return found
+            weighted.append(each.reshape(*means.shape[:2], *each.shape[1:]))
+        return weighted
