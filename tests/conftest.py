@@ -5,12 +5,19 @@ from __future__ import annotations
 import gc
 import importlib.util
 import warnings
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+pytest_plugins = ["comparisons"]
+pytest.register_assert_rewrite(
+    *(path.stem for path in (Path(__file__).parent / "support").glob("*.py"))
+)
 
 # Threads that wait for each other make small networks, and a busy machine, several times slower.
 torch.set_num_threads(1)
@@ -53,10 +60,8 @@ def mobilenet() -> tuple[nn.Module, Tensor]:
         pytest.skip("the real networks and images of ../shared/data are not here")
     from PIL import Image
 
-    spec = importlib.util.spec_from_file_location(
-        "mobilenet_v2_imagenet", DATA / "mobilenet_v2_imagenet.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader("mobilenet_v2_imagenet", str(DATA / "mobilenet_v2_imagenet.py"))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     files = sorted((DATA / "images").glob("*.jpg"))[::34]
     return module.load(), torch.cat([module.to_tensor(Image.open(file)) for file in files])

@@ -14,6 +14,7 @@ import camlib
 from camlib.methods.calling import Calling
 
 PACKAGE = Path(camlib.__file__).parent
+ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     "errors",
@@ -89,17 +90,20 @@ def test_every_room_has_its_floor():
     ("name", "path"), [m for m in modules() if m[0]], ids=lambda x: str(x)[-40:]
 )
 def test_imports_go_down_only(name, path):
-    for imported, at_top in imports(path):
-        first, _, inner = imported.partition(".")
-        if first != "camlib":
-            continue
-        own, below = room(name), room(inner)
-        if below not in FLOORS:  # a name that camlib itself exports: only the upper floors may
-            assert own in FREE, f"{name} imports {imported} from the top"
-        elif (own, below) in UPWARD:
-            assert not at_top
-        elif at_top:
-            assert FLOORS.index(below) <= FLOORS.index(own), f"{name} -> {inner}"
+    assert [imported for imported, at_top in imports(path) if upward(name, imported, at_top)] == []
+
+
+def upward(name, imported, at_top):
+    """Whether module `name` may not import what is `imported`."""
+    first, _, inner = imported.partition(".")
+    if first != "camlib":
+        return False
+    own, below = room(name), room(inner)
+    if below not in FLOORS:  # a name that camlib itself exports: only the upper floors may
+        return own not in FREE
+    if (own, below) in UPWARD:
+        return at_top
+    return at_top and FLOORS.index(below) > FLOORS.index(own)
 
 
 @pytest.mark.parametrize("floor", FLOORS)
@@ -121,12 +125,14 @@ def test_modules_of_a_room_import_each_other_in_one_direction(floor):
 
 @pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda x: str(x)[-40:])
 def test_third_parties_stay_upstairs(name, path):
-    allowed = {"torch", "camlib", "IPython", "matplotlib"} | sys.stdlib_module_names
-    for imported, at_top in imports(path):
-        first = imported.partition(".")[0]
-        if not {name, room(name)} & FREE:
-            assert first in allowed, f"{name} imports {imported}"
-            assert first not in ("IPython", "matplotlib") or not at_top
+    own = {"torch", "camlib"} | sys.stdlib_module_names
+    wrong = [
+        imported
+        for imported, at_top in imports(path)
+        if (first := imported.partition(".")[0]) not in own
+        and (at_top or first not in ("IPython", "matplotlib"))
+    ]
+    assert not wrong or {name, room(name)} & FREE
 
 
 def run(code):
@@ -246,3 +252,15 @@ def test_final_classes_are_not_extended_and_nothing_implemented_is_replaced(kind
 
 def test_every_default_is_replaced_somewhere():
     assert {name for kind in kinds() for name in replaced(kind)} == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("folder", ["camlib", "tests", "tools", "benchmarks", "examples"])
+def test_every_file_says_what_it_is_for(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    silent = [
+        str(path)
+        for path in files
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []

@@ -1,3 +1,7 @@
+"""Layers by name, and the one that is chosen where none is named."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from nets import Net, features, images, pooled, spread

@@ -1,3 +1,7 @@
+"""The arithmetic of maps: resized, normalised, fused, blurred."""
+
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -63,6 +63,7 @@ def test_code_runs(page, offline):
                 assert heatmap.isfinite().all()
                 assert heatmap.min() >= 0
                 assert heatmap.max() <= 1
+    assert names.keys() > {"__name__"}
 
 
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
@@ -123,8 +124,8 @@ def test_numbers_of_the_readme_are_measured():
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert ((ROOT / page).parent / link).exists(), link
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
 def test_ci_finds_the_test_command_of_the_readme():
@@ -134,6 +135,13 @@ def test_ci_finds_the_test_command_of_the_readme():
     assert all(
         (ROOT / "scripts" / name).stat().st_mode & 0o100 for name in ("test", "check", "docs")
     )
+
+
+def test_files_that_scripts_name_exist():
+    scripts = [ROOT / ".ci/run", *(ROOT / "scripts").iterdir()]
+    named = {name for path in scripts for name in re.findall(r"tests/[\w/]+\.py", path.read_text())}
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 def test_every_module_stands_on_the_plan():

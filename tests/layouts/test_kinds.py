@@ -1,3 +1,7 @@
+"""The kinds of layouts: each arranges, names its grid, and puts a grid back where it was."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from nets import Net, Pooling, images, pooled, spread

@@ -1,3 +1,7 @@
+"""Averages over noise, steps and baselines: their batches, draws and errors."""
+
+from __future__ import annotations
+
 import warnings
 
 import pytest

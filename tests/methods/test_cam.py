@@ -1,3 +1,7 @@
+"""CAM: its classifier is found behind a pooling, and other networks are refused."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from nets import Functional, Net, Pooling, convolutional, features, flat, images, pooled, spread

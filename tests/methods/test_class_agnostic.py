@@ -1,3 +1,7 @@
+"""Maps that ask for no class: components, statistics, and the two baselines."""
+
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,3 +1,7 @@
+"""FullGrad: which terms its map shows, and where they miss the score."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from nets import Net, Pooling, images, pooled, spread

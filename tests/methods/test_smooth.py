@@ -1,3 +1,7 @@
+"""Any method, averaged over noise or over augmented views."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from nets import (

@@ -257,8 +257,7 @@ def test_eigen_smooth_of_perturbations(kind):
                 alone = torch.zeros_like(activation)
                 alone[c] = activation[c]
                 if kind is ScoreCAM:
-                    whole = score_cam(net, image, activation[c : c + 1], target)
-                    part = whole if isinstance(whole, torch.Tensor) else torch.zeros(4, 4).double()
+                    part = score_cam(net, image, activation[c : c + 1], target)
                 else:
                     without = activation.clone()
                     without[c] = 0

@@ -153,6 +153,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_metric_of_one(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO.format(path=[p for p in sys.path if p]))

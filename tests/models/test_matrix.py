@@ -33,8 +33,7 @@ def parameters() -> list[object]:
         marks = [pytest.mark.nightly] if case.nightly else [pytest.mark.slow]
         marks = [] if case.name in ALWAYS else marks
         if importlib.util.find_spec(library) is None:
-            reason = f"{library} is not installed; install the extra `models`"
-            marks.append(pytest.mark.skip(reason=reason))
+            marks.append(pytest.mark.skip(reason=f"{library}: install the extra `models`"))
         found.append(pytest.param(case, id=str(case), marks=marks))
     return found
 

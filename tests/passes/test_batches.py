@@ -1,3 +1,7 @@
+"""Changed images in batches, as Score-CAM makes them: bounded, once each, in order."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from nets import Net, convolutional, flat, images, pooled

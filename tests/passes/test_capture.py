@@ -1,3 +1,7 @@
+"""What a forward pass leaves at layers, and the gradients there."""
+
+from __future__ import annotations
+
 import threading
 from collections import namedtuple
 from unittest.mock import Mock

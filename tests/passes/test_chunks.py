@@ -1,3 +1,7 @@
+"""Chunks of what is to be done: their size, and half of it where memory runs out."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 

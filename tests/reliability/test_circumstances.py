@@ -45,6 +45,16 @@ def kind(request):
     return request.param
 
 
+def all_but(*others: str) -> pytest.MarkDecorator:
+    """For every method except the `others`."""
+    kinds = {name: kind for name, kind in METHODS.items() if name not in others}
+    return pytest.mark.parametrize("kind", kinds.values(), ids=kinds)
+
+
+OF_CLASSES = ("cam", "group_cam")
+"""Methods that take classes alone as targets."""
+
+
 def assert_near(found: Tensor, expected: Tensor) -> None:
     scale = float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * scale)
@@ -79,9 +89,8 @@ def test_inference_mode_gives_plain_tensors(kind):
 
 
 @pytest.mark.parametrize("training", [True, False])
+@all_but(*OF_CLASSES)
 def test_a_target_that_runs_the_model(kind, training):
-    if kind in (METHODS["cam"], METHODS["group_cam"]):
-        pytest.skip("asks for classes")
     net, batch, other = fitting(kind), images(), images(seed=9)
     with torch.no_grad():
         kept = net(other[:1])
@@ -98,9 +107,8 @@ def test_a_target_that_runs_the_model(kind, training):
     assert net.training == training
 
 
+@all_but(*OF_CLASSES)
 def test_a_target_that_explains_the_model(kind):
-    if kind in (METHODS["cam"], METHODS["group_cam"]):
-        pytest.skip("asks for classes")
     net, batch = fitting(kind).train(), images()
     before = snapshot(net)
 
@@ -209,9 +217,8 @@ class Cached(Net):
         return self.tail(found)
 
 
+@all_but("cam", *(name for name, kind in METHODS.items() if issubclass(kind, AttentionMethod)))
 def test_caches_and_tensors_in_containers(kind):
-    if kind is METHODS["cam"] or issubclass(kind, AttentionMethod):
-        pytest.skip("for other networks")
     net, batch = Cached(pooled()).train(), images()
     for _ in range(2):
         kind(net)(batch, 1)

@@ -1,3 +1,7 @@
+"""Evaluation mode for a block, and every module's own mode afterwards."""
+
+from __future__ import annotations
+
 import threading
 
 import pytest

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
+from torch import Tensor, nn
 
 from camlib import zoo
 from camlib.cli import main
@@ -12,15 +15,15 @@ from camlib.cli import main
 SCENE = zoo.scene(236, classes=["disc", "cross"])
 
 
-def files(folder):
+def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def invoke(*arguments):
+def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def done(*arguments):
+def done(*arguments: object) -> str:
     """What the command prints when it succeeds."""
     result = invoke(*arguments)
     if (result.exit_code, result.stderr) != (0, ""):
@@ -28,7 +31,7 @@ def done(*arguments):
     return result.stdout
 
 
-def refused(*arguments):
+def refused(*arguments: object) -> str:
     """The one line that says why the command failed."""
     result = invoke(*arguments)
     assert result.exit_code == 1, (result.output, result.exception)
@@ -40,15 +43,15 @@ def refused(*arguments):
     return line.removeprefix("Error: ")
 
 
-def built_in(*arguments):
+def built_in(*arguments: object) -> tuple[object, ...]:
     return ("explain", "scene.png", "--model", "scenenet", *arguments)
 
 
-def read(path):
+def read(path: str | Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.array(image)
 
 
-def network():
+def network() -> tuple[nn.Module, Tensor]:
     """The built-in network, and the scene as its input."""
     return zoo.load(), zoo.preprocess(SCENE.image)[None]

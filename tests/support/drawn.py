@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from camlib import Explanation
 
 
-def explanation(**known):
+def explanation(**known: Any) -> Explanation:
     """What `cam.explain` returns for two pictures, but for what is `known`."""
     map = torch.arange(8.0).reshape(2, 2, 2)
-    usual = {
+    usual: dict[str, Any] = {
         "heatmap": torch.nn.functional.interpolate(map[:, None] / 10, (12, 16))[:, 0],
         "map": map,
         "maps": (known.get("map", map),),
@@ -26,20 +30,20 @@ def explanation(**known):
     return Explanation(**{**usual, **known})
 
 
-def panels(drawn):
+def panels(drawn: Figure) -> list[Any]:
     """The pictures in `drawn`, row by row."""
     return [axes.images[0].get_array() for axes in drawn.axes]
 
 
-def texts(drawn):
+def texts(drawn: Figure) -> list[str]:
     return [text.get_text() for text in drawn.texts if text.get_text()]
 
 
-def as_array(picture):
+def as_array(picture: Tensor) -> np.ndarray:
     return (picture * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def assert_apart(drawn):
+def assert_apart(drawn: Any) -> None:
     """Texts and panels do not overlap, and are all on the page."""
     renderer = drawn.canvas.get_renderer()
     page = drawn.bbox

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
+
+Place = tuple[int, int]
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom."""
 
 
-def peaks(heatmap):
+def peaks(heatmap: Tensor) -> list[Place]:
     top = float(heatmap.max())
     height, width = heatmap.shape
     return [(i, j) for i in range(height) for j in range(width) if float(heatmap[i, j]) == top]
 
 
-def pointing_game(heatmap, mask, tolerance):
+def pointing_game(heatmap: Tensor, mask: Tensor, tolerance: float) -> float:
     places = mask.nonzero().tolist()
     found = peaks(heatmap)
     hits = [any(math.dist(peak, place) <= tolerance for place in places) for peak in found]
     return sum(hits) / len(hits)
 
 
-def energy(heatmap, mask):
+def energy(heatmap: Tensor, mask: Tensor) -> float:
     total = float(heatmap.double().sum())
     return float(heatmap.double()[mask].sum()) / total if total else 0.0
 
 
-def iou(heatmap, mask, share):
+def iou(heatmap: Tensor, mask: Tensor, share: float) -> float:
     hot = heatmap >= share * heatmap.max()
     return int((hot & mask).sum()) / int((hot | mask).sum())
 
 
-def average_precision(heatmap, mask):
+def average_precision(heatmap: Tensor, mask: Tensor) -> float:
     found, before = 0.0, 0.0
     for threshold in sorted({float(v) for v in heatmap.flatten()}, reverse=True):
         hot = heatmap >= threshold
@@ -40,17 +47,18 @@ def average_precision(heatmap, mask):
     return found
 
 
-def rank_accuracy(heatmap, mask, order):
+def rank_accuracy(heatmap: Tensor, mask: Tensor, order: Sequence[Place]) -> float:
     count = int(mask.sum())
     return sum(bool(mask[place]) for place in order[:count]) / count
 
 
-def regions(mask):
+def regions(mask: Tensor) -> list[set[Place]]:
     """Sets of places that are connected, by flooding."""
-    left = {tuple(place) for place in mask.nonzero().tolist()}
+    left = {(i, j) for i, j in mask.nonzero().tolist()}
     found = []
     while left:
-        region, edge = set(), [left.pop()]
+        region: set[Place] = set()
+        edge = [left.pop()]
         while edge:
             i, j = edge.pop()
             region.add((i, j))
@@ -61,12 +69,12 @@ def regions(mask):
     return found
 
 
-def box(region):
+def box(region: Iterable[Place]) -> Box:
     rows, columns = [i for i, _ in region], [j for _, j in region]
     return min(columns), min(rows), max(columns) + 1, max(rows) + 1
 
 
-def box_iou(one, other):
+def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     both = max(width, 0) * max(height, 0)
@@ -74,7 +82,9 @@ def box_iou(one, other):
     return both / (sum(sizes) - both)
 
 
-def max_box_accuracy(heatmaps, boxes, *, version, thresholds):
+def max_box_accuracy(
+    heatmaps: Tensor, boxes: Iterable[Iterable[Box]], *, version: int, thresholds: int
+) -> float:
     overlaps = {1: [0.5], 2: [0.3, 0.5, 0.7]}[version]
     shares = [float((n + 1) / torch.tensor(thresholds + 1)) for n in range(thresholds)]
     means = []
@@ -88,7 +98,7 @@ def max_box_accuracy(heatmaps, boxes, *, version, thresholds):
                 if version == 1 and found:
                     most = max(map(len, found))
                     found = [region for region in found if len(region) == most]
-                best = max((box_iou(box(r), t) for r in found for t in true), default=0)
+                best = max((box_iou(box(r), t) for r in found for t in true), default=0.0)
                 hits += best >= overlap
             rates.append(hits / len(heatmaps))
         means.append(max(rates))

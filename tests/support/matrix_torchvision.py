@@ -37,7 +37,8 @@ def _nightly(name: str) -> str:
 
 
 def _classifier(name: str) -> Case:
-    size, options = ANY, {}
+    size: tuple[int, ...] = ANY
+    options: dict[str, Any] = {}
     if name.startswith("vit_"):
         size = (112, 112) if name.endswith("14") else (128, 128)
         options = {"image_size": size[0]}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from nets import images
+from torch import Tensor
 
 NAMES = ["average_drop", "deletion", "complexity"]
 
 
-def data(count=9):
+def data(count: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images, maps, masks of objects, and targets."""
     batch = images(count)
     maps = torch.rand(count, 8, 8, generator=torch.Generator().manual_seed(2))
     masks = torch.zeros(count, 8, 8, dtype=torch.bool)

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Score = object
+Score = Callable[[Tensor], float]
 """A function of one image ``(C, H, W)`` that returns a number."""
 
+Explain = Callable[[Tensor], Tensor]
+"""A map ``(H, W)``, or values ``(C, H, W)``, of one image."""
 
-def average_drop(score, image, heatmap):
+Places = list[tuple[int, int]]
+
+
+def average_drop(score: Score, image: Tensor, heatmap: Tensor) -> float:
     clean, masked = score(image), score(image * heatmap)
     return 100 * max(0.0, clean - masked) / clean
 
 
-def increase_in_confidence(score, image, heatmap):
+def increase_in_confidence(score: Score, image: Tensor, heatmap: Tensor) -> float:
     return 100.0 * (score(image * heatmap) > score(image))
 
 
-def average_gain(score, image, heatmap):
+def average_gain(score: Score, image: Tensor, heatmap: Tensor) -> float:
     clean, masked = score(image), score(image * heatmap)
     return 100 * max(0.0, masked - clean) / (1 - clean)
 
 
-def order(heatmap, seed):
+def order(heatmap: Tensor, seed: int) -> Places:
     """Places by value, highest first; equal ones in the order of a permutation."""
     places = [(i, j) for i in range(heatmap.shape[0]) for j in range(heatmap.shape[1])]
     lots = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -34,7 +41,9 @@ def order(heatmap, seed):
     return [places[n] for n in sorted(turn, key=lambda n: (-value[n], turn[n]))]
 
 
-def curve(score, start, finish, heatmap, step, seed):
+def curve(
+    score: Score, start: Tensor, finish: Tensor, heatmap: Tensor, step: int, seed: int
+) -> list[float]:
     """RISE's ``single_run``: pixels of `start` become those of `finish`, so many at a time."""
     current, found = start.clone(), []
     places = order(heatmap, seed)
@@ -46,17 +55,17 @@ def curve(score, start, finish, heatmap, step, seed):
     return found
 
 
-def area(values):
+def area(values: Sequence[float]) -> float:
     return (sum(values) - values[0] / 2 - values[-1] / 2) / (len(values) - 1)
 
 
-def rise_blur(image, length=11, sigma=5.0):
+def rise_blur(image: Tensor, length: int = 11, sigma: float = 5.0) -> Tensor:
     """RISE's substrate: a delta under scipy's ``gaussian_filter``, then a convolution."""
     reach = int(4 * sigma + 0.5)
     gaussian = [math.exp(-(t**2) / (2 * sigma**2)) for t in range(-reach, reach + 1)]
     total = sum(gaussian)
 
-    def mirrored(place):
+    def mirrored(place: int) -> int:
         place %= 2 * length
         return place if place < length else 2 * length - 1 - place
 
@@ -88,7 +97,7 @@ NEIGHBOURS = {
 }
 
 
-def imputed(image, missing):
+def imputed(image: Tensor, missing: Tensor) -> Tensor:
     """ROAD's linear system, written out and solved as a dense one."""
     height, width = missing.shape
     places = [(i, j) for i in range(height) for j in range(width) if missing[i, j]]
@@ -112,7 +121,15 @@ def imputed(image, missing):
     return found
 
 
-def road(score, image, heatmap, shares, seed, *, most):
+def road(
+    score: Score,
+    image: Tensor,
+    heatmap: Tensor,
+    shares: Iterable[float],
+    seed: int,
+    *,
+    most: bool,
+) -> list[float]:
     places = order(heatmap, seed)
     places = places if most else places[::-1]
     found = []
@@ -124,7 +141,9 @@ def road(score, image, heatmap, shares, seed, *, most):
     return found
 
 
-def infidelity(score, image, values, changes, *, normalize):
+def infidelity(
+    score: Score, image: Tensor, values: Tensor, changes: Iterable[Tensor], *, normalize: bool
+) -> float:
     """`values` and each of `changes` have the shape of the image."""
     sums, lost = [], []
     for change in changes:
@@ -137,15 +156,17 @@ def infidelity(score, image, values, changes, *, normalize):
     return sum((best * a - b) ** 2 for a, b in zip(sums, lost, strict=True)) / len(sums)
 
 
-def pearson(one, other):
-    one, other = [float(a) for a in one], [float(b) for b in other]
+def pearson(first: Iterable[Any], second: Iterable[Any]) -> float:
+    one, other = [float(a) for a in first], [float(b) for b in second]
     mean, middle = sum(one) / len(one), sum(other) / len(other)
     top = sum((a - mean) * (b - middle) for a, b in zip(one, other, strict=True))
     sizes = sum((a - mean) ** 2 for a in one) * sum((b - middle) ** 2 for b in other)
     return top / math.sqrt(sizes) if sizes else 0.0
 
 
-def faithfulness_correlation(score, image, heatmap, subsets, blank):
+def faithfulness_correlation(
+    score: Score, image: Tensor, heatmap: Tensor, subsets: Iterable[Tensor], blank: Tensor
+) -> float:
     sums, lost = [], []
     for subset in subsets:
         sums.append(float(heatmap[subset].sum()))
@@ -155,19 +176,21 @@ def faithfulness_correlation(score, image, heatmap, subsets, blank):
     return pearson(sums, lost)
 
 
-def coherency(explain, image, heatmap):
+def coherency(explain: Explain, image: Tensor, heatmap: Tensor) -> float:
     return (1 + pearson(heatmap.flatten(), explain(image * heatmap).flatten())) / 2
 
 
-def complexity(heatmap):
+def complexity(heatmap: Tensor) -> float:
     return float(sum(heatmap.flatten())) / heatmap.numel()
 
 
-def harmonic(*parts):
+def harmonic(*parts: float) -> float:
     return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / part for part in parts)
 
 
-def sensitivity_max(explain, image, values, draws):
+def sensitivity_max(
+    explain: Explain, image: Tensor, values: Tensor, draws: Iterable[Tensor]
+) -> float:
     size = math.sqrt(sum(float(v) ** 2 for v in values.flatten())) or 1.0
     found = []
     for draw in draws:

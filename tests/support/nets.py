@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def spread(model: M, seed: int = 0) -> M:
 class Net(nn.Module):
     """``tail(features(x))``."""
 
-    def __init__(self, features: nn.Module, tail: nn.Module) -> None:
+    def __init__(self, features: Any, tail: Any) -> None:
         super().__init__()
         self.features = features
         self.tail = tail
@@ -75,12 +76,12 @@ def features(*, in_place: bool = False, axes: int = 2, channels: int = 6) -> nn.
     )
 
 
-def pooled(seed: int = 0, **options: object) -> Net:
+def pooled(seed: int = 0, **options: Any) -> Net:
     """A network that ends in pooling and one linear layer."""
     return spread(Net(features(**options), nn.Sequential(Pooling(), nn.Linear(6, 4))), seed)
 
 
-def convolutional(seed: int = 0, **options: object) -> Net:
+def convolutional(seed: int = 0, **options: Any) -> Net:
     """A network whose tail has convolutions, with layers of negative values."""
     tail = nn.Sequential(
         nn.Conv2d(6, 7, 3, padding=1),
@@ -135,11 +136,11 @@ class Failing(torch.autograd.Function):
     """The identity, whose backward pass fails."""
 
     @staticmethod
-    def forward(ctx, signal):
+    def forward(_ctx: Any, signal: Tensor) -> Tensor:
         return signal.clone()
 
     @staticmethod
-    def backward(ctx, signal):
+    def backward(_ctx: Any, *_signals: Tensor) -> Tensor:
         raise RuntimeError("the model's own")
 
 
@@ -257,12 +258,12 @@ def transformer(
     return spread(Net(body, nn.Sequential(pooling, nn.LayerNorm(8), nn.Linear(8, 4))), seed)
 
 
-def fitting(kind: type[Method], seed: int = 0, **options: object) -> Net:
+def fitting(kind: type[Method], seed: int = 0, **options: Any) -> Net:
     """A small network that the method `kind` is for."""
     return (transformer if kind.needs_attention else pooled)(seed, **options)
 
 
-def assert_slope(kind, net, batch, sample):
+def assert_slope(kind: Callable[..., Method], net: Net, batch: Tensor, sample: int) -> None:
     """The gradient of one place of the map of a `sample` at one pixel is the slope there."""
     image = batch.clone().requires_grad_()
     seen = kind(net, "features", differentiable=True, relu=False).explain(image, 1)

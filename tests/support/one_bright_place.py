@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from camlib import CamlibError
 
 PATCH, WIDTH = 8, 5
 
@@ -17,7 +15,7 @@ Cells = list[tuple[int, ...]]
 def patches(axes: int = 2, channels: int = 3, size: int = PATCH, padding: int = 0) -> nn.Module:
     """A convolution over patches; the first channel is the mean brightness of a patch."""
     kind = [nn.Conv1d, nn.Conv2d, nn.Conv3d][axes - 1]
-    conv = kind(channels, WIDTH, size, size, padding)
+    conv: Any = kind(channels, WIDTH, size, size, padding)
     generator = torch.Generator().manual_seed(0)
     conv.weight.data = torch.randn(conv.weight.shape, generator=generator) / 50
     conv.weight.data[0] = 1 / conv.weight[0].numel()
@@ -70,14 +68,8 @@ def planted(size: tuple[int, ...], starts: Cells, channels: int = 3) -> Tensor:
     return batch
 
 
-def assert_right_or_refused(
-    explain: Callable[[], Tensor], starts: Cells, tolerance: float = PATCH / 2
-) -> None:
-    """The heatmaps are hot where the inputs are bright, or there are none."""
-    try:
-        heatmaps = explain()
-    except CamlibError:
-        return
+def assert_right(heatmaps: Tensor, starts: Cells, tolerance: float = PATCH / 2) -> None:
+    """The heatmaps are hot where the inputs are bright."""
     for heat, start in zip(heatmaps, starts, strict=True):
         middle = (heat > 0.7 * heat.max()).nonzero().double().mean(0)
         expected = torch.tensor(start) + (PATCH - 1) / 2

@@ -28,11 +28,17 @@ def correlation(one: Tensor, other: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
 
 
-def activation_and_gradient(model: nn.Module, layer: str, batch: Tensor, target: Tensor):
+def activation_and_gradient(
+    model: nn.Module, layer: str, batch: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
     """By hand, in float64: a hook that keeps a clone, and autograd."""
-    kept = []
-    module = model.get_submodule(layer)
-    handle = module.register_forward_hook(lambda _m, _i, out: kept.append(out) or out.clone())
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _given: object, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()
+
+    handle = model.get_submodule(layer).register_forward_hook(keep)
     try:
         scores = model(batch)
     finally:
@@ -57,5 +63,10 @@ def uncut(peer: Any) -> Any:
     """The maps of `peer` as it makes them, neither cut at zero nor scaled, call by call."""
     maker = peer.get_cam_image
     made: list[np.ndarray] = []
-    peer.get_cam_image = lambda *given: made.append(maker(*given)) or made[-1]
+
+    def keep(*given: Any) -> np.ndarray:
+        made.append(maker(*given))
+        return made[-1]
+
+    peer.get_cam_image = keep
     return made

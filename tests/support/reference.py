@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ def reference(
         return function
 
     return pair
+
+
+def added(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of `terms`, one by one."""
+    return sum(terms, torch.zeros(()))
 
 
 def weighted(weight: Callable[[int, int, int], Any], activation: Tensor) -> Tensor:
@@ -190,7 +195,7 @@ def fem_of_lower_peaks(activation: Tensor, gradient: Tensor) -> Tensor:
 @reference("LaFAM")
 def lafam(activation: Tensor, _gradient: Tensor) -> Tensor:
     channels = len(activation)
-    return sum(activation[k] for k in range(channels)) / channels
+    return added(activation[k] for k in range(channels)) / channels
 
 
 @reference("CenterGaussian", sigma=0.2)
@@ -211,12 +216,12 @@ def shapley_cam(score: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor
     hessian = torch.autograd.functional.hessian(score, activation)
     weights = []
     for k in range(channels):
-        total = 0.0
+        total = torch.zeros(())
         for i in range(height):
             for j in range(width):
-                total += gradient[k, i, j] - (hessian[k, i, j] * activation).sum() / 2
+                total = total + gradient[k, i, j] - (hessian[k, i, j] * activation).sum() / 2
         weights.append(total / (height * width))
-    return sum(weight * activation[k] for k, weight in enumerate(weights))
+    return added(weight * activation[k] for k, weight in enumerate(weights))
 
 
 def shapley_values(score: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
@@ -228,7 +233,7 @@ def shapley_values(score: Callable[[Tensor], Tensor], activation: Tensor) -> Ten
         values[members] = score(activation * present)
     found = []
     for k in range(channels):
-        total = 0.0
+        total = torch.zeros((), dtype=activation.dtype)
         for members, value in values.items():
             if not members[k]:
                 joined = (*members[:k], 1, *members[k + 1 :])
@@ -285,7 +290,7 @@ def score_cam(
     if channel_softmax:
         total = sum(math.exp(weight) for weight in weights.values())
         weights = {k: math.exp(weight) / total for k, weight in weights.items()}
-    return sum(weight * activation[k] for k, weight in weights.items())
+    return sum((w * activation[k] for k, w in weights.items()), torch.zeros_like(activation[0]))
 
 
 def group_cam(
@@ -384,7 +389,7 @@ def smooth_grad(
 ) -> Tensor:
     width = sigma * (image.max() - image.min())
     found = [gradient_at(model, image + width * each, target) for each in noise]
-    return sum(found) / len(found)
+    return added(found) / len(found)
 
 
 def smooth_grad_cam_plus_plus(
@@ -395,15 +400,15 @@ def smooth_grad_cam_plus_plus(
     total = torch.zeros(height, width, dtype=activation.dtype)
     for k in range(channels):
         area = sum(activation[k, a, b] for a in range(height) for b in range(width))
-        weight, norm = 0.0, 0.0
+        weight, norm = torch.zeros(()), torch.zeros(())
         for i in range(height):
             for j in range(width):
                 d1, d2, d3 = (
-                    sum(g[k, i, j] ** p for g in gradients) / len(gradients) for p in (1, 2, 3)
+                    added(g[k, i, j] ** p for g in gradients) / len(gradients) for p in (1, 2, 3)
                 )
                 if d1 > 0:
-                    weight += d2 / (2 * d2 + area * d3) * d1
-                    norm += d2 / (2 * d2 + area * d3)
+                    weight = weight + d2 / (2 * d2 + area * d3) * d1
+                    norm = norm + d2 / (2 * d2 + area * d3)
         total += (weight / norm if official and norm != 0 else weight) * activation[k]
     return total
 
@@ -446,9 +451,9 @@ def cameras(
         [gradient] = torch.autograd.grad(tail(activation)[0, target], activation)
         activations.append(F.interpolate(activation.detach(), size, mode="bilinear")[0])
         gradients.append(F.interpolate(gradient, size, mode="bilinear")[0])
-    activation = sum(activations) / len(sizes)
-    gradient = sum(gradients) / len(sizes)
-    return sum(activation[k] * gradient[k] for k in range(len(activation)))
+    activation = added(activations) / len(sizes)
+    gradient = added(gradients) / len(sizes)
+    return added(activation[k] * gradient[k] for k in range(len(activation)))
 
 
 def refined(maps: list[Tensor], mixer: str) -> Tensor:
@@ -473,7 +478,7 @@ def refined(maps: list[Tensor], mixer: str) -> Tensor:
 def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[list[Tensor], Tensor]:
     """The terms of the score, input first, and the authors' map, corners not aligned."""
     pixels = image.detach().clone().requires_grad_()
-    value, kept = pixels[None], []
+    value, kept = pixels[None], list[tuple[Any, Tensor]]()
     for module in modules:
         value = module(value.clone())
         if getattr(module, "bias", None) is not None:
@@ -483,9 +488,11 @@ def full_grad(modules: list[nn.Module], image: Tensor, target: int) -> tuple[lis
     for (module, _), gradient in zip(kept, gradients[1:], strict=True):
         bias = module.bias.detach().clone()
         if isinstance(module, nn.BatchNorm2d):
+            mean, variance = module.running_mean, module.running_var
+            assert mean is not None and variance is not None
             for k in range(len(bias)):
-                deviation = math.sqrt(module.running_var[k] + module.eps)
-                bias[k] -= module.running_mean[k] * module.weight[k].detach() / deviation
+                deviation = math.sqrt(variance[k] + module.eps)
+                bias[k] -= mean[k] * module.weight[k].detach() / deviation
         terms.append(torch.stack([bias[k] * gradient[0, k] for k in range(len(bias))]))
         if not isinstance(module, nn.Linear):
             shown.append(terms[-1])
@@ -618,8 +625,8 @@ def fused_layer_cam(maps: list[Tensor], size: list[int]) -> Tensor:
     """Maps ``(h, w)`` of several layers: each scaled at its own grid, resized, the maximum."""
     larger = []
     for found in maps:
-        scaled = [[math.tanh(2 * float(value / found.max())) for value in row] for row in found]
-        scaled = torch.tensor(scaled, dtype=found.dtype)[None, None]
+        values = [[math.tanh(2 * float(value / found.max())) for value in row] for row in found]
+        scaled = torch.tensor(values, dtype=found.dtype)[None, None]
         larger.append(F.interpolate(scaled, size, mode="bilinear", align_corners=False)[0, 0])
     rows, columns = size
     return torch.tensor(
@@ -699,7 +706,7 @@ def attention_of(
         for t in range(count):
             powers = [(query[t, part] @ key[s, part] / math.sqrt(size)).exp() for s in range(count)]
             row = [power / sum(powers) for power in powers]
-            rows.append(sum(a * value[s, part] for s, a in enumerate(row)))
+            rows.append(added(a * value[s, part] for s, a in enumerate(row)))
             matrix.append(row)
         attention.append(matrix)
         found.append(torch.stack(rows))

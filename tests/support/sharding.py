@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed
@@ -36,10 +37,11 @@ def sharded(net: Net, mesh: DeviceMesh, *, each: bool) -> Net:
     for module in [*net.features, *net.tail] if each else []:
         if any(True for _ in module.parameters()):
             fully_shard(module, mesh=mesh)
-    return fully_shard(net, mesh=mesh).train()
+    fully_shard(net, mesh=mesh)
+    return net.train()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
@@ -50,7 +52,9 @@ def trained(net: nn.Module, batch: Tensor) -> list[Tensor]:
     return [whole(parameter.grad) for parameter in net.parameters()]
 
 
-def differences(build: Callable[[], Net], mesh: DeviceMesh, *, each: bool, kinds: list[type]):
+def differences(
+    build: Callable[[], Net], mesh: DeviceMesh, *, each: bool, kinds: Sequence[Callable[..., Any]]
+) -> Iterator[str]:
     batch = images(2, seed=mesh.get_rank())  # another on each process
     expected_step = trained(build().train(), images(2))
     for kind in kinds:

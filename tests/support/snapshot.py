@@ -20,9 +20,9 @@ HOOKS = (
 )
 
 
-def snapshot(model: nn.Module) -> dict[str, Any]:
+def snapshot(model: nn.Module) -> dict[Any, Any]:
     """What can be compared with ``==`` before and after; tensors by identity, version and bytes."""
-    found: dict[str, Any] = {
+    found: dict[Any, Any] = {
         "rng": bytes_of(torch.get_rng_state()),
         "grad mode": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),

@@ -30,7 +30,7 @@ class Convolution(nn.Module):
         self.linear = nn.Linear(8, 4)
         with torch.no_grad():
             self.convolution.weight.fill_(1)
-            self.convolution.bias.copy_(torch.tensor([-50.0, -75.0]))
+            self.convolution.bias = nn.Parameter(torch.tensor([-50.0, -75.0]))
             self.linear.weight.fill_(1)[:, 5:] = -1
             self.linear.bias.fill_(0)
 

@@ -1,3 +1,7 @@
+"""What holds for every target, and the forms in which classes are given."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

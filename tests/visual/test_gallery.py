@@ -1,3 +1,7 @@
+"""The images that excite a channel most, and the patch of each that it sees."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from nets import images, rectifying
