@@ -28,7 +28,7 @@ from camlib.nested import tensors_in
 from camlib.passes.capture import Graph
 from camlib.passes.forward import GRAPHS, Pass
 from camlib.passes.inputs import Inputs
-from camlib.passes.names import Layer, Layers, find, names, unwrap
+from camlib.passes.names import Layer, Layers, find, is_weight, names, unwrap
 from camlib.passes.visits import Visit, Visits
 from camlib.state.modes import explaining
 from camlib.state.undoing import Called
@@ -217,8 +217,13 @@ def _last_modules(model: nn.Module, least: int = 12, block: int = 16) -> tuple[s
         name: module
         for name, module in model.named_modules()
         if name and unwrap(module) is module and not isinstance(module, torch.jit.ScriptModule)
+        if not is_weight(name)
     }
-    leaves = [name for name, module in modules.items() if not any(True for _ in module.children())]
+    leaves = [
+        name
+        for name, module in modules.items()
+        if not any(f"{name}.{part}" in modules for part, _ in module.named_children())
+    ]
     inside = Counter(part for name in leaves for part in _around(name))
     around = {part for name in leaves[-least:] for part in _around(name)}
     small = {part for part in around if 1 < inside[part] <= block}

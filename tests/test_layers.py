@@ -296,3 +296,13 @@ def test_default_of_a_dense_answer_is_not_the_answer_itself():
     net = spread(nn.Sequential(*pooled().features, nn.Conv2d(6, 4, 1)))
     seen = GradCAM(net).explain(images(), lambda out: out[:, 1].mean((1, 2)))
     assert seen.layers == ("4",)
+
+
+def test_the_default_beside_layers_whose_weights_are_made():
+    net = pooled()
+    expected = GradCAM(net)(images(), 1)
+    torch.nn.utils.parametrizations.weight_norm(net.tail[-1])
+    torch.nn.utils.parametrizations.weight_norm(net.features[3])
+    seen = GradCAM(net).explain(images(), 1)
+    assert seen.layers == ("features",)
+    torch.testing.assert_close(seen.heatmap, expected)
