@@ -112,7 +112,11 @@ def compared(seed: int) -> int:
             seen = [part[0] for part in by_hand(net, batch[n : n + 1], layer, target)]
             if kind == "KPCACAM" and seen[0].flatten(1).var(1).max() < 1e-20:
                 continue  # every direction is a principal one
-            assert_same(found[n], function(*seen), (seed, net, name, method))
+            try:
+                expected = function(*seen)
+            except torch.linalg.LinAlgError:
+                continue  # the reference itself does not tell directions apart that are alike
+            assert_same(found[n], expected, (seed, net, name, method))
             maps += 1
     replayed = [
         (camlib.AblationCAM, ablation_cam, {}, {}),

@@ -227,6 +227,9 @@ USES = [
 SURROUNDINGS = {use.__name__: use for use in USES} | {name: in_context(name) for name in CONTEXTS}
 
 
+GUIDED = METHODS["guided_backprop"], METHODS["guided_grad_cam"]
+
+
 @pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
 def test_surroundings(kind, trials, count):
@@ -234,6 +237,8 @@ def test_surroundings(kind, trials, count):
     first = [*METHODS.values()].index(kind)
     expected = kind(fitting(kind))(batch, 1)
     for name in [*SURROUNDINGS][first % 6 :: 6] if trials == 1 else SURROUNDINGS:
+        if name == "with_a_checkpoint" and kind in GUIDED:
+            continue  # an error says so
         net = fitting(kind).train()
         changed: list[Any] = []
 
