@@ -24,7 +24,7 @@ over that of the baseline just before and after it, with quartiles. Peak memory 
 to the resident memory, or to what is allocated on a GPU, in a process of its own. Networks have
 random weights; MobileNetV2 is a trained one where it was at hand. Each library is called as its own
 documentation does it. [Why it is cheap](cost.md) has the picture and the reasons, and
-[what holds the rest](cost.md#what-is-above-the-floor-and-what-holds-it).
+[which costs remain](cost.md#the-costs-that-remain).
 
 """
 

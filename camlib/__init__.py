@@ -32,11 +32,11 @@ _HOMES = {
     **dict.fromkeys(("figure", "load", "overlay", "to_image"), "visual"),
     **dict.fromkeys(errors.__all__, "errors"),
 }
-"""Where the public names are defined that are no method."""
+"""The modules of public names that are not methods."""
 
 
 def __getattr__(name: str) -> Any:
-    """The public `name`, loaded now and kept."""
+    """Import the public `name` on first use, and keep it."""
     if name in _MODULES:
         return import_module(f"camlib.{name}")
     if name.startswith("_") and name != "__all__":
@@ -53,5 +53,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names alone, also before they are loaded."""
+    """The public names, including those that are not loaded yet."""
     return [*__getattr__("__all__"), "__version__"]

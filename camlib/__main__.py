@@ -1,4 +1,4 @@
-"""`python -m camlib`: the command line, for where `camlib` is not on the path."""
+"""`python -m camlib`: the command line, where the command `camlib` is not on the path."""
 
 from camlib.cli import main
 

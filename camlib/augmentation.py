@@ -1,4 +1,4 @@
-"""Pictures that are scaled and mirrored, and with them whatever lies at places in them."""
+"""Scale and mirror pictures, and the masks, labels and maps that belong to them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from camlib.maps import positions, resize
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A change of where things lie in pictures ``(N, C, *size)``.
+    """Scaling, then mirroring, of pictures ``(N, C, *size)``.
 
     Attributes:
-        scale: how many times as long the last two axes become.
-        flip: whether left and right change places after that.
+        scale: the factor by which the last two axes grow.
+        flip: whether left and right change places.
         cubic: whether pictures are interpolated bicubically, not linearly.
     """
 
@@ -27,11 +27,11 @@ class Augmentation:
     cubic: bool = False
 
     def size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """What `size` becomes."""
+        """The size that pictures of `size` get."""
         return (*size[:-2], *(max(1, round(length * self.scale)) for length in size[-2:]))
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """The changed pictures: values between places, of labels and masks the nearest."""
+        """The changed pictures: interpolated, or the nearest value for labels and masks."""
         size = self.size(pictures.shape[2:])
         if self.cubic and pictures.is_floating_point() and len(size) == 2:
             pictures = F.interpolate(pictures, size, mode="bicubic", align_corners=False)
@@ -45,5 +45,5 @@ class Augmentation:
         return self.mirrored(pictures)
 
     def mirrored(self, pictures: Tensor) -> Tensor:
-        """`pictures`, not scaled: mirrored, if that is asked for."""
+        """`pictures` mirrored if `flip` is set, and not scaled."""
         return pictures.flip(-1) if self.flip else pictures

@@ -1,4 +1,4 @@
-"""What `torch.compile` leaves alone."""
+"""Keep `torch.compile` away from functions of this package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def as_written(function: F) -> F:
-    """`function`, which runs as written, with all that it calls, inside of a compiled function.
+    """Mark `function` to run as written, with all that it calls, inside a compiled function.
 
-    ``torch.compiler.disable`` does so too, but takes a second to import.
+    ``torch.compiler.disable`` does the same, but takes a second to import.
     """
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     function._torchdynamo_disable_msg = "camlib runs as written"  # type: ignore[attr-defined]

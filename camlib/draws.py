@@ -1,4 +1,4 @@
-"""Random numbers that a seed fixes, whatever PyTorch has as its default dtype and device."""
+"""Random numbers that depend on a seed alone, not on PyTorch's default dtype and device."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Draws:
-    """Numbers in float32 from a generator of their own, on the CPU: the same on every device."""
+    """Random numbers from one generator on the CPU, so that every device gets the same."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator("cpu").manual_seed(seed)
 
     def uniform(self, *shape: int) -> Tensor:
-        """In [0, 1), of `shape`."""
+        """Uniform numbers in [0, 1), of `shape`."""
         return torch.rand(shape, generator=self._generator, dtype=torch.float32, device="cpu")
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Of mean 0 and variance 1, of `shape`."""
+        """Normal numbers of mean 0 and variance 1, of `shape`."""
         return torch.randn(shape, generator=self._generator, dtype=dtype, device="cpu")
 
     def order(self, count: int) -> Tensor:

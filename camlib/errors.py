@@ -1,14 +1,14 @@
-"""What can go wrong, as one small tree.
+"""The errors and the warning that camlib raises, as one small tree.
 
     CamlibError
     ├── InputError      (ValueError)    inputs, images or options that cannot be used
-    │   └── OptionError (TypeError)     an option that there is not, or a value it cannot have
+    │   └── OptionError (TypeError)     an option that does not exist, or an invalid value
     ├── LayerError      (ValueError)    a layer that does not exist, did not run or holds no map
     ├── LayoutError     (ValueError)    an activation whose axes cannot be told apart
     ├── TargetError     (ValueError)    a target that does not fit the model's output
-    ├── ModelError      (TypeError)     a model that is not of the form a method needs
+    ├── ModelError      (TypeError)     a model that a method cannot explain
     └── GraphError      (RuntimeError)  no gradient flows where one is needed
-    CamlibWarning       (UserWarning)   a result that is probably not what was meant
+    CamlibWarning       (UserWarning)   a result that is probably not what you meant
 
 Each error is also the standard type beside it, so that ``except ValueError`` works.
 """
@@ -40,7 +40,7 @@ class InputError(CamlibError, ValueError):
 
 
 class OptionError(InputError, TypeError):
-    """An option that there is not, or a value that it cannot have."""
+    """An option that does not exist, or a value that it cannot have."""
 
 
 class LayerError(CamlibError, ValueError):
@@ -56,7 +56,7 @@ class TargetError(CamlibError, ValueError):
 
 
 class ModelError(CamlibError, TypeError):
-    """A model that is not of the form a method needs."""
+    """A model that a method cannot explain."""
 
 
 class GraphError(CamlibError, RuntimeError):
@@ -64,18 +64,18 @@ class GraphError(CamlibError, RuntimeError):
 
 
 class CamlibWarning(UserWarning):
-    """A result that is probably not what was meant."""
+    """A result that is probably not what you meant."""
 
 
 NOT_FINITE = (
-    "{} is not finite: the inputs or the model's values hold NaN or infinity, or overflow in half "
-    "precision; look for them with torch.isfinite"
+    "{} is not finite: the inputs or the model's values contain NaN or infinity, or overflow in "
+    "half precision; look for them with torch.isfinite"
 )
-"""What is said of a map, an attribution, a score."""
+"""The message about a map, an attribution or a score that is not finite."""
 
 
 def warn(message: str) -> None:
-    """A `CamlibWarning` that points at the user's line: the first one outside this package."""
+    """Warn with a `CamlibWarning` that points at the first line outside this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("camlib."):
         frame, level = frame.f_back, level + 1

@@ -1,8 +1,8 @@
-"""Which layers of a model can be explained, how each is read, and which of them to take.
+"""List the layers of a model that can be explained, and choose the default layer.
 
-The best layer is usually the last one that still knows places: it has seen the most, and what
-follows it is linear or nearly so. In a transformer that answers from its class token, what comes
-out of the last block at the patches is not looked at any more; the gradient tells.
+The best layer is usually the last one that keeps positions apart: it has seen the most, and what
+follows it is nearly linear. A transformer that answers from its class token ignores the patches
+that leave its last block. The gradient there is zero, so an earlier layer is taken.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 from camlib import maps
 from camlib.errors import LayerError
 from camlib.layouts import ChannelsFirst, Layout
-from camlib.layouts.reader import Found
+from camlib.layouts.reader import NamedReadings
 from camlib.layouts.reading import as_read, readings, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
@@ -38,6 +38,11 @@ from camlib.targets.saturation import saturated
 __all__ = ["Candidate", "Layer", "Layers", "candidates", "find", "names", "unwrap"]
 
 
+def __dir__() -> list[str]:
+    """The public names, without helpers."""
+    return __all__
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A layer that can be explained.
@@ -45,16 +50,16 @@ class Candidate:
     Attributes:
         name: dotted name.
         module: the module.
-        shape: of what it returned.
-        layout: how that is read.
-        grid: the places in it.
-        stride: the input's size over the grid, along each axis.
-        window: which part of the input the grid covers along each axis, as shares of it.
-        agreement: how well the layout agrees with where the places look, measured: a correlation,
-            up to 1; ``None`` where nothing had to be measured.
-        share: how much of the gradient of the score lies on the grid, 0 to 1: less than 1 where
+        shape: shape of the layer's output.
+        layout: how the output is read.
+        grid: the number of positions along each axis.
+        stride: the input's size divided by the grid, along each axis.
+        window: the part of the input that the grid covers along each axis, as shares of it.
+        agreement: how well the layout agrees with where the positions look, as measured: a
+            correlation up to 1; ``None`` where no measurement was needed.
+        share: the share of the score's gradient that lies on the grid, 0 to 1: less than 1 where
             class or register tokens take part, 0 where the score does not depend on the grid.
-        default: whether ``layer=None`` takes this one.
+        default: whether ``layer=None`` takes this layer.
     """
 
     name: str
@@ -75,12 +80,12 @@ class Candidate:
 
 
 def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candidate]:
-    """The layers of `model` with a grid of more than one place, in the order in which they finish.
+    """The layers of `model` whose grid has more than one position, in the order they finish.
 
     Args:
-        model: any network; it is left as found.
-        inputs: what a method would be called with.
-        target: what a method would explain.
+        model: any network; it is left unchanged.
+        inputs: as for a method.
+        target: as for a method.
 
     Raises:
         CamlibError: the inputs or the target do not fit the model.
@@ -93,16 +98,16 @@ def candidates(model: nn.Module, inputs: Any, target: Any = None) -> list[Candid
     with Called(), explaining(model, given.image.device), torch.no_grad():
         given = as_read(model, given, ()) if len(given.readings()) > 1 else given
         order, output = visited(model, given)
-        found, preferred = _readable(readings(model, given, order), given, order, output)
+        readable, preferred = _readable(readings(model, given, order), given, order, output)
         shares: dict[str, Tensor] = {}
         for graph in GRAPHS:
-            shares = shares or _shares(model, given, target, found, graph)
+            shares = shares or _shares(model, given, target, readable, graph)
         try:
-            default = _choose(model, given, target, found, preferred)
+            default = _choose(model, given, target, readable, preferred)
         except LayerError:
             default = ""
     means = {name: float(share.mean()) for name, share in shares.items()}
-    return [replace(c, share=means.get(c.name, 0.0), default=c.name == default) for c in found]
+    return [replace(c, share=means.get(c.name, 0.0), default=c.name == default) for c in readable]
 
 
 def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:
@@ -110,37 +115,37 @@ def default_layer(model: nn.Module, given: Inputs, target: Any = None) -> str:
 
     Raises:
         GraphError: the score depends on no layer at all.
-        LayerError: there is none.
+        LayerError: no layer has both.
     """
     order, output = visited(model, given)
-    found, preferred = _readable(readings(model, given, order), given, order, output)
-    return _choose(model, given, target, found, preferred)
+    readable, preferred = _readable(readings(model, given, order), given, order, output)
+    return _choose(model, given, target, readable, preferred)
 
 
 def last_layer(model: nn.Module, given: Inputs) -> str:
     """The last layer of `model` that has a grid, for methods that need no gradient.
 
     Raises:
-        LayerError: there is none.
+        LayerError: no layer has a grid.
     """
     order, output = visited(model, given)
     for wanted in (_last_modules(model), None):
         known = readings(model, given, order, wanted)
-        found, preferred = _readable(known, given, order, output)
-        for candidate in _back_from_the_end(order, known, found, preferred):
+        readable, preferred = _readable(known, given, order, output)
+        for candidate in _back_from_the_end(order, known, readable, preferred):
             return candidate.name
-    if not found:
+    if not readable:
         raise LayerError(_NONE.format(type(model).__name__, given.size))
-    return found[-1].name
+    return readable[-1].name
 
 
 def first_pass(
     model: nn.Module, given: Inputs, target: Any = None, *, needed: bool = True
 ) -> tuple[str, Pass | None]:
-    """The default layer, and the pass in which it was found if that captured it.
+    """The default layer, and a pass that captured it if there is one.
 
-    The last modules that a model holds are mostly the last that run, so the pass captures these.
-    If the layer is another, it is sought as `default_layer` does it.
+    The last modules in a model are usually the last to run, so the pass captures these. If the
+    default layer is another one, it is found as in `default_layer`.
 
     Args:
         model: without wrappers.
@@ -151,12 +156,12 @@ def first_pass(
 
     Raises:
         GraphError: the score depends on no layer at all.
-        LayerError: there is none.
+        LayerError: no layer has a grid and a gradient.
     """
     likely = _last_modules(model)
     run = Pass.of(model, given, target, likely, "tail", record=True, optional=True)
     known = readings(model, given, run.order, likely)
-    found, preferred = _readable(known, given, run.order, run.output)
+    readable, preferred = _readable(known, given, run.order, run.output)
     if run.scores.requires_grad and not run.seen.interrupted:
         try:
             gradients = run.seen.reached(run.scores, retain_graph=True)
@@ -166,7 +171,7 @@ def first_pass(
             return last_layer(model, given), None
         reached = dict(zip(run.seen.names, gradients, strict=True))
         last = ""
-        for candidate in _back_from_the_end(run.order, known, found, preferred):
+        for candidate in _back_from_the_end(run.order, known, readable, preferred):
             if candidate.name not in reached:
                 break
             last = last or candidate.name
@@ -175,22 +180,22 @@ def first_pass(
                 return candidate.name, replace(run, seen=run.seen.only(candidate.name))
         none = not any(gradient is not None and gradient.any() for gradient in gradients)
         if last and none and saturated(run.output, run.target):
-            # No layer has a gradient then; the map of one says so, at no further pass.
+            # No layer has a gradient then. The map of this one warns of it, without more passes.
             return last, replace(run, seen=run.seen.only(last))
     known = readings(model, given, run.order)
-    found, preferred = _readable(known, given, run.order, run.output)
-    return _choose(model, given, target, found, preferred), None
+    readable, preferred = _readable(known, given, run.order, run.output)
+    return _choose(model, given, target, readable, preferred), None
 
 
 def _choose(
     model: nn.Module,
     given: Inputs,
     target: Any,
-    found: Sequence[Candidate],
+    readable: Sequence[Candidate],
     preferred: Collection[str],
 ) -> str:
-    good = [c for c in found if c.name in preferred]
-    others = [c for c in found if c.name not in preferred]
+    good = [c for c in readable if c.name in preferred]
+    others = [c for c in readable if c.name not in preferred]
     for graph in GRAPHS:
         partly = ""
         for part in [*_from_the_end(good), *_from_the_end(others)]:
@@ -209,9 +214,10 @@ _NONE = "{} has no layer with a grid and a gradient for inputs of size {}; pass 
 
 
 def _last_modules(model: nn.Module, least: int = 12, block: int = 16) -> tuple[str, ...]:
-    """The last modules of `model` in the order in which it holds them, and those around them.
+    """The last modules of `model` in the order of `named_modules`, and all that contain them.
 
-    At least as many as `least`, and all of a part that they end if that is as small as a `block`.
+    These are the last `least` leaves, and all leaves of a part that ends with them if it has no
+    more than `block`.
     """
     modules = {
         name: module
@@ -233,19 +239,16 @@ def _last_modules(model: nn.Module, least: int = 12, block: int = 16) -> tuple[s
 
 
 def _around(name: str) -> list[str]:
-    """The module `name`, and all that hold it."""
+    """The name of a module, and those of all modules that contain it."""
     parts = name.split(".")
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def _back_from_the_end(
-    order: Visits, known: Found, found: Sequence[Candidate], preferred: Collection[str]
+    order: Visits, known: NamedReadings, readable: Sequence[Candidate], preferred: Collection[str]
 ) -> Iterator[Candidate]:
-    """The layers that a default is taken from first, the last of them first.
-
-    As far back as it is `known` of all whether they can be read.
-    """
-    candidates = {c.name: c for c in found if c.name in preferred}
+    """The preferred layers, the last one first, back to the first one that is not `known` yet."""
+    candidates = {c.name: c for c in readable if c.name in preferred}
     for visit in reversed(order):
         if visit.name not in known:
             break
@@ -254,27 +257,27 @@ def _back_from_the_end(
 
 
 def _readable(
-    known: Found, given: Inputs, order: Visits, output: Any
+    known: NamedReadings, given: Inputs, order: Visits, output: Any
 ) -> tuple[list[Candidate], set[str]]:
-    """The layers with a grid, and the names of those that a default is taken from first.
+    """The layers with a grid, and the names of those that are preferred as the default.
 
-    Not from the head of a detector: it ends in maps of scores, one a level.
+    The head of a detector is not preferred: it ends in maps of scores, one for each level.
     """
     dense = {t.shape[1] for t in tensors_in(output) if t.ndim == len(given.size) + 2}
     detector = detects(output)
-    found: list[Candidate] = []
+    readable: list[Candidate] = []
     preferred = set()
     for visit in order:
         if "RoI" in type(visit.module).__name__:
-            break  # what follows has the grid of a region
+            break  # the layers after it have the grid of a region
         reading = known.get(visit.name)
         if not isinstance(reading, Reading):
             continue
         grid = reading.layout.grid_of(visit.shape)
-        # A pooling to a fixed size may even enlarge: its grid is not that of what it pools.
+        # A pooling to a fixed size may even enlarge its input, so its grid is its own.
         if math.prod(grid) > 1 and not isinstance(visit.module, _POOLING):
             stride = tuple(s / g for s, g in zip(given.size, grid, strict=True))
-            found.append(
+            readable.append(
                 Candidate(
                     visit.name,
                     visit.module,
@@ -289,18 +292,18 @@ def _readable(
             scores = detector and "head" in visit.name.split(".")
             if _telling(visit, reading.layout, dense) and not scores:
                 preferred.add(visit.name)
-    return found, preferred
+    return readable, preferred
 
 
 _POOLING = _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 
 
 def _telling(visit: Visit, layout: Layout, answers: Collection[int]) -> bool:
-    """Whether a layer holds what the model knows at its point.
+    """Whether the output of a layer is the whole state of the model at that point.
 
-    Not so the parts of an attention or a perceptron, the queries of a decoder, one level of a
-    pyramid (a layer with several calls or outputs), the answer itself, a channel a class, and a
-    layer that returns what another did.
+    It is not for a part of an attention or a perceptron, the queries of a decoder, one level of a
+    pyramid (a layer with several calls or outputs), an answer with one channel for each class, and
+    a layer that returns the output of another.
     """
     if layout == ChannelsFirst():
         inner = visit.shape[1] in answers
@@ -310,7 +313,7 @@ def _telling(visit: Visit, layout: Layout, answers: Collection[int]) -> bool:
 
 
 def _from_the_end(layers: Sequence[Candidate], least: int = 8) -> Iterator[Sequence[Candidate]]:
-    """`layers` in parts, the last one first, each twice as long as the one before."""
+    """`layers` in parts, from the end; each part is twice as long as the one before."""
     stop, step = len(layers), least
     while stop:
         start = max(0, stop - step)
@@ -323,7 +326,7 @@ def _shares(
 ) -> dict[str, Tensor]:
     """The share of the gradient that lies on the grid of each of `layers`, ``(N,)``, by name.
 
-    A layer is left out if the graph does not reach it, or if it cannot be read.
+    A layer is left out if the graph does not reach it or its output cannot be read.
 
     Raises:
         GraphError: the score depends on no layer at all.
@@ -332,7 +335,7 @@ def _shares(
         return {}
     try:
         run = Pass.of(model, given, target, tuple(c.name for c in layers), graph)
-    except LayerError:  # one of them is overwritten later on
+    except LayerError:  # one of them is overwritten later in the pass
         half = len(layers) // 2
         parts = (layers[:half], layers[half:]) if half else ()
         return {k: v for p in parts for k, v in _shares(model, given, target, p, graph).items()}

@@ -1,9 +1,9 @@
 """Arithmetic on maps: resize, normalise, fuse.
 
-A map is a tensor ``(N, K, *grid)``: sample, class, position. Resizing comes before normalising:
-bilinear interpolation does not reach the extreme values of its nodes, so a map normalised first
-would not end in [0, 1]. Maps of several layers are brought to one scale before that, at their own
-grids, as the authors of such methods do.
+A map is a tensor ``(N, K, *grid)``: sample, class, position. Maps are resized before they are
+normalised: bilinear interpolation does not reach the extreme values of its nodes, so a map that is
+normalised first does not fill [0, 1]. Maps of several layers are brought to one scale before both,
+at their own grids, as the authors of such methods do.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Normalize = bool | Literal["minmax", "max", "centered"]
-"""How a map is scaled: ``True`` or ``"minmax"`` to [0, 1], ``"max"`` by its peak, ``"centered"`` to
-[0, 1] with 0.5 for "no evidence", ``False`` not."""
+"""How a map is scaled: ``True`` or ``"minmax"`` to [0, 1]; ``"max"`` by its peak; ``"centered"`` to
+[0, 1] with 0.5 for "no evidence"; ``False`` leaves it unscaled."""
 
 Fuse = (
     Literal["mean", "max", "product", "geometric", "log_exp", "exp_mean", "scaled_max", "sum"]
     | None
 )
-"""How the maps of several layers become one; ``None`` keeps them apart."""
+"""How the maps of several layers become one; ``None`` keeps them separate."""
 
 Window = tuple[tuple[float, float], ...]
-"""Which part of the input a grid covers: where it begins and ends along each axis, as shares of the
-input; below 0 or above 1 where the input was padded. Empty for all of it."""
+"""The part of the input that a grid covers: its start and end along each axis, as shares of the
+input. They lie below 0 or above 1 where the input is padded. Empty for the whole input."""
 
 _MANY = 4
-"""From how many maps on, and how many rows for each of the grid, rows are worth taking whole."""
+"""Whole rows are interpolated at once for at least this many maps, enlarged this many times."""
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -44,7 +44,7 @@ def positions(tensor: Tensor) -> tuple[int, ...]:
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """`tensor` in float32 at least: half precision does for layers, not for sums over them."""
+    """`tensor` in float32 or better: half precision is too coarse for sums over a layer."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -64,14 +64,14 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def place(maps: Tensor, size: Sequence[int], window: Window) -> Tensor:
-    """`maps` ``(N, K, *grid)`` where their grid lies in an input: ``(N, K, *size)``.
+    """`maps` ``(N, K, *grid)``, interpolated to the part of the input that their grid covers.
 
-    Interpolated linearly as by `resize`; what the grid does not cover is zero.
+    The result is ``(N, K, *size)``, interpolated linearly like `resize`, and zero outside the grid.
 
     Args:
         maps: maps on a grid.
-        size: of the input.
-        window: which part of the input the grid covers; empty for all of it.
+        size: the size of the input.
+        window: the part of the input that the grid covers; empty for the whole input.
     """
     if is_whole(window):
         return resize(maps, size)
@@ -91,7 +91,7 @@ def place(maps: Tensor, size: Sequence[int], window: Window) -> Tensor:
 
 
 def is_whole(window: Window) -> bool:
-    """Whether `window` is all of the input."""
+    """Whether `window` is the whole input."""
     return all(ends == (0, 1) for ends in window)
 
 
@@ -100,21 +100,21 @@ def _interpolated(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     many = len(size) == 2 and maps.shape[:2].numel() >= _MANY and size[0] >= _MANY * height
     if not many or maps.requires_grad or maps.device.type != "cpu":
         return F.interpolate(maps, size, mode=_INTERPOLATION[len(size)], align_corners=False)
-    # Along the short rows of the grid first, then whole rows at a time, as fast as memory is.
+    # First along the short rows of the grid, then whole rows at a time, at the speed of memory.
     rows = F.interpolate(maps, (height, size[1]), mode="bilinear", align_corners=False)
-    found = maps.new_empty(*maps.shape[:2], *size)
+    resized = maps.new_empty(*maps.shape[:2], *size)
     for row, (start, shares) in enumerate(_between(height, size[0])):
         below = rows[:, :, min(row + 1, height - 1), None]
-        part = found.narrow(2, start, len(shares))
+        part = resized.narrow(2, start, len(shares))
         torch.lerp(rows[:, :, row, None], below, shares.to(maps), out=part)
-    return found
+    return resized
 
 
 @lru_cache(maxsize=64)
 def _between(height: int, size: int) -> tuple[tuple[int, Tensor], ...]:
-    """Of `size` rows, those between a row of the grid and the next: the first, their shares of it.
+    """For each row of the grid: the first of the `size` rows up to the next one, and their weights.
 
-    The shares are a column, ``(rows, 1)``.
+    The weights are a column ``(rows, 1)``: how far each row is on the way to the next grid row.
     """
     numbers = torch.arange(height, dtype=torch.float64, device="cpu")[None, None]
     places = F.interpolate(numbers, size, mode="linear", align_corners=False).flatten()
@@ -127,10 +127,10 @@ def _between(height: int, size: int) -> tuple[tuple[int, Tensor], ...]:
 
 
 def flat(maps: Tensor) -> Tensor:
-    """Which of `maps` ``(N, K, *grid)`` hold one value only, up to rounding: bool ``(N, K, 1...)``.
+    """Which of `maps` ``(N, K, *grid)`` are constant up to rounding: bool ``(N, K, 1...)``.
 
-    Interpolating a constant is not exactly constant (with channels-last memory, say); stretching
-    what is left to [0, 1] would show rounding noise.
+    A constant is not exactly constant after interpolation, for example with channels-last memory.
+    Stretching it to [0, 1] would show rounding noise.
     """
     return _flat(*_extremes(maps), maps.dtype)
 
@@ -147,37 +147,44 @@ def normalize(maps: Tensor, how: Normalize = True) -> Tensor:
     """
     if how is False:
         return maps
-    low, scale, shift = _scale(maps, how)
-    return maps / scale + shift if low is None else (maps - low) / scale
+    low, high = _extremes(maps)
+    if how in ("max", "centered"):
+        return maps / _divisor(low, high, how) + _shift(how)
+    return (maps - low) / _divisor(low, high, how)
 
 
 def normalize_(maps: Tensor, how: Normalize = True) -> Tensor:
-    """`normalize` in place, of `maps` that autograd does not record. It spares their memory."""
+    """`normalize` in place, which saves memory, for `maps` that autograd does not record."""
     if how is False:
         return maps
-    low, scale, shift = _scale(maps, how)
-    return maps.div_(scale).add_(shift) if low is None else maps.sub_(low).div_(scale)
-
-
-def _scale(maps: Tensor, how: Normalize) -> tuple[Tensor | None, Tensor, float]:
-    """What `normalize` subtracts from each map, if anything, divides it by, and adds to it."""
     low, high = _extremes(maps)
     if how in ("max", "centered"):
+        return maps.div_(_divisor(low, high, how)).add_(_shift(how))
+    return maps.sub_(low).div_(_divisor(low, high, how))
+
+
+def _divisor(low: Tensor, high: Tensor, how: Normalize) -> Tensor:
+    """The number that `normalize` divides each map by; infinity for a map that becomes flat."""
+    if how in ("max", "centered"):
         peak = torch.maximum(high, -low)
-        scale = peak.where(peak > 0, math.inf)
-        return (None, 2 * scale, 0.5) if how == "centered" else (None, scale, 0.0)
-    return low, (high - low).where(~_flat(low, high, maps.dtype), math.inf), 0.0
+        peak = peak.where(peak > 0, math.inf)
+        return 2 * peak if how == "centered" else peak
+    return (high - low).where(~_flat(low, high, low.dtype), math.inf)
+
+
+def _shift(how: Normalize) -> float:
+    return 0.5 if how == "centered" else 0.0
 
 
 def alike(maps: Sequence[Tensor], how: Fuse) -> list[Tensor]:
-    """The maps of several layers, each at its own grid, on one scale, to be resized and fused.
+    """The maps of several layers on one scale, each at its own grid, before resizing and fusing.
 
-    Each map is divided by its largest absolute value; ``"sum"`` and ``None`` take maps as they are,
-    and a single map stays what it is.
+    Each map is divided by its largest absolute value. A single map, and all maps for ``"sum"`` and
+    ``None``, stay unchanged.
 
     Args:
-        maps: one ``(N, K, *grid)`` a layer.
-        how: as of `fuse`.
+        maps: one ``(N, K, *grid)`` for each layer.
+        how: see `fuse`.
     """
     if len(maps) == 1 or how in (None, "sum"):
         return list(maps)
@@ -188,18 +195,18 @@ def alike(maps: Sequence[Tensor], how: Fuse) -> list[Tensor]:
 def fuse(maps: Sequence[Tensor], how: Fuse) -> Tensor:
     """One map ``(N, K, *size)`` from those of several layers, or ``(N, K, L, *size)`` for ``None``.
 
-    Layers live on different scales: `alike` puts their maps on one, before they are resized, as
-    the authors of Layer-CAM, Zoom-CAM and RefineCAM do. A single map is returned as it is.
+    Layers have different scales. `alike` brings their maps to one scale before they are resized, as
+    the authors of Layer-CAM, Zoom-CAM and RefineCAM do. A single map is returned unchanged.
 
     Args:
-        maps: one ``(N, K, *size)`` a layer, all of the same size.
-        how: ``"mean"``; ``"max"``; ``"product"``, what all layers agree on;
-            ``"scaled_max"``: the maximum of ``tanh(2 M / max M)`` (Layer-CAM), which lifts the
-            weaker parts of a map; or a softer product of RefineCAM (Domeniconi et al., 2026,
-            arXiv:2605.14641), of ``L`` maps: ``"geometric"``, their geometric mean;
+        maps: one ``(N, K, *size)`` for each layer, all of the same size.
+        how: ``"mean"``; ``"max"``; ``"product"``, high where all layers agree;
+            ``"scaled_max"``: the maximum of ``tanh(2 M / max M)`` (Layer-CAM), which raises the
+            weaker parts of a map; or one of RefineCAM's softer products of ``L`` maps (Domeniconi
+            et al., 2026, arXiv:2605.14641): ``"geometric"``, their geometric mean;
             ``"log_exp"``, ``(1 + log L) / log sum exp(1 / M)``; ``"exp_mean"``,
             ``1 / log mean exp(1 / M)``. These three are zero where a map is not positive.
-            ``"sum"``: of the maps as they are, for layers of one kind (LeGrad).
+            ``"sum"``: the sum of the unscaled maps, for layers of one kind (LeGrad).
     """
     if how is None:
         return torch.stack(list(maps), 2)
@@ -225,19 +232,19 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _agreed(maps: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
-    """The `mean` of `maps` ``(L, ...)`` where all are positive, else zero."""
-    # The floor keeps gradients finite; what is below it weighs nothing.
+    """The `mean` of `maps` ``(L, ...)`` where all are positive, zero elsewhere."""
+    # The floor keeps gradients finite; smaller values do not matter.
     floor = torch.finfo(maps.dtype).eps
     return mean(maps.clamp(min=floor)).where((maps > 0).all(0), 0)
 
 
 def blur(images: Tensor, sigma: float | None = None, radius: int | None = None) -> Tensor:
-    """`images` ``(N, C, *size)`` under a Gaussian.
+    """`images` ``(N, C, *size)`` blurred by a Gaussian.
 
     Args:
-        images: their borders are mirrored.
-        sigma: in pixels, a tenth of the shorter side by default.
-        radius: how far it reaches, by default three times `sigma`.
+        images: the images; their borders are mirrored.
+        sigma: the width in pixels; a tenth of the shorter side by default.
+        radius: the radius of the kernel in pixels; three times `sigma` by default.
     """
     side = min(images.shape[2:])
     sigma = side / 10 if sigma is None else sigma

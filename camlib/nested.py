@@ -1,7 +1,7 @@
-"""One walk through what a model takes and returns: tensors in tuples, mappings, dataclasses.
+"""Find, replace and change tensors in tuples, mappings and dataclasses.
 
-A path says where a tensor stands: the keys, numbers and names of fields that lead to it, ``()`` for
-a bare tensor.
+Models take and return such nested values. A path says where in one a tensor is: the keys, indices
+and field names that lead to it, ``()`` for a bare tensor.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from camlib.errors import LayerError
 
 _SHALLOW = dict, list, UserDict
-"""What `copy.copy` copies the items of."""
+"""Types of which `copy.copy` copies the items."""
 
 Path = tuple[Any, ...]
 """The keys that lead to a tensor."""
 
 
 def tensors(value: Any) -> Iterator[tuple[Path, Tensor]]:
-    """Path and tensor of all that `value` holds, one after the other."""
+    """Path and tensor of every tensor in `value`, in order."""
     if isinstance(value, Tensor):
         yield (), value
     for key, part in _parts(value):
@@ -34,22 +34,22 @@ def tensors(value: Any) -> Iterator[tuple[Path, Tensor]]:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors that `value` holds, one after the other."""
+    """The tensors in `value`, in order."""
     return [tensor for _, tensor in tensors(value)]
 
 
 def activations(value: Any) -> list[tuple[Path, Tensor]]:
-    """Path and tensor of the floating-point tensors in `value`, the outermost first."""
-    found = [each for each in tensors(value) if each[1].is_floating_point()]
-    return sorted(found, key=lambda each: len(each[0]))
+    """Path and tensor of every floating-point tensor in `value`, the outermost first."""
+    floating = [(path, tensor) for path, tensor in tensors(value) if tensor.is_floating_point()]
+    return sorted(floating, key=lambda each: len(each[0]))
 
 
 def first(name: str, output: Any) -> tuple[Path, Tensor]:
     """Path and tensor of the first of the outermost floating-point tensors in `output`.
 
     Args:
-        name: of the layer that returned it.
-        output: what it returned.
+        name: of the layer.
+        output: what the layer returned.
 
     Raises:
         LayerError: there is none.
@@ -70,7 +70,7 @@ def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def replaced(value: Any, path: Path, tensor: Tensor) -> Any:
-    """A copy of `value` with `tensor` at `path`; what does not lead there is the same."""
+    """A copy of `value` with `tensor` at `path`; parts off the path are not copied."""
     if not path:
         return tensor
     where, *rest = path
@@ -82,16 +82,16 @@ def replaced(value: Any, path: Path, tensor: Tensor) -> Any:
 
 
 def twin_of(value: Any) -> Any:
-    """A copy of `value` that can be given other parts, while `value` keeps these."""
+    """A copy of `value` whose parts can be replaced while `value` keeps its own."""
     if isinstance(value, _SHALLOW) or not isinstance(value, list | MutableMapping):
         return copy.copy(value)
-    # One that holds its items in something of its own shares that with a shallow copy.
+    # A shallow copy of any other container may share the object that holds the items.
     parts = [part for _, part in _parts(value)]
     return copy.deepcopy(value, {id(part): part for part in (*parts, *tensors_in(value))})
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
-    """Key and value of what `value` is made of; nothing if it is made of nothing known."""
+    """The keys and parts of `value`; none for a type that is not a known container."""
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, tuple | list):
@@ -109,7 +109,7 @@ def _with_parts(value: Any, parts: Sequence[tuple[Any, Any]]) -> Any:
         return twin_of(value) if isinstance(value, list | MutableMapping) else value
     if isinstance(value, tuple):
         values = [part for _, part in parts]
-        # A named tuple may be made of other arguments than its fields.
+        # The constructor of a named tuple may take other arguments than its fields.
         return value._make(values) if hasattr(value, "_make") else type(value)(values)
     if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
         return type(value)(dict(parts))  # type: ignore[call-arg]
@@ -118,5 +118,5 @@ def _with_parts(value: Any, parts: Sequence[tuple[Any, Any]]) -> Any:
         if isinstance(twin, list | MutableMapping):
             twin[key] = part
         else:
-            object.__setattr__(twin, key, part)  # also where it is frozen
+            object.__setattr__(twin, key, part)  # works for frozen dataclasses too
     return twin

@@ -1,8 +1,8 @@
-"""Options are checked by what their annotations say, by name and by value.
+"""Check the names and the values of options against their annotations.
 
-``samples: Count = 25`` in a signature under `checked` is all that an option needs: the annotation
-is what type checkers read, what `help` shows and what a call is held to. Annotations are resolved
-at the first call, so that they cost nothing at import.
+An option needs nothing but ``samples: Count = 25`` in a signature under `checked`. Type checkers
+read the annotation, `help` shows it, and every call is checked against it. Annotations are
+evaluated at the first call, so they cost nothing at import.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Range:
     """The numbers from `low` to `high`.
 
     Attributes:
-        low: the least.
-        high: the greatest.
+        low: the smallest.
+        high: the largest.
         above: whether `low` itself is excluded.
         below: whether `high` itself is excluded.
     """
@@ -54,7 +54,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Filled:
-    """Sequences with something in them."""
+    """Sequences that are not empty."""
 
     def __contains__(self, values: Any) -> bool:
         return len(values) > 0
@@ -64,7 +64,7 @@ class Filled:
 
 
 Count = Annotated[int, Range(1)]
-"""How many: 1 or more."""
+"""A number of things: 1 or more."""
 
 Width = Annotated[float, Range(0)]
 """A width, or a weight: 0 or more."""
@@ -76,42 +76,41 @@ Share = Annotated[float, Range(0, 1)]
 """A number from 0 to 1."""
 
 Natural = Annotated[int, Range(0)]
-"""A number that counts from 0."""
+"""An integer of 0 or more."""
 
 Seed = Annotated[int, Range(-(2**63), 2**64 - 1)]
-"""What a `torch.Generator` takes as a seed."""
+"""A seed that `torch.Generator` takes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """`function`, with the options of every call checked.
+    """Check the options of every call of `function`.
 
-    Every keyword must be a parameter, or stand in the `TypedDict` of ``**options: Unpack[...]``,
-    and every option must be of the kind that its annotation says. Arguments by position are checked
-    where that is a plain kind, such as a number; models, layers, inputs and targets have errors of
-    their own.
+    Every keyword must be a parameter or a key of the `TypedDict` in ``**options: Unpack[...]``.
+    Every option must match its annotation. A positional argument is checked where its annotation is
+    a plain kind, such as a number; models, layers, inputs and targets have errors of their own.
 
     Raises:
-        OptionError: in a call, an option is not known or has no such value.
+        OptionError: a call has an unknown option, or an invalid value.
     """
     parameters = inspect.signature(function).parameters.values()
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     bound = positional[:1] == ["self"]
 
     usual = {each.name: each.default for each in parameters}
-    declared: list[tuple[dict[str, Any], bool]] = []  # once read
+    declared: list[_Declared] = []  # read at the first call
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         if not declared:
             declared.append(_declared(function))
-        kinds, open_ended = declared[0]
+        kinds = declared[0].kinds
         for name, value in (*zip(positional, args, strict=False), *options.items()):
             if name in kinds:
                 if kinds[name] is not Any and value is not usual.get(name, usual):
                     check(name, value, kinds[name])
-            elif not open_ended:
+            elif not declared[0].takes_others:
                 owner = type(args[0]) if bound and args else function
                 raise unknown(owner, name, known_to(owner, function, kinds))
         return function(*args, **options)
@@ -120,10 +119,10 @@ def checked(function: F) -> F:
 
 
 def check(name: str, value: Any, kind: Any) -> None:
-    """Check that the option `name` may be `value`.
+    """Check that `value` matches `kind`, the annotation of the option `name`.
 
     Raises:
-        OptionError: it is not of this `kind`, an annotation.
+        OptionError: it does not.
     """
     if fits(value, kind):
         return
@@ -136,7 +135,7 @@ def check(name: str, value: Any, kind: Any) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether `value` is of this `kind`, an annotation. ``True`` is no number, nor is NaN."""
+    """Whether `value` matches `kind`, an annotation. ``True`` and NaN are not numbers."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return any(fits(value, part) for part in parts)
@@ -165,14 +164,14 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def expected(kind: Any) -> str:
-    """What values an option of this `kind` takes, in words."""
+    """The values that `kind` allows, in words."""
     *others, last = dict.fromkeys(word for part in _parts(kind) for word in _words(part))
     comma = "," if any(" or " in word for word in others) else ""
     return f"{', '.join(others)}{comma} or {last}" if others else last
 
 
 def _words(kind: Any) -> list[str]:
-    """What values a `kind` that is no union takes, each in words."""
+    """The values that `kind`, which is no union, allows: each in words."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return [f"{expected(parts[0])} {parts[1]}"]
@@ -193,8 +192,8 @@ def unknown(owner: Any, name: str, known: Iterable[str]) -> OptionError:
 
     Args:
         owner: a class or a function.
-        name: of the option given.
-        known: names of those that there are.
+        name: the name given.
+        known: the names of the options that exist.
     """
     start = f"{name}= is not an option of {owner.__name__}"
     if name in ELSEWHERE:
@@ -208,36 +207,48 @@ def unknown(owner: Any, name: str, known: Iterable[str]) -> OptionError:
 
 
 def known_to(owner: Any, function: Callable[..., Any], kinds: Iterable[str]) -> set[str]:
-    """The names of what `function` takes: all of a class's, where it is its constructor."""
+    """The names of the options of `function`; those of the whole class for a constructor."""
     names = set(kinds)
     if isinstance(owner, type) and function.__name__ == "__init__":
         for base in owner.__mro__:
             if base is not object and "__init__" in vars(base):
-                names |= _declared(inspect.unwrap(vars(base)["__init__"]))[0].keys()
+                names |= _declared(inspect.unwrap(vars(base)["__init__"])).kinds.keys()
     return names - {"self"}
 
 
-def _declared(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """What each parameter of `function` may be, and whether it takes others as well."""
-    declared = hints(function)
+@dataclass(frozen=True)
+class _Declared:
+    """The options that a function declares.
+
+    Attributes:
+        kinds: the annotation of each.
+        takes_others: whether it takes any other keyword too.
+    """
+
+    kinds: dict[str, Any]
+    takes_others: bool
+
+
+def _declared(function: Callable[..., Any]) -> _Declared:
+    annotations = hints(function)
     kinds: dict[str, Any] = {}
-    open_ended = False
+    takes_others = False
     for each in inspect.signature(function).parameters.values():
-        kind = declared.get(each.name, Any)
+        kind = annotations.get(each.name, Any)
         if each.kind is each.VAR_KEYWORD:
             parts = get_args(kind)  # of Unpack
-            open_ended = not parts
+            takes_others = not parts
             kinds |= get_type_hints(parts[0], include_extras=True) if parts else {}
         elif each.kind is not each.VAR_POSITIONAL:
             kinds[each.name] = kind if each.kind is each.KEYWORD_ONLY or _is_plain(kind) else Any
-    return kinds, open_ended
+    return _Declared(kinds, takes_others)
 
 
 def check_fields(value: Any) -> None:
-    """Check that the fields of a dataclass are what their annotations say.
+    """Check the fields of a dataclass against their annotations.
 
     Raises:
-        OptionError: one is not.
+        OptionError: one does not match.
     """
     owner: Any = type(value)
     for name, kind in hints(owner).items():
@@ -245,32 +256,32 @@ def check_fields(value: Any) -> None:
 
 
 def hints(annotated: Hashable) -> dict[str, Any]:
-    """The annotations of a function or class; `Any` for what only a type checker imports."""
+    """The annotations of a function or class; `Any` for names that only type checkers import."""
     if annotated not in _hints:
-        _hints[annotated] = _resolved(annotated)
+        _hints[annotated] = _evaluated(annotated)
     return _hints[annotated]
 
 
-def _resolved(held: Any) -> dict[str, Any]:
+def _evaluated(annotated: Any) -> dict[str, Any]:
     try:
-        return get_type_hints(held, include_extras=True)
+        return get_type_hints(annotated, include_extras=True)
     except NameError:
-        scope = getattr(inspect.unwrap(held), "__globals__", {})
-        found: dict[str, Any] = dict.fromkeys(held.__annotations__, Any)
-        for name, text in held.__annotations__.items():
+        scope = getattr(inspect.unwrap(annotated), "__globals__", {})
+        kinds: dict[str, Any] = dict.fromkeys(annotated.__annotations__, Any)
+        for name, text in annotated.__annotations__.items():
             alone = types.SimpleNamespace(__annotations__={name: text})
             with suppress(NameError):
-                found |= get_type_hints(alone, scope, include_extras=True)
-        return found
+                kinds |= get_type_hints(alone, scope, include_extras=True)
+        return kinds
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether `kind` is made of numbers, names and flags alone."""
+    """Whether `kind` consists of numbers, strings and flags only."""
     return all(part in _WORDS or get_origin(part) in (Literal, Annotated) for part in _parts(kind))
 
 
 def _without_ranges(kind: Any) -> Any:
-    """`kind` with numbers of any size."""
+    """`kind`, without bounds on its numbers."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _without_ranges(parts[0])
@@ -312,7 +323,7 @@ def _kind_of(value: Any) -> str:
 
 
 _hints: dict[Hashable, dict[str, Any]] = {}
-"""The annotations that were resolved."""
+"""The annotations that were evaluated before."""
 
 _WORDS = {
     bool: ["True", "False"],
@@ -333,12 +344,12 @@ _SHORT = reprlib.Repr()
 _SHORT.maxother = _SHORT.maxstring = 60
 
 _LAYER = (
-    "the layer is called layer=: a module, its dotted name, a list of either, or None for the "
-    "default; methods of pixels have none"
+    "use layer=: a module, its dotted name, a list of either, or None for the default; pixel "
+    "methods have no layer"
 )
-_TARGET = "what to explain is the target= of a call: a class, one a sample, or a function"
-_BLOCKS = "maps of attention take blocks=: how many of the last ones count"
-_DEVICE = "nothing has to be said: a map is computed where the inputs are"
+_TARGET = "pass target= to the call: a class, one class for each sample, or a function"
+_BLOCKS = "attention methods take blocks=: how many of the last blocks count"
+_DEVICE = "leave it out: maps are computed on the device of the inputs"
 ELSEWHERE = {
     "target_layer": _LAYER,
     "target_layers": _LAYER,
@@ -347,13 +358,13 @@ ELSEWHERE = {
     "class_idx": _TARGET,
     "use_cuda": _DEVICE,
     "device": _DEVICE,
-    "reshape_transform": "layers are read without one; layout= is for those that cannot be",
+    "reshape_transform": "leave it out; layout= is for layers that camlib cannot read by itself",
     "input_tensor": "the images are the first argument of a call, inputs",
     "input_img": "the images are the first argument of a call, inputs",
-    "input_shape": "the layer is chosen from the first inputs; leave it out",
-    "fc_layer": "the classifier is found by itself; leave it out",
+    "input_shape": "leave it out; the layer is chosen from the first inputs",
+    "fc_layer": "leave it out; camlib finds the classifier",
     "aug_smooth": "wrap the method: Augmented(GradCAM(model))",
-    "eigen_smooth": "methods that weigh channels have it: GradCAM(model, eigen_smooth=True)",
+    "eigen_smooth": "methods that weight channels have it: GradCAM(model, eigen_smooth=True)",
     "normalized": "use normalize=",
     "multiply_by_inputs": "use multiply=",
     "n_steps": "use steps=",
@@ -361,4 +372,4 @@ ELSEWHERE = {
     "layer_index": _BLOCKS,
     "start_layer": _BLOCKS,
 }
-"""What other libraries have, and where it is here."""
+"""Options of other libraries, and what to use here instead."""

@@ -1,4 +1,4 @@
-"""What a method returns: everything one call knows."""
+"""The results of methods: `Explanation` and `Concepts`, which can draw themselves."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 
 
 _SHOWN = 16
-"""How many samples a notebook shows of an explanation that is the value of a cell."""
+"""The number of samples that a notebook shows of an explanation at the end of a cell."""
 
 
 class Drawn(ABC):
-    """A result that shows itself as a figure."""
+    """A result that can be drawn as a figure."""
 
     @abstractmethod
     def figure(self, images: Any = None, **options: Any) -> Figure:
-        """The result beside or on `images`, if given."""
+        """A figure of the result, beside or on `images` if given."""
 
     def show(self, images: Any = None, **options: Any) -> None:
-        """Display the figure, in a notebook.
+        """Display the figure in a notebook.
 
         Raises:
-            InputError: there is no notebook.
+            InputError: no notebook is running.
         """
         running = sys.modules.get("IPython")
         if running is None or running.get_ipython() is None:
             raise InputError(
-                "show() displays a figure in a notebook, and none is running; write it to a file: "
-                "save('figure.png'), with the same arguments behind the name"
+                "show() needs a notebook, and none is running; write a file instead: "
+                "save('figure.png'), followed by the same arguments"
             )
         running.display.display(self.figure(images, **options))
 
     def save(self, path: str | Path, images: Any = None, **options: Any) -> None:
-        """Write the figure to `path`; the suffix says the format."""
+        """Write the figure to `path`; the suffix chooses the format."""
         from camlib.visual import save_picture
 
         save_picture(self.figure(images, **options), path)
@@ -50,31 +50,30 @@ class Drawn(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Explanation(Drawn):
-    """Everything one call knows, for ``N`` samples.
+    """The heatmap, the raw map, the score, the class and the model's output, for ``N`` samples.
 
-    Several classes a sample add an axis ``K`` after ``N`` to everything but `output`.
+    With several classes for each sample, everything but `output` has an axis ``K`` after ``N``.
 
     Attributes:
-        heatmap: what the method's call returns: ``(N, H, W)`` in [0, 1] at the input's size, or the
-            attribution ``(N, C, H, W)`` of a pixel method.
+        heatmap: what calling the method returns: ``(N, H, W)`` in [0, 1] at the input's size, or
+            the attribution ``(N, C, H, W)`` of a pixel method.
         map: the method's map at the layer's own grid ``(N, h, w)``, in units of the score, after
             the ReLU its paper has. For several layers, the fused map at the finest of their grids.
         maps: the map of each layer at its own grid, in the order of `layers`.
-        score: the scores explained, ``(N,)``; NaN where a method that asks for no class was
-            given no target.
-        target: the classes explained, ``(N,)``; ``None`` where the target is no class, or there
-            is none.
+        score: the scores explained, ``(N,)``; NaN where a class-agnostic method got no target.
+        target: the classes explained, ``(N,)``; ``None`` where the target is not a class, or
+            there is no target.
         output: what the model returned, detached.
         layers: dotted names of the layers.
         method: name of the method.
-        size: the size of what was explained: ``(L,)`` of signals, ``(H, W)`` of images,
-            ``(D, H, W)`` of volumes and clips.
-        axis: where the input has its channels, as an attribution of it has; ``None`` for an input
-            without.
-        attribution: whether `heatmap` is one of the input's values, with the axes of the input.
-        replayed: for methods that change activations, whether only what follows the layers ran
-            again: ``False`` where a model defeats that and ran in full, with the same result;
-            ``None`` where nothing had to run again.
+        size: the size of the input: ``(L,)`` of signals, ``(H, W)`` of images, ``(D, H, W)`` of
+            volumes and clips.
+        axis: the axis of channels in the input, and in an attribution of it; ``None`` if the
+            input has no channels.
+        attribution: whether `heatmap` is an attribution, with the axes of the input.
+        replayed: for methods that change activations: ``True`` if only the part after the layers
+            ran again, ``False`` if the model had to run in full, with the same result; ``None`` if
+            nothing ran again.
     """
 
     heatmap: Tensor
@@ -94,10 +93,10 @@ class Explanation(Drawn):
         """The heatmaps blended onto `images`, as `camlib.overlay` does it.
 
         Args:
-            images: what was explained: a batch ``(N, C, H, W)`` or ``(N, C, D, H, W)`` in [0, 1]
-                or uint8, with its axes as the model takes them; what `camlib.load` returned; or
-                any picture that `camlib.overlay` takes, or a list of these, with ``transform=``
-                where the model saw another size. The result of a batch has its channels after the
+            images: the images explained: a batch ``(N, C, H, W)`` or ``(N, C, D, H, W)`` in [0, 1]
+                or uint8, with the axes in the model's order; the result of `camlib.load`; or any
+                picture that `camlib.overlay` takes, or a list of these. Pass ``transform=`` where
+                the model saw another size. The overlays of a batch have their channels after the
                 samples.
             options: of `camlib.overlay`.
         """
@@ -106,9 +105,9 @@ class Explanation(Drawn):
         return overlay(images, self, **options)
 
     def channels_first(self, values: Any) -> Any:
-        """`values`, a batch with the axes of the input, with channels after the samples.
+        """`values`, a batch with the axes of the input, with its channels after the samples.
 
-        Anything else is returned as it is.
+        Any other value is returned unchanged.
         """
         axes = 1 + len(self.size) + (self.axis is not None)
         if not isinstance(values, Tensor) or values.ndim != axes or self.axis == 1:
@@ -116,7 +115,7 @@ class Explanation(Drawn):
         return values.unsqueeze(1) if self.axis is None else values.movedim(self.axis, 1)
 
     def figure(self, images: Any = None, **options: Any) -> Figure:
-        """The heatmaps beside `images` if given, as `camlib.visual.figure` draws them."""
+        """A figure of the heatmaps, beside `images` if given, by `camlib.visual.figure`."""
         from camlib.visual import figure
 
         return figure(images, {self.method: self}, **options)
@@ -126,11 +125,13 @@ class Explanation(Drawn):
 
         try:
             return to_png(self._first(_SHOWN).figure())
-        except InputError:  # maps in units of the score have no colours; a notebook shows the repr
+        except (
+            InputError
+        ):  # maps in units of the score cannot be drawn; the notebook shows the repr
             return None
 
     def _first(self, count: int) -> Explanation:
-        """What was found for the first `count` samples."""
+        """The explanation of the first `count` samples."""
         return replace(
             self,
             heatmap=self.heatmap[:count],
@@ -148,22 +149,22 @@ class Explanation(Drawn):
 
 @dataclass(frozen=True, eq=False)
 class Concepts(Drawn):
-    """The ``K`` concepts that a layer sees in ``N`` samples, the one of most activation first.
+    """The ``K`` concepts of a layer in ``N`` samples, the one with the most activation first.
 
-    The activation is about ``sum_k maps_k vectors_k``. Where global average pooling and one linear
-    layer follow, the map of a class is the sum of the maps of the concepts, each times its score.
+    The activation is approximately ``sum_k maps_k vectors_k``. Where global average pooling and one
+    linear layer follow, the map of a class is the sum of the concepts' maps, each times its score.
 
     Attributes:
         heatmaps: where each concept is, ``(N, K, *size)`` in [0, 1] at the input's size.
-        maps: the same at the layer's own grid ``(N, K, *grid)``; 1 where in the batch there is most
-            of the concept, so that images compare.
-        vectors: the concepts, ``(K, C)`` in units of the activation, none negative: what the
-            channels have where there is most of it.
-        scores: the classes each concept speaks for, ``(K, classes)``: what the model answers where
-            the activation is the concept at every position, less what it answers where it is zero,
-            in the mean over samples. The classifier on the vector, without bias, where pooling and
-            one linear layer follow.
-        error: the share of the activation that is left, ``|A - maps vectors| / |A|``.
+        maps: the same at the layer's own grid ``(N, K, *grid)``; 1 at the maximum over the whole
+            batch, so that images can be compared.
+        vectors: the concepts, ``(K, C)`` in units of the activation, none negative: the channels
+            where the map is 1.
+        scores: the classes that each concept supports, ``(K, classes)``: the model's answer when
+            every position has the concept, minus its answer when the activation is zero, averaged
+            over samples. Where pooling and one linear layer follow, this is the classifier applied
+            to the vector, without bias.
+        error: the share of the activation that is not explained, ``|A - maps vectors| / |A|``.
         output: what the model returned, detached.
         layer: dotted name of the layer.
     """
@@ -177,7 +178,7 @@ class Concepts(Drawn):
     layer: str
 
     def figure(self, images: Any = None, **options: Any) -> Figure:
-        """The concepts in colours, on `images` if given, as `camlib.visual.concept_figure` does."""
+        """A figure of the concepts, on `images` if given, by `camlib.visual.concept_figure`."""
         from camlib.visual import concept_figure
 
         return concept_figure(self, images, **options)

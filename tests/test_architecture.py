@@ -169,6 +169,13 @@ def test_tab_completion_shows_the_public_names_and_no_helpers():
     assert not {"capture", "maps", "methods", "import_module"} & set(names)
 
 
+@pytest.mark.parametrize("room", ["layers", "layouts", "metrics", "targets", "visual", "zoo"])
+def test_tab_completion_in_a_public_module_shows_its_public_names(room):
+    module = getattr(camlib, room)
+    assert dir(module) == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
 def test_metrics_need_torch_alone():
     code = (
         "import sys, camlib; print('camlib.metrics' in sys.modules); "

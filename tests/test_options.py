@@ -96,7 +96,7 @@ def _allowed(kind, name, value):
         if init is not None and base is not object:
             from camlib.options import _declared
 
-            kinds, _ = _declared(inspect.unwrap(init))
+            kinds = _declared(inspect.unwrap(init)).kinds
             if name in kinds:
                 return fits(value, kinds[name])
     raise AssertionError(f"{kind.__name__} has no annotation for {name}")

@@ -61,7 +61,7 @@ def test_explanation_of_volumes_is_laid_over_them():
 def test_explanation_in_units_of_the_score_is_no_picture():
     seen = GradCAM(pooled()).explain(images() * 100, normalize=False)
     assert seen._repr_png_() is None
-    with pytest.raises(InputError, match=r"heatmap holds values from .* normalise it first"):
+    with pytest.raises(InputError, match=r"heatmap has values from .* normalise it first"):
         seen.figure()
 
 
@@ -106,7 +106,9 @@ def test_explanation_is_not_shown_outside_of_a_notebook(monkeypatch, installed):
     notebook(monkeypatch, running=False)
     if not installed:
         monkeypatch.delitem(sys.modules, "IPython")
-    with pytest.raises(InputError, match=r"in a notebook, and none is running; .* save\('figure"):
+    with pytest.raises(
+        InputError, match=r"needs a notebook, and none is running; .* save\('figure"
+    ):
         GradCAM(pooled()).explain(images(), target=1).show()
 
 

@@ -27,22 +27,22 @@ RESULTS = Path(tempfile.gettempdir()) / "camlib-models.json"
 
 TEXT = """# Models
 
-What `GradCAM(model)(inputs)` makes of {count} models, told neither layer nor layout. Each has
-random weights and sees a grey input with one textured patch, in one quadrant after the other: the
-map must have the input's size, be warmest where the patch is, and leave the model as found. A
-segmentation network is asked for the mean score of a class, a detector for the sum of the scores of
-a label, an encoder of images for an axis of its embedding; each of them also for what it says by
-itself: the commonest class, the best box, the whole embedding.
+Tested on {count} models; {passed} pass. Each test runs `GradCAM(model)(inputs)` without a layer and
+without a layout. The model has random weights and sees a grey input with one textured patch, in one
+quadrant after the other. The map must have the input's size, be warmest at the patch, and leave the
+model unchanged. The target is the mean score of a class for a segmentation network, the sum of the
+scores of a label for a detector, and an axis of the embedding for an encoder of images. Each of
+these is also tested without a target: on the most frequent class, the best box, the whole
+embedding.
 
-{passed} of them pass, in {minutes:.0f} minutes of a busy core. Those marked *nightly* run with
-`pytest -m nightly`, all others with `pytest -m slow`. The table is written by
-`scripts/pages models`. Nothing had to be told to any of them. *Agreement* is the
-correlation of where the places of the layer lie by its reading and where they were measured to
-look, along the axis where it is lowest; nothing stands there where the reading was certain, or
-taken over from a layer of the same places.
+The tests take {minutes:.0f} minutes of a busy core. Those marked *nightly* run with `pytest -m
+nightly`, all others with `pytest -m slow`. `scripts/pages models` writes the table. *Agreement*
+is the correlation of the places that the layout claims with those that were measured, along the
+axis where it is lowest. It is empty if the layout was certain, or taken from another layer with
+the same places.
 
-{others}Hiera keeps its patches window by window until its last stage: a layer before that needs
-`layout=`, the default does not.
+{others}Hiera keeps its patches window by window until its last stage. A layer before that needs
+`layout=`; the default layer does not.
 """
 
 
@@ -97,7 +97,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     rows = [results[str(case)] for case in cases]
     others = [case.name for case, row in zip(cases, rows, strict=True) if row["result"] != "ok"]
     named = (
-        f"The others, each with its reason in its row: {', '.join(others)}.\n\n" if others else ""
+        f"The others are {', '.join(others)}; their rows give the reasons.\n\n" if others else ""
     )
     parts = [
         TEXT.format(

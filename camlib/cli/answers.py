@@ -146,7 +146,7 @@ def maps_of(network: Network, method: Method, inputs: Any, target: TargetLike) -
 def _best(output: Any) -> int:
     from camlib.targets import TopK
 
-    return int(TopK(1).settled(output, 1, ()).classes)
+    return int(TopK(1).resolve(output, 1, ()).classes)
 
 
 def _classes(question: Question, scores: Tensor, best: int) -> list[int | None]:

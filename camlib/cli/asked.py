@@ -34,24 +34,24 @@ class Question:
 
 
 class _Asked(Target):
-    """The classes of a question, settled on the clean output."""
+    """The classes of a question, resolved on the clean output."""
 
     def __init__(self, question: Question, *, weighs: bool, several: bool) -> None:
         self.question = question
         self.weighs = weighs
         self.several = several
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
         """The target of class indices."""
         asked = self.question
         if asked.classes:
-            settled = Category([list(asked.classes)]).settled(output, count, size)
+            resolved = Category([list(asked.classes)]).resolve(output, count, size)
         else:
             available = max(logits(output, count).shape[1], 2)
-            settled = TopK(min(asked.top, available)).settled(output, count, size)
-        classes: Any = settled.classes
+            resolved = TopK(min(asked.top, available)).resolve(output, count, size)
+        classes: Any = resolved.classes
         if asked.expected is not None:
-            Category(asked.expected).settled(output, count, size)
+            Category(asked.expected).resolve(output, count, size)
             if (classes != asked.expected).all():
                 pair = torch.cat([classes, torch.full_like(classes, asked.expected)], 1)
                 return _Versus(self._of_classes(pair))
@@ -64,7 +64,7 @@ class _Asked(Target):
         return Category(classes)
 
     def __call__(self, output: Any) -> Tensor:
-        """Nothing: it is settled first."""
+        """Never called: `resolve` returns another target."""
         raise NotImplementedError
 
 

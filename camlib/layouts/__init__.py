@@ -1,4 +1,4 @@
-"""How the activation of a layer is read: layouts, and finding the one that a layer has."""
+"""Layouts: how to read the activation of a layer, and how camlib recognises the right one."""
 
 from camlib.layouts.base import Custom, Layout, adapted
 from camlib.layouts.kinds import Axes, ChannelsFirst, ChannelsLast, Frames, Placed, Series, Tokens
@@ -19,3 +19,8 @@ __all__ = [
     "Tokens",
     "adapted",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, without helper modules."""
+    return __all__

@@ -1,7 +1,7 @@
-"""Whether each token of a row looks at its cell: one token too many or too few moves the rest.
+"""Check that each token of a row looks at its cell: a token too many or too few moves the rest.
 
-A correlation over all tokens hardly sees that a few of them are one cell off. Here each token is
-compared with its own cell, and with the cell beside it.
+A correlation over all tokens hardly changes if a few of them are one cell off. Here each token is
+compared with its own cell, and with the next one.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import torch
 from torch import Tensor
 
 ASTRAY = 0.75
-"""A token that looks further beside its cell looks at another one."""
+"""A token that looks further away from its cell than this, in cells, looks at another one."""
 
 JUST = 0.05
-"""Positions are exact if half of the tokens look less than so many cells beside theirs."""
+"""Positions are exact if half of the tokens look closer to their cells than this, in cells."""
 
 CLEAR = 0.3
-"""Positions are clear if half of the tokens look less than so many cells beside theirs."""
+"""Positions are clear if half of the tokens look closer to their cells than this, in cells."""
 
 FEW = 0.03
 """The share of tokens that may look at another cell, by chance or at a border."""
 
 GAIN = 0.5
-"""A shift by one cell explains more if the costs of its tokens sum to so much less."""
+"""A shift by one cell explains more if it lowers the sum of the costs of its tokens by this."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Tokens in their order, the cells they are claimed to look at, and where they look.
+    """Tokens in their order, the cells that a layout claims for them, and where they look.
 
     Attributes:
-        cells: that are claimed, ``(A, T)``.
-        places: that were measured, in cells of the grid, ``(A, T)``; NaN of a token that does not
-            change with the input.
+        cells: the claimed cells, ``(A, T)``.
+        places: the measured positions, in cells of the grid, ``(A, T)``; NaN for a token that does
+            not change with the input.
     """
 
     cells: Tensor
@@ -42,18 +42,18 @@ class Alignment:
 
     @property
     def away(self) -> Tensor:
-        """How many cells beside its own each token looks, along each axis, ``(A, T)``."""
+        """How far from its cell each token looks, along each axis, ``(A, T)``."""
         return (self.places - self.cells).abs()
 
     @property
     def clear(self) -> bool:
-        """Whether most tokens look near to their cells."""
+        """Whether most tokens look near their cells."""
         away = self.away
         return bool(away[away.isfinite()].median() <= CLEAR)
 
     @property
     def astray(self) -> bool:
-        """Whether more than a few tokens look at another cell, where most look just at theirs."""
+        """Whether more than a few tokens look at another cell, if most look exactly at theirs."""
         away = self.away
         away = away[:, away.isfinite().all(0)]
         long = (self.cells != self.cells[:, :1]).any(1)
@@ -64,9 +64,9 @@ class Alignment:
 
     @property
     def shifted(self) -> bool:
-        """Whether the tokens beside one that is no patch look at the cell next to theirs.
+        """Whether the tokens next to one that is not a patch look at the neighbour of their cell.
 
-        So they do from a token that stands where a patch is claimed to one that is missing.
+        This happens between a token that the layout takes for a patch and a patch that it misses.
         """
         if not self.clear:
             return False
@@ -74,21 +74,21 @@ class Alignment:
         for towards in (1, -1):  # the next token, or the one before
             beside = self.cells.roll(-towards, 1)
             gain = (_cost(self.places - self.cells) - _cost(self.places - beside)).nan_to_num(0.0)
-            gain[-max(towards, 0)] = 0  # has no neighbour
+            gain[-max(towards, 0)] = 0  # this token has no neighbour
             gains, ends = (gain, odd) if towards > 0 else (gain.flip(0), odd.flip(0))
             total = torch.cat([gains.new_zeros(1), gains.cumsum(0)])[:-1]
-            runs = total - total.cummin(0).values  # the best that ends before each token
+            runs = total - total.cummin(0).values  # the best run that ends before each token
             if (runs[ends] > GAIN).any():
                 return True
         return False
 
     def goes_on(self, before: Tensor, behind: Tensor, line: int) -> bool:
-        """Whether the grid goes on with the tokens that stand before or behind.
+        """Whether the tokens before or after the grid continue it.
 
         Args:
-            before: where the tokens before look, in cells, ``(A, B)``.
-            behind: where those behind look.
-            line: how many tokens a line of the grid has.
+            before: where the tokens before the grid look, in cells, ``(A, B)``.
+            behind: where the tokens after it look.
+            line: the number of tokens in a line of the grid.
         """
         if self.cells.shape[1] <= line or not self.clear:
             return False
@@ -97,8 +97,8 @@ class Alignment:
         first = (self.cells[:, :line] - step)[:, line - before.shape[1] :]
         last = (self.cells[:, -line:] + step)[:, : behind.shape[1]]
         return any(
-            bool(((found - cells).abs() < ASTRAY).all(0).double().mean() > 0.5)
-            for found, cells in ((before, first), (behind, last))
+            bool(((places - cells).abs() < ASTRAY).all(0).double().mean() > 0.5)
+            for places, cells in ((before, first), (behind, last))
         )
 
 
@@ -108,9 +108,9 @@ def _cost(away: Tensor) -> Tensor:
 
 
 def line_through(claimed: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
-    """Where cell 0 lies and how far apart cells are, for most of the places ``(T,)``: of medians.
+    """The position of cell 0 and the distance between cells, by medians over places ``(T,)``.
 
-    The distance is infinite where there is one cell.
+    The distance is infinite if there is only one cell.
     """
     numbers = torch.unique(claimed)
     if len(numbers) < 2:

@@ -1,6 +1,7 @@
-"""What a layout is: how to read an activation as ``(N, C, *grid)``, and put a changed one back.
+"""The base class of layouts, and the adapter for a user's own function.
 
-Any function from an activation to ``(N, C, *grid)`` will do instead.
+A layout reads an activation as ``(N, C, *grid)`` and puts a changed one back. Any function from an
+activation to ``(N, C, *grid)`` works too.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ class Layout(ABC):
         """Check the fields of a layout that is a dataclass.
 
         Raises:
-            OptionError: one is not what its annotation says.
+            OptionError: a field does not match its annotation.
         """
         check_fields(self)
 
     @property
     def samples_axis(self) -> int:
-        """Which axis of the activation has the samples."""
+        """The axis of samples in the activation."""
         return 0
 
     @abstractmethod
     def __call__(self, activation: Tensor) -> Tensor:
-        """`activation`, or its gradient, as ``(N, C, *grid)``.
+        """`activation`, or a gradient of its shape, as ``(N, C, *grid)``.
 
         Raises:
-            LayoutError: the layout does not fit its shape.
+            LayoutError: the layout does not fit the shape.
         """
 
     @abstractmethod
@@ -52,17 +53,22 @@ class Layout(ABC):
         """
 
     def by_sample(self, activation: Tensor, count: int) -> Tensor:
-        """`activation` as ``(N, values)``, of `count` samples."""
+        """`activation` of `count` samples as ``(N, values)``."""
         return activation.movedim(self.samples_axis, 0).reshape(count, -1)
 
     def of_samples(self, activation: Tensor, count: int, samples: Tensor) -> Tensor:
-        """`activation` of `count` samples for `samples` ``(M,)`` of them, as the layer returns it.
+        """The part of `activation` that belongs to `samples` ``(M,)``, as the layer returns it.
 
-        A layout may make several rows one sample, as where frames are folded into the batch: the
-        frames of a sample one after the other, or the samples of a frame.
+        Several rows may belong to one sample, as where frames are folded into the batch: all frames
+        of the first sample come first, or the first frame of every sample.
+
+        Args:
+            activation: the layer's output for `count` samples.
+            count: the number of samples.
+            samples: the numbers of those to keep.
 
         Raises:
-            LayoutError: which rows are those of a sample cannot be told.
+            LayoutError: it is not clear which rows belong to a sample.
         """
         samples = samples.to(activation.device)
         rows = activation.shape[self.samples_axis]
@@ -74,26 +80,26 @@ class Layout(ABC):
             of_sample = activation.reshape(count, -1, *rest)[samples].flatten(0, 1)
             of_frame = activation.reshape(-1, count, *rest)[:, samples].flatten(0, 1)
             for chosen in (of_sample, of_frame):
-                with suppress(Exception):  # of a layout that is the user's
+                with suppress(Exception):  # a user's layout may fail in any way
                     if torch.equal(self(chosen), expected):
                         return chosen
         raise LayoutError(
-            f"the layout {self!r} does not take an activation {tuple(activation.shape)} of {count} "
-            f"samples for {len(samples)} of them; expected one for any number of samples, such as "
-            "lambda a: a.reshape(-1, frames, *a.shape[1:]).movedim(2, 1)"
+            f"the layout {self!r} reads an activation {tuple(activation.shape)} of {count} samples "
+            f"but not that of {len(samples)} of them; expected a layout for any number of samples, "
+            "such as lambda a: a.reshape(-1, frames, *a.shape[1:]).movedim(2, 1)"
         )
 
     def put_back(self, arranged: Tensor, activation: Tensor) -> Tensor:
-        """`activation` with what the layout reads from it changed to `arranged`.
+        """`activation` with the values that the layout reads replaced by `arranged`.
 
-        What the grid does not show, such as a class token, stays.
+        Values outside the grid, such as a class token, stay.
 
         Args:
             arranged: ``(N, C, *grid)``.
-            activation: as the layer returned it.
+            activation: the layer's output.
 
         Raises:
-            LayoutError: the layout makes new values, so there is no way back.
+            LayoutError: the layout computes new values, so they cannot be put back.
         """
         flat = activation.flatten()
         numbers = torch.arange(1, len(flat) + 1, device=flat.device, dtype=torch.float64)
@@ -103,8 +109,8 @@ class Layout(ABC):
         values[shown] = flat[places[shown] - 1]
         if not torch.equal(self(activation).flatten(), values):
             raise LayoutError(
-                f"the layout {self!r} makes new values of an activation; expected one that only "
-                "moves them, so that changed ones can be put back"
+                f"the layout {self!r} computes new values from an activation; expected a layout "
+                "that only moves values, so that changed ones can be put back"
             )
         changed = arranged.flatten().to(flat.dtype)[shown]
         return flat.index_copy(0, places[shown] - 1, changed).reshape(activation.shape)
@@ -117,21 +123,21 @@ class Custom(Layout):
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, activation: Tensor) -> Tensor:
-        """What the function returns.
+        """The result of the function.
 
         Raises:
-            LayoutError: it is no tensor.
+            LayoutError: it is not a tensor.
         """
-        found = self.function(activation)
-        if not isinstance(found, Tensor):
+        arranged = self.function(activation)
+        if not isinstance(arranged, Tensor):
             raise LayoutError(
-                f"layout={self.function!r} returned {type(found).__name__}; expected a function "
+                f"layout={self.function!r} returned {type(arranged).__name__}; expected a function "
                 "from an activation to a tensor (N, C, *grid)"
             )
-        return found
+        return arranged
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
-        """The grid that the function makes of an activation of `shape`."""
+        """The grid that the function returns for an activation of `shape`."""
         return tuple(self(torch.zeros(tuple(shape), device="cpu")).shape[2:])
 
     def __repr__(self) -> str:
@@ -139,13 +145,13 @@ class Custom(Layout):
 
 
 def adapted(layout: Layout | Callable[[Tensor], Tensor]) -> Layout:
-    """`layout` as a `Layout`, also where it is a plain function.
+    """`layout` as a `Layout`, even if it is a plain function.
 
     Raises:
-        OptionError: it is a class.
+        OptionError: `layout` is a class.
     """
     if isinstance(layout, type):
         raise OptionError(
-            f"layout={layout.__name__} is a class; pass a layout: {layout.__name__}(...)"
+            f"layout={layout.__name__} is a class; pass an instance: {layout.__name__}(...)"
         )
     return layout if isinstance(layout, Layout) else Custom(layout)

@@ -1,8 +1,8 @@
-"""A way to read an activation, compared with where its places were measured to look.
+"""Compare a layout with a measurement of where each place of an activation looks.
 
-A reading claims a position for every place. It agrees with the measurement if the measured
-positions grow with the claimed ones along every axis of the input. A wrong number of tokens in a
-row, or a class token taken for a patch, disagrees along one axis at least.
+A layout claims a position for every place. It agrees with the measurement if the measured positions
+grow with the claimed ones along every axis of the input. A layout with the wrong number of tokens
+in a row, or with the class token as a patch, disagrees along at least one axis.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from camlib.layouts.measured import ALIKE, Looks, loud_places
 Grid = tuple[int, ...]
 
 AGREES = 0.8
-"""From which correlation on, along every axis, a reading agrees with a measurement."""
+"""A layout agrees with a measurement if the correlation along every axis is at least this."""
 
 SURE = 0.95
-"""A reading that agrees so well ends the search."""
+"""A layout that agrees this well ends the search."""
 
 APART = 0.05
 """Places whose positions deviate by less may look at the same part of the input."""
 
 SPEAKS = 0.5
-"""Places that look apart speak for a reading with a correlation from this on, else against it."""
+"""Places that look apart support a layout with at least this correlation, else contradict it."""
 
 _CLEAR = 0.98
-"""From which correlation on the borders of a grid are told by its positions."""
+"""With at least this correlation, the positions show where the borders of the grid are."""
 
 _ASLANT = 0.25
-"""From which slope on an axis of the grid lies aslant in the input."""
+"""An axis of the grid with at least this slope lies aslant in the input."""
 
 _ASLANT_AT_ONCE = 0.1
-"""The same where each place looks at little more than its cell, and positions are exact."""
+"""The same slope where each place sees little more than its cell, so that positions are exact."""
 
 ROLLED = 0.9
-"""From which correlation on a grid is one that was rolled over, as windows are shifted."""
+"""With at least this correlation, a rolled grid is the right one, as where windows are shifted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A reading, and how well it agrees with a measurement.
+    """A layout, and how well it agrees with a measurement.
 
     Attributes:
-        layout: the reading.
-        look: the measurement, of the axis that it takes for the channels.
-        positions: that were measured, ``(A, *grid)``.
-        spread: of what each place looks at, ``(A, *grid)``.
+        layout: the layout.
+        look: the measurement, for the layout's axis of channels.
+        positions: the measured positions, ``(A, *grid)``.
+        spread: the spread of what each place looks at, ``(A, *grid)``.
         loud: which places change with the input, ``(*grid)``.
-        numbers: of the places, counted from 1, ``(*grid)``; 0 where there is none.
+        numbers: the numbers of the places, counted from 1, ``(*grid)``; 0 for an empty cell.
     """
 
     layout: Layout
@@ -71,7 +71,7 @@ class Claim:
 
     @classmethod
     def of(cls, layout: Layout, look: Looks) -> Claim | None:
-        """What `layout` claims; ``None`` if it does not fit the activation."""
+        """The claim of `layout`; ``None`` if it does not fit the activation."""
         axes = len(look.positions)
         try:
             fields = layout(look.fields)
@@ -88,19 +88,19 @@ class Claim:
 
     @property
     def grid(self) -> Grid:
-        """The places along each axis."""
+        """The number of places along each axis."""
         return tuple(self.loud.shape)
 
     @cached_property
     def correlations(self) -> list[float]:
-        """Of claimed and measured positions along each axis, negative where it runs backwards."""
+        """Correlations of claimed and measured positions for each axis; negative if backwards."""
         return [self._correlation(axis) for axis in range(len(self.grid))]
 
     @cached_property
     def slant(self) -> float:
-        """How far positions go along another axis of the input, over how far along the claimed.
+        """How far positions move along another axis of the input, relative to the claimed axis.
 
-        Where they go there by more than chance.
+        Movements that chance explains do not count.
         """
         axes = [axis for axis, length in enumerate(self.grid) if length > 1]
         chance = 2 / math.sqrt(int(self.loud.sum()))
@@ -116,16 +116,16 @@ class Claim:
 
     @cached_property
     def agreement(self) -> float:
-        """The lowest of the correlations; 0 where the axes of the grid lie aslant in the input."""
+        """The lowest correlation; 0 if the axes of the grid lie aslant in the input."""
         aslant = self.slant > (_ASLANT_AT_ONCE if self.local else _ASLANT)
         return 0.0 if aslant else min(self.correlations)
 
     def agrees(self, grids: Collection[Grid]) -> bool:
-        """Whether the claim is right, where other layers have `grids`.
+        """Whether the claim is right, given the `grids` of other layers.
 
-        A row of tokens can be laid out in many ways, of which some agree by half. The right one
-        agrees well where tokens look at little parts of the input, each at another. A few places
-        agree by chance unless they look apart, and a few tokens in any order always do.
+        A row of tokens can be laid out in many ways, and some wrong ones agree roughly. The right
+        one agrees well if each token looks at its own small part of the input. A few places agree
+        by chance unless they look apart, and a few tokens in any order always do.
         """
         few = self.loud.numel() < 9
         if few and (not self.look.telling or (self.row and not self.usual)):
@@ -141,33 +141,33 @@ class Claim:
 
     @property
     def row(self) -> bool:
-        """Whether it is a row of tokens that is read."""
+        """Whether the layout reads a row of tokens."""
         return self.loud.ndim > len(self.look.axes) or isinstance(self.layout, Series)
 
     @property
     def complete(self) -> bool:
-        """Whether all places change, and all that do are shown."""
+        """Whether all places of the grid change, and all places that change are in it."""
         return not self.silent and int(self.loud.sum()) == int(self.look.loud.sum())
 
     @property
     def silent(self) -> int:
-        """How many of the places do not change."""
+        """The number of places that do not change."""
         return self.loud.numel() - int(self.loud.sum())
 
     @property
     def turned_over(self) -> bool:
-        """Whether the positions agree better if the grid is rolled over along an axis."""
+        """Whether the positions agree better if the grid is rolled along an axis."""
         for axis, length in enumerate(self.grid):
             claimed, measured = self._pair(axis)
             rolled = [(claimed + by).remainder(length) for by in range(length)]
-            found = [_correlated(each, measured) for each in rolled]
-            if length > 2 and found[0] < ROLLED - 0.1 and max(found) > ROLLED:
+            agreements = [_correlated(each, measured) for each in rolled]
+            if length > 2 and agreements[0] < ROLLED - 0.1 and max(agreements) > ROLLED:
                 return True
         return False
 
     @property
     def contradicted(self) -> bool:
-        """Whether the measurement speaks against the claim: places look apart, and elsewhere."""
+        """Whether the measurement contradicts the claim: places look apart, and elsewhere."""
         apart = self.positions[:, self.loud].std(1, correction=0) > APART
         against = [c < SPEAKS for c in self.correlations]
         return self.turned_over or any(
@@ -176,34 +176,34 @@ class Claim:
 
     @property
     def usual(self) -> bool:
-        """Whether the axes come in order and none runs backwards, and tokens row by row."""
+        """Whether axes come in order, none runs backwards, and tokens come row by row."""
         tokens = isinstance(self.layout, Tokens) and self.layout.patches is not None
         return not tokens and not isinstance(self.layout, Axes | Placed)
 
     @cached_property
     def spread_in_cells(self) -> float:
-        """How far what a place looks at deviates from its middle; 0.29 for one cell, evenly."""
+        """The spread of what a place looks at, in cells; 0.29 for exactly one cell, evenly."""
         spread = self.spread[:, self.loud].median(1).values.tolist()
         return max((s * n for s, n in zip(spread, self.grid, strict=True) if n > 1), default=0)
 
     @property
     def local(self) -> bool:
-        """Whether each place looks at little more than its cell."""
+        """Whether each place sees little more than its cell."""
         return self.spread_in_cells <= 0.75 and self.look.telling
 
     @property
     def clear(self) -> bool:
-        """Whether each place looks at little more than its cell, just where it is claimed."""
+        """Whether each place sees little more than its cell, exactly where the layout claims."""
         return self.local and self.agreement >= _CLEAR
 
     @property
     def sharp(self) -> bool:
-        """Whether each place looks at its cell alone; a mean that is added draws all inwards."""
+        """Whether each place sees its cell alone; an added mean draws all positions inwards."""
         return self.clear and self.spread_in_cells <= 0.4
 
     @cached_property
     def displaced(self) -> bool:
-        """Whether some tokens look at another cell than they are claimed to, though it is clear."""
+        """Whether some tokens clearly look at another cell than the layout claims."""
         if not self.row:
             return False
         if self.local and not (self.complete and self.usual) and self._astray:
@@ -223,7 +223,7 @@ class Claim:
 
     @cached_property
     def _aligned(self) -> Alignment:
-        """The tokens in their order, with their cells and where they look."""
+        """The tokens in order, with their cells and where they look."""
         numbers = self.numbers.flatten()
         order = numbers.argsort()[int((numbers == 0).sum()) :]
         cells = torch.stack(torch.unravel_index(order, self.grid)).to(self.positions)
@@ -237,7 +237,7 @@ class Claim:
         return (positions - start[:, None]) / step[:, None]
 
     def rivals(self, other: Claim) -> bool:
-        """Whether `other` puts places that both show at another distance from each other."""
+        """Whether `other` puts the places that both show at other distances from each other."""
         if self.look is not other.look:
             return True
         mine, theirs = self._cells(), other._cells()
@@ -256,10 +256,10 @@ class Claim:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether a token that is not shown is a patch.
+        """Whether a token outside the grid is a patch.
 
-        It looks at as little of the input as those shown, or it comes next and looks at the cell
-        that would come next.
+        It is one if it looks at as little of the input as those in the grid, or if it comes next
+        and looks at the cell that would come next.
         """
         shown = torch.zeros_like(self.look.loud).flatten()
         numbers = self.numbers[self.numbers > 0].long() - 1
@@ -277,23 +277,23 @@ class Claim:
 
     @property
     def extent(self) -> float:
-        """Which share of the input the grid covers."""
+        """The share of the input that the grid covers."""
         return math.prod(abs(end - start) for start, end in self.borders())
 
     def borders(self) -> list[tuple[float, float]]:
-        """Where the grid begins and ends along each axis of the input, by a line through it."""
-        found = []
+        """Start and end of the grid along each axis of the input, from a line through positions."""
+        borders = []
         for axis, length in enumerate(self.grid):
             claimed, measured = self._pair(axis)
             keep = torch.ones_like(measured, dtype=torch.bool)
-            for _ in range(3):  # less what the border of a padding mirrors
+            for _ in range(3):  # drop places whose view mirrors at a padded border
                 x, y = claimed[keep], measured[keep]
                 slope = (x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum().clamp(1e-9)
                 start = y.mean() - slope * x.mean()
                 away = (measured - start - slope * claimed).abs()
                 keep = away <= 4 * away[keep].median() + 1e-6
-            found.append((float(start - slope / 2), float(start + slope * (length - 0.5))))
-        return found
+            borders.append((float(start - slope / 2), float(start + slope * (length - 0.5))))
+        return borders
 
     def _pair(self, axis: int) -> tuple[Tensor, Tensor]:
         """Claimed and measured positions along `axis` of the places that change."""
@@ -303,7 +303,7 @@ class Claim:
 
     def _correlation(self, axis: int) -> float:
         claimed, measured = self._pair(axis)
-        if self.grid[axis] == 1:  # a row of them would have a deviation of 0.29
+        if self.grid[axis] == 1:  # places spread evenly along the axis would deviate by 0.29
             return 1.0 if measured.std(correction=0) < 0.15 else 0.0
         few = len(measured) < 9 and measured.std(correction=0) < ALIKE  # by chance
         return 0.0 if few else _correlated(claimed, measured)

@@ -1,6 +1,6 @@
-"""What is known of modules by what they are, for where nothing can be measured.
+"""Layouts that follow from the class of a module, for layers that cannot be measured.
 
-The one place in the library that knows named models and kinds of layers.
+No other file of the library knows named models or kinds of layers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _CHANNELS_FIRST = (
 
 
 def said_by(module: nn.Module | None) -> Layout | None:
-    """The layout that `module` is known to have.
+    """The layout that follows from the class of `module`, if any.
 
-    Of a linear layer or a layer norm it is known which axis has the channels, and not what the
-    others are.
+    The class of a linear layer or a layer norm tells the axis of the channels, but not what the
+    other axes are.
     """
     return ChannelsFirst() if isinstance(module, _CHANNELS_FIRST) else None

@@ -1,6 +1,6 @@
-"""How an activation is read: which of its axes is what, and which places make the grid.
+"""The layouts: images with channels first or last, axes in any order, tokens, series, frames.
 
-`recognition` finds the layout of a layer.
+`camlib.layouts.recognition` finds out which of them a layer has.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from camlib.options import Count, Filled, Natural
 
 @dataclass(frozen=True)
 class ChannelsFirst(Layout):
-    """``(N, C, *grid)``, as convolutions have it."""
+    """``(N, C, *grid)``, as in convolutional networks."""
 
     def __call__(self, activation: Tensor) -> Tensor:
-        """`activation` as it is."""
+        """`activation`, unchanged."""
         return activation
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
@@ -36,10 +36,10 @@ class ChannelsFirst(Layout):
 
 @dataclass(frozen=True)
 class ChannelsLast(Layout):
-    """``(N, *grid, C)``, as Swin transformers have it."""
+    """``(N, *grid, C)``, as in Swin transformers."""
 
     def __call__(self, activation: Tensor) -> Tensor:
-        """`activation` with its last axis moved behind the first."""
+        """`activation` with its last axis moved after the first."""
         return activation.movedim(-1, 1)
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
@@ -53,11 +53,11 @@ class ChannelsLast(Layout):
 
 @dataclass(frozen=True)
 class Axes(Layout):
-    """An axis for the samples, one for the channels and one for each axis of the input's grid.
+    """Samples, channels and the axes of the grid in any order.
 
     Attributes:
-        order: the axes of the activation that hold samples, channels and the axes of the grid:
-            ``(0, 1, 3, 2)`` where columns come before rows.
+        order: the activation's axes for samples, channels and each axis of the grid:
+            ``(0, 1, 3, 2)`` if columns come before rows.
         flipped: the axes of the grid, counted from 0, along which the activation runs backwards.
     """
 
@@ -66,7 +66,7 @@ class Axes(Layout):
 
     @property
     def samples_axis(self) -> int:
-        """Which axis of the activation has the samples."""
+        """The axis of samples in the activation."""
         return self.order[0]
 
     def __call__(self, activation: Tensor) -> Tensor:
@@ -84,20 +84,20 @@ class Axes(Layout):
         return tuple(shape[axis] for axis in self.order[2:])
 
     def put_back(self, arranged: Tensor, activation: Tensor) -> Tensor:
-        """`arranged` with its axes where `activation` has them."""
+        """`arranged` with its axes in the order of `activation`."""
         turned = arranged.flip([2 + axis for axis in self.flipped])
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         return turned.permute(back).to(activation.dtype).contiguous()
 
 
 class _Sequence(Layout):
-    """Tokens ``(N, T, C)``, or ``(T, N, C)``; some of them are the places of the grid."""
+    """Tokens ``(N, T, C)`` or ``(T, N, C)``, some of which are positions of the grid."""
 
     batch_first: bool
 
     @property
     def samples_axis(self) -> int:
-        """Which axis of the activation has the samples."""
+        """The axis of samples in the activation."""
         return 0 if self.batch_first else 1
 
     def _rows(self, activation: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class _Sequence(Layout):
         return tokens.movedim(-1, 1)
 
     def _length(self, shape: Shape) -> int:
-        """How many tokens an activation of `shape` has; -1 where it is none of tokens."""
+        """The number of tokens in an activation of `shape`; -1 if it does not have three axes."""
         return shape[1 if self.batch_first else 0] if len(shape) == 3 else -1
 
     def _misfit(self, shape: Shape, expected: str) -> LayoutError:
@@ -119,16 +119,16 @@ class _Sequence(Layout):
 
 @dataclass(frozen=True)
 class Tokens(_Sequence):
-    """``(N, T, C)``, as vision transformers have it: a token for each patch, row by row.
+    """``(N, T, C)``, as in vision transformers: one token for each patch, row by row.
 
     Attributes:
-        prefix: how many tokens before the patches are none: class, distillation, registers.
-        grid: the patches along each axis, ``(rows, columns)`` or ``(frames, rows, columns)``;
-            ``None`` for a square.
-        suffix: how many tokens after the patches are none.
-        batch_first: whether it is ``(N, T, C)`` or ``(T, N, C)``.
-        patches: the numbers of the tokens that are patches, row by row, where others stand between
-            them; `prefix` and `suffix` do not count then.
+        prefix: the number of other tokens before the patches: class, distillation, registers.
+        grid: the number of patches along each axis, ``(rows, columns)`` or
+            ``(frames, rows, columns)``; ``None`` for a square.
+        suffix: the number of other tokens after the patches.
+        batch_first: ``True`` for ``(N, T, C)``, ``False`` for ``(T, N, C)``.
+        patches: the indices of the tokens that are patches, row by row, if other tokens lie
+            between them; replaces `prefix` and `suffix`.
     """
 
     prefix: Natural = 0
@@ -138,20 +138,20 @@ class Tokens(_Sequence):
     patches: Annotated[tuple[int, ...], Filled()] | None = None
 
     def __call__(self, activation: Tensor) -> Tensor:
-        """The patches of `activation` on their grid; the other tokens are left out."""
+        """The patches of `activation` on their grid, without the other tokens."""
         grid = self.grid_of(activation.shape)
         rows = self._rows(activation)
         if self.patches is None:
-            found = rows[..., self.prefix : rows.shape[2] - self.suffix]
+            patches = rows[..., self.prefix : rows.shape[2] - self.suffix]
         else:
-            found = rows[..., torch.tensor(self.patches, device=rows.device)]
-        return found.reshape(*rows.shape[:2], *grid)
+            patches = rows[..., torch.tensor(self.patches, device=rows.device)]
+        return patches.reshape(*rows.shape[:2], *grid)
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
         """The grid in an activation of `shape`.
 
         Raises:
-            LayoutError: `shape` is not that of tokens, or of another number of them.
+            LayoutError: `shape` does not hold tokens, or holds another number of them.
         """
         length = self._length(shape)
         if self.patches is None:
@@ -162,18 +162,18 @@ class Tokens(_Sequence):
         grid = (side, side) if self.grid is None else tuple(self.grid)
         if count < 1 or math.prod(grid) != count:
             tokens = "T = prefix + patches + suffix" if self.patches is None else "these patches"
-            raise self._misfit(shape, f"{tokens}, and a grid of as many patches")
+            raise self._misfit(shape, f"{tokens}, and a grid with one cell for each patch")
         return grid
 
 
 @dataclass(frozen=True)
 class Series(_Sequence):
-    """``(N, T, C)`` of a series: the tokens in a row are the grid.
+    """``(N, T, C)`` of a series: each token is a step, and the steps are the grid.
 
     Attributes:
-        prefix: how many tokens before the first step of the series are none.
-        batch_first: whether it is ``(N, T, C)`` or ``(T, N, C)``.
-        suffix: how many tokens after the last step are none.
+        prefix: the number of other tokens before the first step.
+        batch_first: ``True`` for ``(N, T, C)``, ``False`` for ``(T, N, C)``.
+        suffix: the number of other tokens after the last step.
     """
 
     prefix: Natural = 0
@@ -186,7 +186,7 @@ class Series(_Sequence):
         return self._rows(activation)[..., self.prefix : self.prefix + steps]
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
-        """The grid in an activation of `shape`: its number of steps."""
+        """The grid in an activation of `shape`: the number of its steps."""
         steps = self._length(shape) - self.prefix - self.suffix
         if steps < 1:
             raise self._misfit(shape, "T = prefix + steps + suffix")
@@ -195,13 +195,13 @@ class Series(_Sequence):
 
 @dataclass(frozen=True)
 class Placed(_Sequence):
-    """``(N, T, C)`` whose tokens lie in no order of rows: shuffled, in windows, some dropped.
+    """``(N, T, C)`` with tokens that are not row by row: shuffled, in windows or partly dropped.
 
     Attributes:
-        tokens: the number of the token at each cell of the grid, row by row; -1 where there is
-            none, which reads as zero.
-        grid: the cells along each axis.
-        batch_first: whether it is ``(N, T, C)`` or ``(T, N, C)``.
+        tokens: the index of the token in each cell of the grid, row by row; -1 for a cell without
+            a token, which reads as zero.
+        grid: the number of cells along each axis.
+        batch_first: ``True`` for ``(N, T, C)``, ``False`` for ``(T, N, C)``.
     """
 
     tokens: Annotated[tuple[int, ...], Filled()]
@@ -209,27 +209,27 @@ class Placed(_Sequence):
     batch_first: bool = True
 
     def __call__(self, activation: Tensor) -> Tensor:
-        """Each token of `activation` at its cell of the grid."""
+        """Each token of `activation` in its cell of the grid."""
         grid = self.grid_of(activation.shape)
         rows = self._rows(activation)
         chosen = torch.tensor(self.tokens, device=rows.device)
-        found = rows[..., chosen.clamp(min=0)].where(chosen >= 0, 0)
-        return found.reshape(*rows.shape[:2], *grid)
+        cells = rows[..., chosen.clamp(min=0)].where(chosen >= 0, 0)
+        return cells.reshape(*rows.shape[:2], *grid)
 
     def grid_of(self, shape: Shape) -> tuple[int, ...]:
         """The grid in an activation of `shape`."""
         if max(self.tokens) >= self._length(shape) or len(self.tokens) != math.prod(self.grid):
-            raise self._misfit(shape, "these tokens, and a grid of as many cells")
+            raise self._misfit(shape, "these tokens, and a grid with one cell for each")
         return tuple(self.grid)
 
 
 @dataclass(frozen=True)
 class Frames(Layout):
-    """Frames or views that stand in the axis of the samples, ``(N * frames, ...)``.
+    """Frames or views folded into the axis of samples, ``(N * frames, ...)``.
 
     Attributes:
-        frames: how many of a sample stand side by side; the first axis of the grid.
-        layout: of each of them.
+        frames: the number of frames of a sample, which follow each other; the grid's first axis.
+        layout: the layout of a frame.
     """
 
     frames: Count
@@ -251,5 +251,5 @@ class Frames(Layout):
         return (self.frames, *self.layout.grid_of(shape))
 
     def put_back(self, arranged: Tensor, activation: Tensor) -> Tensor:
-        """`arranged` with its frames in the axis of the samples."""
+        """`arranged` with its frames folded into the axis of samples."""
         return self.layout.put_back(arranged.movedim(1, 2).flatten(0, 1), activation)

@@ -1,10 +1,10 @@
-"""Where each place of a layer looks in the input, measured.
+"""Measure where each place of a layer looks in the input.
 
 Noise on the image grows from 0 to 1 along an axis, then the same noise falls from 1 to 0. A place
 that looks at position ``p`` of that axis changes in proportion to ``p`` in the first pass and to
-``1 - p`` in the second, so ``|d1| / (|d1| + |d2|)``, norms over channels, is the position. No
-gradient is needed, and the network need not be trained. All passes are one batch of changed copies
-of a sample; its size differs from that of the clean pass, which shows the axis of the samples.
+``1 - p`` in the second. So ``|d1| / (|d1| + |d2|)``, with norms over channels, is the position. It
+needs no gradient and no trained network. All passes are one batch of changed copies of a sample.
+Its size differs from that of the clean pass, which reveals the axis of samples.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from camlib.state.hooks import hook, hook_before
 from camlib.state.undoing import Undoing
 
 ALIKE = 0.02
-"""Places whose positions vary by less all look at the same part of the input."""
+"""Places whose positions vary by less look at the same part of the input."""
 
 _MOST = 1e15
-"""What an infinite value counts as: its square is finite."""
+"""The number that replaces infinity; its square is finite."""
 
 FOLDED = -1
-"""Stands for frames or views in the axis of the samples, as if it were an axis of its own."""
+"""The number of the axis of frames or views that are folded into the axis of samples."""
 
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """Where the places of an activation look, one of its axes taken for the channels.
+    """Where the places of an activation look, for one choice of its axis of channels.
 
     Attributes:
-        samples: the axis of the samples.
-        channels: the axis of the channels.
-        axes: the axes of the activation that hold places.
-        positions: along each axis of the input, 0 to 1, ``(A, *places)``; 0.5 where none
-            changes.
+        samples: the axis of samples.
+        channels: the axis of channels.
+        axes: the axes of places.
+        positions: the position along each axis of the input, 0 to 1, ``(A, *places)``; 0.5 for a
+            place that does not change.
         spread: the standard deviation of what a place looks at, along each axis, ``(A, *places)``.
         strength: how much a place changes, ``(*places)``.
-        share: the largest change, as a share of what changes.
+        share: the largest change of a place, as a share of its value.
     """
 
     samples: int
@@ -62,7 +62,7 @@ class Looks:
 
     @cached_property
     def fields(self) -> Tensor:
-        """Positions, spread, strength and numbers as channels of an activation of one sample."""
+        """Positions, spread, strength and numbers, as the channels of a one-sample activation."""
         numbers = torch.arange(1, self.strength.numel() + 1, device=self.strength.device).to(
             self.strength
         )
@@ -80,10 +80,10 @@ class Looks:
 
     @cached_property
     def along(self) -> Tensor:
-        """Correlations of positions and numbers of places, over the places that change.
+        """The correlation of positions with indices, ``(A, axes)``, over places that change.
 
-        ``(A, axes)``: of the positions along each axis of the input with the number of the place
-        along each axis of the activation.
+        It pairs the position along each axis of the input with the index of the place along each
+        axis of the activation.
         """
         loud = self.loud.to(self.positions)
         count = loud.sum().clamp(min=1)
@@ -91,19 +91,19 @@ class Looks:
         mean = (self.positions * loud).sum(places, keepdim=True) / count
         away = (self.positions - mean) * loud
         size = away.square().sum(places).sqrt()
-        found = []
+        correlations = []
         for axis, length in enumerate(loud.shape):
             weight = loud.movedim(axis, 0).reshape(length, -1).sum(1)
             lines = away.movedim(1 + axis, 1).reshape(len(away), length, -1).sum(2)
             numbers = torch.arange(length, device=loud.device).to(loud)
             numbers = numbers - (numbers * weight).sum() / count
             scale = size * (numbers.square() * weight).sum().sqrt()
-            found.append(lines @ numbers / scale.clamp(min=1e-12))
-        return torch.stack(found, 1)
+            correlations.append(lines @ numbers / scale.clamp(min=1e-12))
+        return torch.stack(correlations, 1)
 
     @cached_property
     def telling(self) -> bool:
-        """Whether places look at parts of the input that differ from each other."""
+        """Whether places look at different parts of the input."""
         if self.loud.sum() < 2:
             return False
         varied = self.positions[:, self.loud].var(1)
@@ -112,28 +112,28 @@ class Looks:
 
 
 def loud_places(strength: Tensor) -> Tensor:
-    """Which places change with the input, of how much each does."""
+    """Which places change with the input, given how much each changes."""
     changed = strength[strength > 1e-3 * strength.max()]
     return strength > (0.1 * changed.median() if len(changed) else torch.inf)
 
 
 class Measured:
-    """What a measurement tells of the output of a layer.
+    """The measurement of a layer's output.
 
     Attributes:
-        samples: the axis of the samples.
-        frames: how many frames or views of a sample stand in that axis.
-        axes: the others, which may hold channels or places.
+        samples: the axis of samples.
+        frames: the number of frames or views of a sample folded into that axis.
+        axes: the other axes, which may hold channels or places.
     """
 
     def __init__(self, tensor: Tensor, samples: int, frames: int, clean: int) -> None:
-        """Compare the output for changed samples with that for the sample as it is.
+        """Compare the output for noisy samples with that for the clean sample.
 
         Args:
-            tensor: the output for `clean` samples as they are, and for those with noise.
-            samples: the axis of the samples.
-            frames: how many frames of a sample stand in that axis.
-            clean: see `tensor`.
+            tensor: the output for `clean` copies of the clean sample, then for noisy ones.
+            samples: the axis of samples.
+            frames: the number of frames of a sample folded into that axis.
+            clean: the number of clean copies.
         """
         self.samples, self.frames = samples, frames
         self.axes = tuple(axis for axis in range(tensor.ndim) if axis != samples)
@@ -151,7 +151,7 @@ class Measured:
 
     @property
     def looks(self) -> Iterator[Looks]:
-        """Where the places look, for each axis that may hold the channels."""
+        """Where the places look, for each axis that may hold channels."""
         return (self.look(axis) for axis in self.axes if axis != FOLDED and len(self.axes) > 1)
 
     @property
@@ -160,7 +160,7 @@ class Measured:
         return not self._changes.any()
 
     def look(self, channels: int) -> Looks:
-        """Where the places look if the axis `channels` holds the channels."""
+        """Where the places look if `channels` is the axis of channels."""
         if channels not in self._looks:
             self._looks[channels] = self._look(channels)
         return self._looks[channels]
@@ -195,19 +195,21 @@ def measure(
     begin: Callable[[], Callable[[str, Measured], None]],
     strength: float = 1.0,
 ) -> None:
-    """Measure what the places of layers look at in one sample of an input.
+    """Measure where the places of layers look in one sample of an input.
 
     Args:
-        model: ready for a pass.
+        model: the model, ready for a pass.
         given: the arguments of the clean pass.
-        sample: number of the sample.
-        shapes: what layers returned in the clean pass, by name and call; ``"head@2"`` is the third
-            call of head, and ``"head<2"`` what it was given in that.
-        begin: starts a measurement and returns what takes each layer's, as soon as it finishes.
-        strength: of the noise. A norm or a sigmoid may answer the same to all strong noise.
+        sample: the number of the sample.
+        shapes: the shapes in the clean pass, by name and call; ``"head@2"`` is the output of the
+            third call of head, and ``"head<2"`` its input.
+        begin: called before the pass; returns a function that gets each layer's measurement as
+            soon as the layer finishes.
+        strength: the strength of the noise. A norm or a sigmoid may give the same answer to all
+            strong noise.
 
     Raises:
-        Exception: the model's own, as where it takes no batch of another size.
+        Exception: the model fails, for example because it takes no batch of another size.
     """
     image = given.image[sample : sample + 1]
     ramps = _ramps(given)
@@ -233,7 +235,7 @@ def measure(
 
 
 def _ramps(given: Inputs) -> Tensor:
-    """For each axis of the grid two masks, growing and falling, ``(2 A, 1, ...)`` as the image."""
+    """Two masks for each axis of the grid, growing and falling, ``(2 A, 1, ...)``."""
     image, masks = given.image, []
     for axis in range(1, image.ndim):
         if axis != given.axis:
@@ -245,9 +247,9 @@ def _ramps(given: Inputs) -> Tensor:
 
 
 def _noise(image: Tensor) -> Tensor:
-    """Noise that is as strong as `image` ``(1, ...)`` varies, from a generator of its own.
+    """Noise as strong as the variation of `image` ``(1, ...)``, from a generator of its own.
 
-    No value of it is near zero: a place that looks at one pixel alone has to change too.
+    No value is near zero, so that a place that looks at a single pixel changes too.
     """
     draws = Draws(0)
     signs = draws.numbers(2, *image.shape) * 2 - 1
@@ -257,13 +259,13 @@ def _noise(image: Tensor) -> Tensor:
 
 
 def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured | None:
-    """What `tensor`, a layer's output for changed samples, tells.
+    """The measurement in `tensor`, a layer's output; ``None`` if its axes do not tell samples.
 
     Args:
-        tensor: ``clean`` samples as they are, and those with noise.
-        shape: of the output for `count` samples.
-        count: how many samples the clean pass had.
-        clean: see `tensor`.
+        tensor: the output for `clean` copies of the clean sample, then for noisy ones.
+        shape: the shape of the output in the clean pass.
+        count: the number of samples in the clean pass.
+        clean: the number of clean copies.
     """
     if tensor.ndim != len(shape) or tensor.ndim < 2:
         return None
@@ -278,7 +280,7 @@ def _measured(tensor: Tensor, shape: Shape, count: int, clean: int) -> Measured 
 def _looking(
     model: nn.Module, shapes: Mapping[str, Shape], look: Callable[[str, Any], None]
 ) -> Iterator[None]:
-    """`look` sees what each layer named in `shapes` is given or returns, in this thread."""
+    """Call `look` with the input or output of each layer named in `shapes`, in this thread."""
 
     def looking_for(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         begun, ended = itertools.count(), itertools.count()

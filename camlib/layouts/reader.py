@@ -1,4 +1,4 @@
-"""Reading the layers of one pass: what is certain at once, the rest as a measurement goes on."""
+"""Find the readings of the layers of one pass: certain ones at once, others by measuring."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from camlib.passes.courses import Course, cut_out
 from camlib.passes.inputs import Inputs
 from camlib.passes.visits import Visits
 
-Found = Mapping[str, Reading | LayoutError]
-"""How each layer is read, or why it cannot be, by name; calls before the last by name and call."""
+NamedReadings = Mapping[str, Reading | LayoutError]
+"""The reading of each layer, or the reason why it has none, by name; calls before the last have a
+name and a number, ``"head@0"``."""
 
 WEAK = 1e-2
-"""The strength of noise for layers that answer the same to all strong noise."""
+"""The strength of noise for layers that give the same answer to all strong noise."""
 
 
 class Reader:
-    """Reads the layers of a pass, those that must be measured as soon as each finishes.
+    """Finds the readings of the layers of a pass; measured layers are read as each finishes.
 
     Attributes:
-        asked: the names of the layers of which the readings are needed.
-        found: the readings.
-        turning: the names of the layers that are to be measured for each image anew, because what
-            it shows decides where the model looks.
+        asked: the names of the layers whose readings are needed.
+        readings: the readings.
+        turning: the names of the layers that must be measured for every image, because the content
+            of the image decides where the model looks.
     """
 
     def __init__(
-        self, given: Inputs, order: Visits, layers: Collection[str] | None, known: Found
+        self, given: Inputs, order: Visits, layers: Collection[str] | None, known: NamedReadings
     ) -> None:
-        self.found: dict[str, Reading | LayoutError] = dict(known)
+        self.readings: dict[str, Reading | LayoutError] = dict(known)
         self._known = known.keys() - ()
         self._given = given
         self._order = order
@@ -57,13 +58,13 @@ class Reader:
         self._entrances: dict[int, tuple[Window, Reading | None]] = {}
         self._measured: dict[str, Shape] = {}
         for name, (_, shape, course, _) in self._calls.items():
-            # The first layer of a shape tells the grid to those that follow.
+            # The first layer of a shape provides the grid for later layers of that shape.
             needed = self._label(name) in self.asked or shape not in self._measured.values()
             if (not _certain(course) or self._doubtful) and len(shape) > 2 and needed:
                 self._measured[name] = shape
 
     def read(self, model: nn.Module, strength: float) -> None:
-        """Find all readings, with passes of `model` where it must be measured."""
+        """Find all readings, with passes of `model` where layers must be measured."""
         self._begun({})
         parts: tuple[dict[str, Shape], dict[str, Shape]] = {}, {}
         lasting, turning = parts
@@ -82,14 +83,14 @@ class Reader:
             begin = partial(self._begun, turning)
             self._measure(model, turning, 0, begin, WEAK)
             for sample in range(1, len(self._given)):
-                before = {name: self.found.get(name) for name in self.turning}
+                before = {name: self.readings.get(name) for name in self.turning}
                 self._measure(model, turning, sample, begin, WEAK)
                 for name, each in before.items():
-                    if isinstance(each, Reading) and not _alike(each, self.found[name]):
-                        self.found[name] = LayoutError(DIFFERENT)
+                    if isinstance(each, Reading) and not _alike(each, self.readings[name]):
+                        self.readings[name] = LayoutError(DIFFERENT)
         for name in self.turning:
-            if isinstance(each := self.found.get(name), Reading):
-                self.found[name] = replace(each, lasting=False)
+            if isinstance(each := self.readings.get(name), Reading):
+                self.readings[name] = replace(each, lasting=False)
 
     def _measure(
         self,
@@ -99,19 +100,19 @@ class Reader:
         begin: Callable[[], Callable[[str, Measured], None]],
         strength: float,
     ) -> None:
-        """Measure a sample at layers with `shapes`."""
+        """Measure a sample at the layers named in `shapes`."""
         if not shapes:
             return
         try:
             measure(model, self._given, sample, shapes, begin, strength)
-        except Exception as error:  # the model takes no other batch, or no noise
-            failed = f"where it looks cannot be measured ({type(error).__name__}: {error})"
+        except Exception as error:  # the model may refuse noise or another batch size in any way
+            failed = f"camlib cannot measure where it looks ({type(error).__name__}: {error})"
             for name in shapes:
                 if name in self._calls:
-                    self.found[self._label(name)] = LayoutError(failed)
+                    self.readings[self._label(name)] = LayoutError(failed)
 
     def _label(self, name: str) -> str:
-        """The name of a call, which is that of its layer if it is the last."""
+        """The name of a call; the last call has the name of its layer."""
         _, _, _, last = self._calls[name]
         return name.partition("@")[0] if last else name
 
@@ -119,7 +120,7 @@ class Reader:
         return {self._label(name) for name in shapes if name in self._calls}
 
     def _begun(self, measured: Mapping[str, Shape]) -> Callable[[str, Measured], None]:
-        """Read what is certain, and return what reads what is to be `measured`."""
+        """Note the certain readings; return a function that reads the `measured` layers."""
         readings = Readings(len(self._given.size))
         entries = {f"{each.name}<{each.call}": n for n, each in enumerate(self._order.entries)}
         for name, (_, shape, course, _) in self._calls.items():
@@ -127,7 +128,7 @@ class Reader:
                 self._note(name, readings.certain, shape)
             elif name in measured or len(shape) < 3:
                 size, count = self._given.size, len(self._given)
-                self.found[self._label(name)] = LayoutError(
+                self.readings[self._label(name)] = LayoutError(
                     f"an activation of shape {tuple(shape)} has no grid for an input of size "
                     f"{size} and {count} samples"
                 )
@@ -149,14 +150,14 @@ class Reader:
         return take
 
     def _window_before(self, course: Course, whole: Window) -> Window:
-        """The part of the input that came from the last layer that the image went through."""
+        """The part of the input that the last layer on the image's course passed on."""
         cut = course.cut
         while course.behind >= 0:
             name = self._order.finished[course.behind]
             _, _, before, _ = self._calls[name]
-            found = self.found.get(self._label(name))
-            if isinstance(found, Reading):
-                return cut_out(found.window, cut if found.layout == ChannelsFirst() else None)
+            reading = self.readings.get(self._label(name))
+            if isinstance(reading, Reading):
+                return cut_out(reading.window, cut if reading.layout == ChannelsFirst() else None)
             if before.behind >= course.behind:
                 break
             cut = None if cut is None or before.cut is None else cut_out(before.cut, cut)
@@ -165,32 +166,33 @@ class Reader:
         return cut_out(window, cut)
 
     def _confirming(self) -> Callable[[str, Measured], None]:
-        """What compares readings with another sample."""
+        """A function that compares readings with another sample."""
 
         def take(name: str, seen: Measured) -> None:
-            reading = self.found.get(self._label(name)) if name in self._calls else None
+            reading = self.readings.get(self._label(name)) if name in self._calls else None
             if isinstance(reading, Reading):
                 self._note(name, confirm, reading, seen)
 
         return take
 
     def _note(self, name: str, read: Callable[..., Reading], *given: Any, **options: Any) -> None:
-        """Note what `read` finds of a call, or why it finds nothing."""
+        """Note the reading of a call by `read`, or the reason why there is none."""
         label = self._label(name)
         try:
-            self.found[label] = read(*given, **options)
+            self.readings[label] = read(*given, **options)
         except LayoutError as error:
-            self.found[label] = LayoutError(str(error))  # its traceback would keep activations
+            # A new error: the traceback of this one would keep activations.
+            self.readings[label] = LayoutError(str(error))
 
 
 DIFFERENT = (
-    "what an image shows decides where the model looks, and it looks at other parts of each of "
-    "these; explain one image a call"
+    "the content of an image decides where the model looks, and it looks at different parts of "
+    "these images; explain one image at a time"
 )
 
 
 def _alike(one: Reading, other: Reading | LayoutError) -> bool:
-    """Whether two readings of a layer are the same to half of a cell."""
+    """Whether two readings of a layer have the same layout, and windows within 0.02."""
     if not isinstance(other, Reading) or other.layout != one.layout:
         return False
     ends = zip(one.window, other.window, strict=True)
@@ -198,5 +200,5 @@ def _alike(one: Reading, other: Reading | LayoutError) -> bool:
 
 
 def _certain(course: Course) -> bool:
-    """Whether what came on this way is on the axes of the image."""
+    """Whether an activation with this course lies on the axes of the image."""
     return not (course.moved or course.joined or course.decided)

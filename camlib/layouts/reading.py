@@ -1,4 +1,4 @@
-"""How the layers of a model are read: found once for inputs of one form, remembered beside it."""
+"""Find and remember how the layers of a model are read, once for inputs of one form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from camlib.errors import LayoutError
 from camlib.layouts.base import Layout
 from camlib.layouts.conventions import said_by
-from camlib.layouts.reader import DIFFERENT, WEAK, Found, Reader
+from camlib.layouts.reader import DIFFERENT, WEAK, NamedReadings, Reader
 from camlib.layouts.recognition import Reading
 from camlib.maps import Window
 from camlib.passes.inputs import Inputs
@@ -29,18 +29,18 @@ def reading_of(
     shape: Sequence[int],
     layout: Layout | None = None,
 ) -> Reading:
-    """How layer `name` is read, which returned `shape` in a pass that went in `order`.
+    """The reading of layer `name`.
 
     Args:
-        model: without wrappers.
+        model: the model, without wrappers.
         given: the arguments of its call.
-        order: of the pass; if empty, another pass is made.
-        name: of the layer.
-        shape: of its output.
-        layout: of its output, if it is known.
+        order: the modules in the order of the pass; if empty, another pass is made.
+        name: the name of the layer.
+        shape: the shape of its output.
+        layout: the layout of its output, if the user gave it.
 
     Raises:
-        LayoutError: no reading agrees with where its places look, or two do.
+        LayoutError: no layout agrees with where the places look, or two layouts do.
     """
     order = order or visited(model, given)[0]
     base = name.partition("@")[0]
@@ -51,18 +51,18 @@ def reading_of(
         weak = readings(model, given, order, (name,), strength=WEAK).get(name)
         if isinstance(weak, Reading) and weak.agreement is not None:
             return weak
-    found = known.get(name)
-    if isinstance(found, LayoutError) and DIFFERENT in str(found):
-        raise LayoutError(f"layer {name!r}: {found}")
+    reading = known.get(name)
+    if isinstance(reading, LayoutError) and DIFFERENT in str(reading):
+        raise LayoutError(f"layer {name!r}: {reading}")
     if layout is not None:
-        if isinstance(found, Reading):
-            return replace(found, layout=layout, agreement=None)
+        if isinstance(reading, Reading):
+            return replace(reading, layout=layout, agreement=None)
         return Reading(layout, _entrance(known, given))
-    if isinstance(found, Reading):
-        return found
+    if isinstance(reading, Reading):
+        return reading
+    reason = reading or f"camlib cannot read an activation of shape {tuple(shape)}"
     raise LayoutError(
-        f"layer {name!r}: {found or f'an activation of shape {tuple(shape)} cannot be read'}; "
-        "choose another layer, or pass layout=, such as "
+        f"layer {name!r}: {reason}; choose another layer, or pass layout=, such as "
         f"layout=camlib.layouts.{_example(shape, given)}"
     )
 
@@ -80,23 +80,23 @@ def _example(shape: Sequence[int], given: Inputs) -> str:
     return f"Tokens(prefix={prefix}, grid=({side}, {side})), {function}"
 
 
-def _entrance(known: Found, given: Inputs) -> Window:
-    """Which part of the input the first layer gets that can be read."""
+def _entrance(known: NamedReadings, given: Inputs) -> Window:
+    """The part of the input that the first readable layer gets."""
     windows = [reading.window for reading in known.values() if isinstance(reading, Reading)]
     return windows[0] if windows else ((0.0, 1.0),) * len(given.size)
 
 
 def as_read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> Inputs:
-    """`given` with the axis of its channels as the model has it; as it is, where nothing tells.
+    """`given` with the axis of channels that the model uses; unchanged if no layer shows it.
 
-    A convolution or norm that gets the image as it is has the channels behind the samples. Else it
-    is the axis with which the most of `layers` can be read; of several with as many, that with more
-    axes, then the one that agrees better.
+    If a convolution or norm gets the image itself, channels follow samples. Otherwise it is the
+    axis with which most of `layers` can be read. A tie goes to the reading with more axes, then to
+    the one that agrees better.
 
     Args:
-        model: ready for a pass.
-        given: the arguments of its call, the axes of whose image are in doubt.
-        layers: by name; empty for all.
+        model: the model, ready for a pass.
+        given: the arguments of its call; the axes of the image are in doubt.
+        layers: names of layers; empty for all.
     """
     ways = {reading.axis: (reading, visited(model, reading)[0]) for reading in given.readings()}
     if 1 in ways:
@@ -104,26 +104,26 @@ def as_read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> Inputs:
         if any(not each.course.moved and said_by(each.module) for each in order.entries):
             return replace(usual, told=True)
 
-    # A side of a few pixels is none: it would be a map of colours.
+    # An image has no side of only a few pixels: that axis holds colours.
     [first, *others] = ways.values()
     if given.image.ndim < 5:
         others = [way for way in others if min(way[0].size) > 4]
     ways = {way[0].axis: way for way in [first, *others]}
 
     def readable(reading: Inputs, order: Visits) -> tuple[float, ...]:
-        found = readings(model, reading, order, layers or None)
-        read = [each for n in layers or found if isinstance(each := found.get(n), Reading)]
-        # Of readings that agree by chance, fewer axes do.
+        by_name = readings(model, reading, order, layers or None)
+        read = [each for n in layers or by_name if isinstance(each := by_name.get(n), Reading)]
+        # A wrong reading that agrees by chance rarely does so along many axes.
         measured = [each.agreement for each in read if each.agreement is not None]
         return len(read), len(reading.size) * len(measured), sum(measured)
 
-    found = {axis: readable(*way) for axis, way in ways.items()}
-    axis = max(found, key=found.__getitem__)
-    return replace(given, axis=axis, told=True) if found[axis][0] else given
+    merits = {axis: readable(*way) for axis, way in ways.items()}
+    axis = max(merits, key=merits.__getitem__)
+    return replace(given, axis=axis, told=True) if merits[axis][0] else given
 
 
 def visited(model: nn.Module, given: Inputs) -> tuple[Visits, Any]:
-    """The modules that run in a pass, and what the model returns."""
+    """The modules that run in a pass, and the output of the model."""
 
     def attempt(each: Inputs) -> tuple[Visits, Any]:
         with visits(model, len(given.size)) as order:
@@ -143,16 +143,16 @@ def readings(
     order: Visits,
     layers: Collection[str] | None = None,
     strength: float = 1.0,
-) -> Found:
-    """How the layers of a pass are read, or why they cannot be.
+) -> NamedReadings:
+    """The readings of the layers of a pass, or the reasons why there are none.
 
     Args:
-        model: ready for a pass.
+        model: the model, ready for a pass.
         given: the arguments of its call.
-        order: of the pass.
-        layers: by name, of which the readings are needed; ``None`` for all. Others are in the
-            answer as well, those for which nothing had to be measured for one.
-        strength: of the noise where it is measured.
+        order: the modules in the order of the pass.
+        layers: the names of the layers whose readings are needed; ``None`` for all. The result
+            contains others too, such as those that need no measurement.
+        strength: the strength of the noise in a measurement.
     """
     key = (
         strength,
@@ -164,5 +164,6 @@ def readings(
     reader = Reader(given, order, layers, known)
     if not known.keys() >= reader.asked:
         reader.read(model, strength)
-        known |= {name: each for name, each in reader.found.items() if name not in reader.turning}
-    return reader.found
+        lasting = {n: each for n, each in reader.readings.items() if n not in reader.turning}
+        known |= lasting
+    return reader.readings

@@ -1,9 +1,9 @@
-"""Finding how an activation is read: from what ran before it, else from where its places look.
+"""Recognise how an activation is read: from the layers before it, or by a measurement.
 
-As long as only convolutions and their like have run, an activation lies on the axes of the image
-and its reading is certain. Everything else is measured. Layers of one pass are read in the order in
-which they finish: a shallow layer tells more about places than a deep one, and where the input lies
-that was cut or padded on the way.
+As long as only convolutions and the like have run, an activation lies on the axes of the image, and
+its reading is certain. Every other layer is measured. Layers are read in the order in which they
+finish: a shallow layer shows positions better than a deep one, and it shows where an input that was
+cut or padded lies.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from camlib.maps import Window
 from camlib.passes.courses import Course
 
 CLEARLY = 0.1
-"""By how much it has to agree better than any other."""
+"""The best reading must agree better than its rivals by this much."""
 
 _AS_WELL = 0.02
-"""The reading of another sample agrees as well as that of the first to within this."""
+"""Another sample may agree worse with a reading than the first one by this much."""
 
 _ROUNDING = 1e-5
-"""A layer that changes by a smaller share of itself changes by rounding."""
+"""A layer that changes by a smaller share of its value changes by rounding."""
 
 
 _Known = defaultdict[object, list[tuple["Reading", int]]]
-"""Readings, and the axes of the channels, of activations of the same places."""
+"""Readings and their axes of channels, by the shape of the places that activations share."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Reading:
     """How an activation is read.
 
     Attributes:
-        layout: which of its axes is what.
-        window: which part of the input the grid covers.
-        agreement: the correlation of the positions that the layout claims and those measured, along
-            the axis where it is lowest; ``None`` where the reading was certain, or taken over.
-        lasting: whether other images of the same form are read so too. Not so if what an image
-            shows decides where it is cut.
+        layout: the layout.
+        window: the part of the input that the grid covers.
+        agreement: the correlation of claimed and measured positions along the axis where it is
+            lowest; ``None`` if the reading was certain, or taken from another layer.
+        lasting: whether the reading holds for other images of the same form. It does not if the
+            content of an image decides where it is cut.
     """
 
     layout: Layout
@@ -59,10 +59,10 @@ class Reading:
 
 @dataclass
 class Readings:
-    """The readings of the layers of a pass, found in the order in which they finish.
+    """The readings of the layers of a pass, in the order in which the layers finish.
 
     Attributes:
-        axes: how many the grid of the input has.
+        axes: the number of axes of the input's grid.
     """
 
     axes: int
@@ -72,10 +72,10 @@ class Readings:
     _grids: dict[Grid, None] = field(default_factory=dict)
 
     def certain(self, shape: Shape) -> Reading:
-        """The reading of a layer before which nothing moved places.
+        """The reading of a layer before which nothing moved positions.
 
         Raises:
-            LayoutError: it has no grid like the input's.
+            LayoutError: the layer has no grid like the input's.
         """
         if len(shape) != self.axes + 2:
             raise LayoutError(
@@ -88,10 +88,10 @@ class Readings:
         return reading
 
     def unmoved(self, shape: Shape, seen: Measured) -> Reading:
-        """The reading of a layer before which nothing moved places, if it looks at the image.
+        """The reading of a layer before which nothing moved positions, if it sees the image.
 
         Raises:
-            LayoutError: it does not, or has no grid.
+            LayoutError: the layer does not depend on the image, or has no grid.
         """
         if seen.still:
             raise LayoutError(_STILL)
@@ -106,28 +106,28 @@ class Readings:
         window: Window,
         entrance: Reading | None = None,
     ) -> Reading:
-        """The reading of a layer from what was measured of it.
+        """The reading of a layer from its measurement.
 
         Args:
-            shape: of its output.
-            seen: what was measured.
-            module: whose output it is.
-            course: what became of the image on the way to it.
-            window: which part of the input the layer before it on that way covers.
-            entrance: how the image is read where it entered, with channels first. A layer has its
-                axes if nothing has moved places since, unless the measurement contradicts.
+            shape: the shape of its output.
+            seen: the measurement.
+            module: the module.
+            course: what happened to the image on the way to the layer.
+            window: the part of the input that the previous layer on that way covers.
+            entrance: the reading of the image where it entered, with channels first. It applies if
+                nothing has moved positions since, unless the measurement contradicts it.
 
         Raises:
-            LayoutError: no reading agrees, or two; or the layer has no positions.
+            LayoutError: no layout agrees, or two do; or all places look at the same part.
         """
         known = self._known[_key(seen.samples, shape)]
-        found = again = _agreeing(known, seen)
-        if not found or found[0].agreement < SURE:
+        ranked = again = _agreeing(known, seen)
+        if not ranked or ranked[0].agreement < SURE:
             telling = any(look.telling for look in seen.looks)
             new = claims(seen, self._grids, window, tokens=telling or not known)
-            found = sorted([*again, *new], key=lambda claim: -claim.agreement)
-        if found and (found[0] in again or found[0].agrees(self._grids)):
-            return self._agreed(shape, seen, found, window, since=course.since)
+            ranked = sorted([*again, *new], key=lambda claim: -claim.agreement)
+        if ranked and (ranked[0] in again or ranked[0].agrees(self._grids)):
+            return self._agreed(shape, seen, ranked, window, since=course.since)
         if seen.still:
             raise LayoutError(_STILL)
         if known and len(shape) == self.axes + 2:
@@ -138,49 +138,50 @@ class Readings:
                 self._keep(seen.samples, shape, entrance)
                 return entrance
         if telling and any(look.share >= _ROUNDING for look in seen.looks):
-            tried = f" (correlations: {_listed(found)}; {SURE} is needed)" if found else ""
+            tried = f" (correlations: {_listed(ranked)}; {SURE} is needed)" if ranked else ""
             raise LayoutError(
-                f"no reading of {tuple(shape)} agrees with where its places look{tried}"
+                f"no layout of {tuple(shape)} agrees with where its places look{tried}"
             )
-        if found and found[0].agreement >= AGREES:
-            raise LayoutError(f"no reading is certain: {_listed(found)}")
+        if ranked and ranked[0].agreement >= AGREES:
+            raise LayoutError(f"no layout is certain: {_listed(ranked)}")
         if course.joined:
             raise LayoutError(_ALIKE.format(tuple(shape)))
-        return self._without_positions(shape, seen, module, window, bool(found))
+        return self._without_positions(shape, seen, module, window, bool(ranked))
 
     def _agreed(
-        self, shape: Shape, seen: Measured, found: Sequence[Claim], window: Window, *, since: bool
+        self, shape: Shape, seen: Measured, ranked: Sequence[Claim], window: Window, *, since: bool
     ) -> Reading:
-        """The first of the claims that were `found`, if no other agrees as well."""
-        best = found[0]
+        """The reading of the first of the `ranked` claims, if no other agrees as well."""
+        best = ranked[0]
         if len(shape) == 3 and not best.look.telling and any(look.telling for look in seen.looks):
-            raise LayoutError(f"its places lie along another axis than {best.layout!r} says")
+            raise LayoutError(f"its places lie along another axis than {best.layout!r} claims")
         if best.agreement < SURE and len(best.look.axes) == len(best.grid) > 1:
             looks = [x for x in seen.looks if x is best.look or 1 not in x.strength.shape]
             agreement = max(max(orders(look).values()) for look in looks)
             if agreement > best.agreement + 1e-6:
                 raise LayoutError(
-                    f"{best.layout!r} agrees by {best.agreement:.2f}, and another order of the "
-                    f"axes by {agreement:.2f}"
+                    f"another order of the axes agrees better ({agreement:.2f}) than "
+                    f"{best.layout!r} ({best.agreement:.2f})"
                 )
-        close = [c for c in found[1:] if c.agreement > best.agreement - CLEARLY]
+        close = [c for c in ranked[1:] if c.agreement > best.agreement - CLEARLY]
         rivals = [claim for claim in close if best.rivals(claim)]
         if rivals:
-            raise LayoutError(f"two readings fit equally well: {_listed([best, *rivals])}")
+            raise LayoutError(f"two layouts fit equally well: {_listed([best, *rivals])}")
         reading = Reading(best.layout, _window(best, window, since=since), best.agreement)
         self._keep(seen.samples, shape, reading, best.look.channels)
         return reading
 
     def entry(self, seen: Measured) -> tuple[Window, Reading | None]:
-        """Which part of the input a first layer is given, cut, padded, resized or turned.
+        """The part of the input that a first layer gets, and the reading of what it gets.
 
-        And how it is read, if it has its channels first.
+        The image may be cut, padded, resized or turned before. The reading is ``None`` unless
+        channels come first.
         """
-        found = [claim for claim in claims(seen, (), self.whole) if claim.agreement >= AGREES]
-        if not found:
+        agreeing = [claim for claim in claims(seen, (), self.whole) if claim.agreement >= AGREES]
+        if not agreeing:
             return self.whole, None
-        # The places inside a patch are in order too; those of all patches cover more.
-        best = max(found, key=lambda claim: claim.extent)
+        # The places inside one patch are in order too, but all patches together cover more.
+        best = max(agreeing, key=lambda claim: claim.extent)
         borders = zip(best.borders(), best.grid, strict=True)
         window = tuple(_snapped(*ends, cells) for ends, cells in borders)
         return window, Reading(best.layout, window) if best.look.channels == 1 else None
@@ -193,10 +194,10 @@ class Readings:
         window: Window,
         grid: bool,
     ) -> Reading:
-        """The reading of layers of the same places, or by what `module` is.
+        """The reading of other layers with the same places, or the one that `module` implies.
 
         Raises:
-            LayoutError: there is none, or where places look speaks against it.
+            LayoutError: there is none, or the measurement contradicts it.
         """
         known = self._known[_key(seen.samples, shape)]
         said = said_by(module)
@@ -220,7 +221,7 @@ class Readings:
 
     @property
     def whole(self) -> Window:
-        """All of the input."""
+        """The whole input."""
         return ((0.0, 1.0),) * self.axes
 
     def _keep(self, samples: int, shape: Shape, reading: Reading, channels: int = 1) -> None:
@@ -232,75 +233,75 @@ class Readings:
 
 _STILL = "it does not depend on the image"
 
-_ALIKE = "all places of {} look at the same part of the input: the network does not localise there"
+_ALIKE = "all places of {} look at the same part of the input, so the layer cannot localise"
 
 
 def _window(claim: Claim, before: Window, *, since: bool) -> Window:
-    """The part of the input that the first layer of its kind covers.
+    """The part of the input that the claim's grid covers.
 
-    It is that of the layer `before`, unless something may have moved places since the image
-    entered, and the positions are sharp and tell otherwise.
+    It is the part that the layer `before` covers, unless something may have moved positions since
+    the image entered, and sharp positions show another part.
     """
     if not since or not claim.sharp:
         return before
-    found = []
+    window = []
     for ends, (first, last), cells in zip(claim.borders(), before, claim.grid, strict=True):
         start, end = _snapped(*ends, cells)
         close = 0.75 * max(end - start, last - first) / cells
         same = cells == 1 or max(abs(start - first), abs(end - last)) < close
-        found.append((first, last) if same else (start, end))
-    return tuple(found)
+        window.append((first, last) if same else (start, end))
+    return tuple(window)
 
 
 def _key(samples: int, shape: Shape) -> tuple[int, ...]:
-    """What activations of the same places have in common, however many samples they are of.
+    """A key that activations with the same places share, for any number of samples.
 
-    Sequences of as many tokens are the same, whatever their width.
+    Sequences with the same number of tokens share it, whatever their width.
     """
     rest = *shape[:samples], *shape[samples + 1 :]
     return (samples, rest[0]) if len(rest) == 2 and samples < 2 else (samples, *rest)
 
 
 def confirm(reading: Reading, seen: Measured) -> Reading:
-    """`reading`, found with one sample, if it is that of another too.
+    """`reading`, which was found with one sample, if it fits another sample too.
 
     Raises:
-        LayoutError: it is not.
+        LayoutError: it does not fit.
     """
     if seen.still:
         raise LayoutError(_STILL)
     row = len(seen.axes) == 2 and seen.frames == 1
-    found = [claim for look in seen.looks if (claim := Claim.of(reading.layout, look))]
+    tried = [claim for look in seen.looks if (claim := Claim.of(reading.layout, look))]
     if reading.agreement is None:
-        fits = not row or any(not claim.contradicted for claim in found)
-    else:  # a row of tokens that is off by a few agrees as well, nearly
+        fits = not row or any(not claim.contradicted for claim in tried)
+    else:  # a row of tokens that is off by a few agrees nearly as well
         least = min(SURE, reading.agreement - _AS_WELL) if row else AGREES
-        close = [claim for claim in found if claim.agreement >= least]
+        close = [claim for claim in tried if claim.agreement >= least]
         fits = any(not (claim.displaced or (row and claim.leaves_out)) for claim in close)
     if not fits:
         raise LayoutError(
-            f"{reading.layout!r} fits the first sample and not all of them; explain "
-            "samples whose patches lie at different places one by one"
+            f"{reading.layout!r} fits the first sample but not all samples; explain samples whose "
+            "patches lie at different places one at a time"
         )
     return reading
 
 
 def _agreeing(known: Sequence[tuple[Reading, int]], seen: Measured) -> list[Claim]:
     """The claims of `known` readings that agree, the best first."""
-    found = [Claim.of(reading.layout, seen.look(channels)) for reading, channels in known]
-    agreeing = [c for c in found if c is not None and c.agreement >= AGREES and not c.displaced]
+    tried = [Claim.of(reading.layout, seen.look(channels)) for reading, channels in known]
+    agreeing = [c for c in tried if c is not None and c.agreement >= AGREES and not c.displaced]
     return sorted(agreeing, key=lambda claim: -claim.agreement)
 
 
-def _listed(found: Sequence[Claim], most: int = 4) -> str:
+def _listed(ranked: Sequence[Claim], most: int = 4) -> str:
     return ", ".join(
         f"{claim.layout!r} {' and '.join(f'{c:.2f}' for c in claim.correlations)}"
-        for claim in found[:most]
+        for claim in ranked[:most]
     )
 
 
 def _snapped(start: float, end: float, cells: int) -> tuple[float, float]:
-    """The ends of a window in ascending order, exactly those of the input where they are close."""
+    """The ends of a window in ascending order, moved to those of the input if they are close."""
     close = 0.25 * abs(end - start) / cells
     low, high = min(start, end), max(start, end)
     return 0.0 if abs(low) < close else low, 1.0 if abs(high - 1) < close else high

@@ -1,7 +1,8 @@
-"""The search for a reading that agrees with where places were measured to look.
+"""Search for the layout that agrees with a measurement of where places look.
 
-Axes are tried in every order; tokens in rows, on the grids of other layers and on those that their
-number allows, with a few others before, between or behind; and else each where it looks.
+The search tries the axes in every order. For tokens it tries rows on the grids of other layers, and
+on grids that the number of tokens allows, with a few other tokens before, between or after the
+patches. In the end it puts each token where it looks.
 """
 
 from __future__ import annotations
@@ -20,45 +21,45 @@ from camlib.layouts.measured import FOLDED, Looks, Measured
 from camlib.maps import Window
 
 _AS_GOOD = 0.02
-"""Of readings that agree to within this, the one with the most places is right."""
+"""Among layouts that agree to within this, the one with the most places is right."""
 
 _OTHERS = 16
-"""How many tokens that are no patches are looked for where no other layer tells the grid."""
+"""The most tokens besides patches that the search allows if no other layer shows the grid."""
 
 _AT_ONCE = 2**20
-"""How many tokens are compared at a time."""
+"""The number of tokens that are compared at a time."""
 
 _MANY = 2**24
-"""So many tokens to compare in all that it is not tried."""
+"""The most tokens to compare in all; beyond this, the search skips the attempt."""
 
 
 def claims(
     measured: Measured, grids: Collection[Grid], window: Window, *, tokens: bool = True
 ) -> list[Claim]:
-    """The ways to read an activation on a grid with the axes of the input, the best first.
+    """The layouts that read an activation on a grid with the axes of the input, the best first.
 
     Args:
-        measured: what was measured of it.
-        grids: of other layers of the pass.
-        window: which part of the input the layer before covers.
-        tokens: whether to look for grids of tokens too, of which there are many.
+        measured: the measurement of the activation.
+        grids: the grids of other layers of the pass.
+        window: the part of the input that the previous layer covers.
+        tokens: whether to try grids of tokens too, of which there are many.
     """
     axes = len(window)
-    found: list[Claim] = []
+    tried: list[Claim] = []
     for look in measured.looks:
         row = len(look.axes) == 1 and look.axes != (FOLDED,) and look.channels == 2
         if len(look.axes) == axes and not row:
             for order in _orders(look):
-                found += _on_axes(order, look, measured)
+                tried += _on_axes(order, look, measured)
         if row and tokens:
-            found += _of_tokens(look, measured, grids, window)
-    # The fewer the places, the more of the unusual readings agree by chance.
-    found = [claim for claim in found if claim.usual or claim.agreement >= ROLLED]
-    return sorted(found, key=lambda claim: -claim.agreement)
+            tried += _of_tokens(look, measured, grids, window)
+    # With few places, unusual layouts often agree by chance.
+    credible = [claim for claim in tried if claim.usual or claim.agreement >= ROLLED]
+    return sorted(credible, key=lambda claim: -claim.agreement)
 
 
 def orders(look: Looks) -> dict[Grid, float]:
-    """How well each order of the axes of an activation agrees, in one direction or the other."""
+    """How well each order of the axes of an activation agrees, in either direction."""
     along = look.along.abs().tolist()
     single = [look.strength.shape[axis] == 1 for axis in range(len(look.axes))]
     return {
@@ -70,14 +71,14 @@ def orders(look: Looks) -> dict[Grid, float]:
 
 
 def _orders(look: Looks, least: float = 0.5) -> list[Grid]:
-    """The orders of axes that agree at all, at least the one that agrees best."""
-    agreement = orders(look)
-    least = min(least, max(agreement.values()))
-    return [order for order, found in agreement.items() if found >= least]
+    """The orders of axes that agree by at least `least`, or the best one if none does."""
+    agreements = orders(look)
+    least = min(least, max(agreements.values()))
+    return [order for order, agreement in agreements.items() if agreement >= least]
 
 
 def _on_axes(order: Sequence[int], look: Looks, measured: Measured) -> Iterator[Claim]:
-    """The claim that these axes of the activation are those of the input, in this order."""
+    """The claim that these axes of the activation, in this order, are those of the input."""
     if FOLDED not in order:
         axes = (measured.samples, look.channels, *order)
         claim = Claim.of(_named(axes), look)
@@ -89,13 +90,13 @@ def _on_axes(order: Sequence[int], look: Looks, measured: Measured) -> Iterator[
         claim = Claim.of(Frames(measured.frames, each), look)
     else:
         return
-    # An axis of one place may as well be that of one channel, in another order.
+    # In another order, an axis of length 1 may be that of a single channel.
     if claim is not None and (claim.usual or 1 not in claim.grid) and math.prod(claim.grid) > 1:
         yield claim
 
 
 def _named(order: tuple[int, ...]) -> Layout:
-    """The layout with the axes of samples, channels and grid in this `order`."""
+    """The layout with the axes of samples, channels and grid in `order`."""
     if order == tuple(range(len(order))):
         return ChannelsFirst()
     if order == (0, len(order) - 1, *range(1, len(order) - 1)):
@@ -106,7 +107,7 @@ def _named(order: tuple[int, ...]) -> Layout:
 def _of_tokens(
     look: Looks, measured: Measured, grids: Collection[Grid], window: Window
 ) -> Iterator[Claim]:
-    """The best reading as tokens on a grid, or each at the place it looks at."""
+    """The best claims of tokens on a grid, row by row or each where it looks."""
     best: list[Claim] = []
     stages = _stages(look, len(window), grids)
     for stage in stages if look.telling else itertools.islice(stages, 2):
@@ -128,13 +129,13 @@ def _of_tokens(
 def _stages(
     look: Looks, axes: int, grids: Collection[Grid]
 ) -> Iterator[Iterator[tuple[Tensor, Grid]]]:
-    """Which tokens may be patches, ``(S, patches)``, on which grid: the likeliest first."""
+    """The choices of tokens as patches, ``(S, patches)``, and their grids, the likeliest first."""
     every = torch.arange(len(look.loud), device="cpu")
     loud = every[look.loud.cpu()]
     count = len(every)
 
     def gaps(grid: Grid) -> Tensor:
-        """All but as many tokens as are too many, from each place on."""
+        """The tokens without a gap of the surplus ones, for each place of the gap."""
         size, others = math.prod(grid), count - math.prod(grid)
         starts = torch.arange(1, size, device="cpu")[:, None]
         return every[:size] + others * (every[:size] >= starts)
@@ -162,7 +163,7 @@ def _stages(
 
 
 def _steps(look: Looks) -> Tensor:
-    """The tokens of a series: all but those at its ends that look somewhere else."""
+    """The tokens of a series, without those at its ends that look elsewhere."""
     line = look.positions[0]
     numbers = torch.arange(len(line), device=line.device).to(line)
     keep = look.loud
@@ -178,12 +179,12 @@ def _steps(look: Looks) -> Tensor:
 
 
 def _coverage(claim: Claim) -> tuple[int, int, bool]:
-    """How many places that change a claim shows, and how few that do not."""
+    """A sort key: more places that change first, then fewer that do not."""
     return int(claim.loud.sum()), -claim.silent, claim.usual
 
 
 def _laid(look: Looks, measured: Measured, runs: Tensor, grid: Grid) -> Iterator[Claim]:
-    """For each order of the axes, the claim of that of `runs` ``(S, patches)`` that agrees best."""
+    """For each order of the axes, the best claim among `runs` ``(S, patches)`` of tokens."""
     parts = torch.split(runs, max(1, _AT_ONCE // runs.shape[1]))
     correlations = torch.cat([_of_runs(look, part, grid) for part in parts], 2)
     for order in itertools.permutations(range(len(grid))):
@@ -202,28 +203,28 @@ def _laid(look: Looks, measured: Measured, runs: Tensor, grid: Grid) -> Iterator
 
 
 def _of_runs(look: Looks, runs: Tensor, grid: Grid) -> Tensor:
-    """The correlations of each axis of the input with each of the grid, ``(A, A, S)``.
+    """The correlation of each axis of the input with each axis of the grid, ``(A, A, S)``.
 
-    Over the places that change; 1 for an axis of the grid with one place.
+    It counts the places that change, and is 1 for an axis of the grid with one place.
     """
     runs = runs.to(look.positions.device)
     loud = look.loud[runs].to(look.positions)
     count = loud.sum(1).clamp(min=1)
     measured = look.positions[:, runs]
     measured = (measured - ((measured * loud).sum(2) / count)[..., None]) * loud
-    found = []
+    correlations = []
     numbers = torch.arange(math.prod(grid), device=runs.device).to(runs)
     for claimed in torch.unravel_index(numbers, grid):
         line = claimed.to(loud).expand_as(loud)
         line = (line - ((line * loud).sum(1) / count)[:, None]) * loud
         size = line.norm(dim=1) * measured.norm(dim=2)
-        found.append((line * measured).sum(2) / size.clamp(min=1e-12))
+        correlations.append((line * measured).sum(2) / size.clamp(min=1e-12))
     single = torch.tensor([n == 1 for n in grid], device=runs.device)
-    return torch.stack(found, 1).masked_fill(single[:, None], 1.0)
+    return torch.stack(correlations, 1).masked_fill(single[:, None], 1.0)
 
 
 def _tokens(numbers: Tensor, measured: Measured, look: Looks) -> Layout:
-    """The layout in which the tokens `numbers` lie on the grid, -1 for none."""
+    """The layout with the tokens `numbers` in the cells of the grid; -1 marks an empty cell."""
     first, count = measured.samples == 0, len(look.strength)
     grid, flat = tuple(numbers.shape), numbers.flatten().tolist()
     start, after = flat[0], count - flat[0] - len(flat)
@@ -239,10 +240,10 @@ def _tokens(numbers: Tensor, measured: Measured, look: Looks) -> Layout:
 def _where_they_look(
     look: Looks, measured: Measured, grids: Collection[Grid], window: Window
 ) -> Iterator[Claim]:
-    """The claim that each token is at the cell it looks at, if these are cells of one grid."""
+    """The claim that each token lies in the cell it looks at, if the cells form one grid."""
     loud = look.loud
     if (look.strength[~loud] > 1e-3 * look.strength[loud].median()).any():
-        return  # whether such a token is a patch cannot be told
+        return  # a token that changes a little may be a patch or not
     low, high = torch.tensor(window, device=look.positions.device).to(look.positions).unbind(1)
     places = (look.positions[:, loud] - low[:, None]) / (high - low)[:, None]
     numbers = torch.arange(len(loud), device="cpu")[loud.cpu()]
@@ -267,7 +268,7 @@ def _where_they_look(
 
 
 def _cells(places: Tensor, most: int = 64) -> int:
-    """The least number of cells of which all `places` ``(T,)`` in [0, 1] are centres; else 1."""
+    """The smallest number of cells with all `places` ``(T,)`` in [0, 1] at centres; else 1."""
     for count in range(1, most + 1):
         away = (places * count - 0.5) - (places * count - 0.5).round()
         if away.abs().max() < 0.2:

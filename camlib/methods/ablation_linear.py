@@ -67,7 +67,7 @@ class Channelwise:
             chunks: see the attributes.
         """
         layer = _Layer(run, number, layout, Chunks(chunks.size))
-        run.settle(number, layout, several=chunks.size != 1 or len(run.inputs) > 1)
+        run.try_replay(number, layout, several=chunks.size != 1 or len(run.inputs) > 1)
         if sharded(run.model.modules()):  # which takes the weight back after the pass
             return None
         wide = (each.shape[1] for each in run.model.parameters() if each.ndim == 2)

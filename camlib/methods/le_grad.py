@@ -75,7 +75,7 @@ class LeGrad(AttentionMethod):
         axis = blocks.layout.samples_axis
         outputs = run.seen.activations()
         samples = torch.arange(len(run.inputs), device=run.inputs.image.device)
-        run.settle(-1, blocks.layout, several=False)
+        run.try_replay(-1, blocks.layout, several=False)
         maps = []
         mean = self.tokens == "mean" or (self.tokens is None and blocks.pooling is None)
         for call, output in zip(blocks.calls, outputs, strict=True):

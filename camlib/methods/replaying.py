@@ -120,7 +120,7 @@ def changed_scores(
         answers = run.again(number, samples, layout.put_back(changed, whole), target)
         return answers.to(raw.device)
 
-    run.settle(number, layout, several=chunks.size != 1 or len(run.inputs) > 1)
+    run.try_replay(number, layout, several=chunks.size != 1 or len(run.inputs) > 1)
     like = run.inputs.image, layout(raw)
     pairs = pairs.to(run.inputs.image.device)
     answered = [each for _, each in chunks.run(scores, pairs, *like)]

@@ -1,4 +1,4 @@
-"""How good a map is: whether the model heeds it, where it lies, and what it depends on."""
+"""Metrics of maps: faithfulness to the model, localisation, and dependence on the weights."""
 
 from camlib.metrics.combined import adcc, arcc
 from camlib.metrics.complexity import complexity
@@ -55,3 +55,8 @@ __all__ = [
     "road",
     "sensitivity_max",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, without helper modules."""
+    return __all__

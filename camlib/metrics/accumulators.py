@@ -1,8 +1,7 @@
-"""Metrics over whole datasets: each is a `torchmetrics.Metric`, which processes share.
+"""Metrics over whole datasets, as `torchmetrics.Metric` objects that processes can share.
 
-They need the extra ``metrics``; everything else of `camlib.metrics` needs torch alone. What is kept
-are sums in float64, so that the order of batches, and how they are spread over processes, changes
-nothing but the last bits.
+They need the extra ``metrics``; the rest of `camlib.metrics` needs torch only. They keep sums in
+float64, so the order of batches, and their distribution over processes, changes only the last bits.
 """
 
 from __future__ import annotations
@@ -43,21 +42,22 @@ LOCALISATION = {
     "pixel_average_precision": pixel_average_precision,
     "relevance_rank_accuracy": relevance_rank_accuracy,
 }
-"""The metrics of each map, by name."""
+"""The metrics with one value for each map, by name."""
 
 
 class Faithfulness(Metric):
     """The means of metrics of faithfulness over a dataset.
 
     Args:
-        model: any network; it is left as found, and is no part of the metric's state.
+        model: any network; it is left unchanged, and is not part of the metric's state.
         metrics: see `camlib.metrics.faithfulness`.
-        method: what makes the heatmaps where `update` gets none, and for the metrics that ask
-            again.
-        options: of `camlib.metrics.faithfulness`, such as `batch_size`, and of `torchmetrics`.
+        method: the method that makes heatmaps if `update` gets none, and for the metrics that
+            explain changed images.
+        options: options of `camlib.metrics.faithfulness`, such as `batch_size`, and of
+            `torchmetrics`.
 
     Raises:
-        InputError: there is no such metric.
+        InputError: a metric does not exist.
 
     Example:
         >>> meter = Faithfulness(model, ["deletion", "insertion"], method=GradCAM(model))
@@ -81,7 +81,7 @@ class Faithfulness(Metric):
         shared = {name: options.pop(name) for name in [*options] if name in _SHARED}
         super().__init__(**shared)
         self._measures = measures_of(metrics, method)
-        # A tuple, so that the model is no part of this module.
+        # A tuple, so that the model is not part of this module.
         self._asked = Measuring(model, **options), method
         zeros = torch.zeros(len(self._measures), dtype=torch.float64)
         self.add_state("sums", zeros.clone(), dist_reduce_fx="sum")
@@ -92,7 +92,7 @@ class Faithfulness(Metric):
 
         Args:
             images: see `camlib.metrics.faithfulness`.
-            heatmaps: see there; by default what the method finds.
+            heatmaps: see there; by default, the maps of the method.
             target: see there.
 
         Raises:
@@ -103,14 +103,14 @@ class Faithfulness(Metric):
         if heatmaps is None:
             if not isinstance(method, Method):
                 raise InputError(
-                    "there are no heatmaps; pass heatmaps=, or method= to the constructor, such as "
+                    "heatmaps is missing; pass heatmaps=, or method= to the constructor, such as "
                     "GradCAM(model)"
                 )
             seen = method.explain(images, target)
             heatmaps = seen.heatmap
             target = seen.target if target is None else target
-        found = measuring.measured(images, heatmaps, target, self._measures)
-        for place, values in enumerate(found.values()):
+        measured = measuring.measured(images, heatmaps, target, self._measures)
+        for place, values in enumerate(measured.values()):
             _add(self.sums, self.counts, place, values)
 
     def compute(self) -> dict[str, Tensor]:
@@ -122,14 +122,14 @@ class Localisation(Metric):
     """The means of metrics of localisation over a dataset, and over its classes.
 
     Args:
-        metrics: names of `LOCALISATION`, or a mapping of names to options of each; with one number
-            for each map.
-        classes: how many there are, if the mean over classes of the means of each is wanted, as by
-            the pointing game's paper. The classes then go to `update`.
-        options: of `torchmetrics`.
+        metrics: names in `LOCALISATION`, or a mapping from names to options, with one number for
+            each map.
+        classes: the number of classes, for the mean over classes of each class's mean, as in the
+            pointing game's paper. Then `update` needs the classes.
+        options: options of `torchmetrics`.
 
     Raises:
-        InputError: there is no such metric.
+        InputError: a metric does not exist.
     """
 
     full_state_update = False
@@ -148,7 +148,7 @@ class Localisation(Metric):
         for name in named:
             if name not in LOCALISATION:
                 known = ", ".join(map(repr, LOCALISATION))
-                raise InputError(f"there is no metric {name!r}; use some of {known}")
+                raise InputError(f"metric {name!r} does not exist; use some of {known}")
         self._options = {
             name: dict(metrics[name]) if isinstance(metrics, Mapping) else {} for name in named
         }
@@ -163,7 +163,7 @@ class Localisation(Metric):
         Args:
             heatmaps: ``(N, H, W)`` or ``(N, K, H, W)``.
             truth: masks or boxes, see `camlib.metrics.pointing_game`.
-            classes: of the maps, ``(N,)`` or ``(N, K)``, where the mean over classes is wanted.
+            classes: the classes of the maps, ``(N,)`` or ``(N, K)``, for the mean over classes.
 
         Raises:
             InputError: `truth` does not fit `heatmaps`, or `classes` are missing or out of range.
@@ -172,20 +172,20 @@ class Localisation(Metric):
         if self._classes is not None:
             if classes is None or classes.shape != heatmaps.shape[:-2]:
                 raise InputError(
-                    f"expected the class of each map, of shape {tuple(heatmaps.shape[:-2])}; the "
-                    "metric was made with classes="
+                    "this metric has classes=, so update needs the class of each map, of shape "
+                    f"{tuple(heatmaps.shape[:-2])}; pass classes="
                 )
             if not bool(((classes >= 0) & (classes < self._classes)).all()):
-                raise InputError(f"a class is out of range: expected 0 to {self._classes - 1}")
+                raise InputError(f"a class is out of range; expected 0 to {self._classes - 1}")
             where = classes
         for place, (name, options) in enumerate(self._options.items()):
             values = LOCALISATION[name](heatmaps, truth, **options)
             if values.shape != heatmaps.shape[:-2]:
-                raise InputError(f"{name} gives several numbers for each map; use one share")
+                raise InputError(f"{name} gives several numbers for each map; pass a single share")
             _add(self.sums, self.counts, place, values, where)
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean of each metric, by name, over classes that were met; NaN if none was."""
+        """The mean of each metric, by name, over the classes seen; NaN before the first update."""
         means = (self.sums / self.counts).nanmean(1)
         return dict(zip(self._options, means, strict=True))
 
@@ -196,7 +196,7 @@ class MaxBoxAccuracy(Metric):
     Args:
         version: see there.
         thresholds: see there.
-        options: of `torchmetrics`.
+        options: options of `torchmetrics`.
     """
 
     full_state_update = False
@@ -216,11 +216,11 @@ class MaxBoxAccuracy(Metric):
 
     def update(self, heatmaps: Tensor, truth: Truth) -> None:
         """Add a batch; see `camlib.metrics.max_box_accuracy`."""
-        found = box_accuracy(
+        hits = box_accuracy(
             heatmaps, truth, version=self._version, thresholds=self._thresholds
         ).flatten(0, -3)
-        known = ~found.isnan().flatten(1).any(1)
-        self.hits += found[known].double().sum(0).to(self.hits.device)
+        known = ~hits.isnan().flatten(1).any(1)
+        self.hits += hits[known].double().sum(0).to(self.hits.device)
         self.counts += known.sum().to(self.counts.device)
 
     def compute(self) -> Tensor:
@@ -231,16 +231,16 @@ class MaxBoxAccuracy(Metric):
 def _add(
     sums: Tensor, counts: Tensor, place: int, values: Tensor, where: Tensor | None = None
 ) -> None:
-    """Add `values` but for NaN to row `place`, in the column of each if `where` tells them."""
+    """Add `values` except NaN to row `place`, in the columns `where` or in the first one."""
     known = ~values.isnan()
-    found = values[known].to(sums)
+    added = values[known].to(sums)
     if sums.ndim == 1:
-        sums[place] += found.sum()
-        counts[place] += len(found)
+        sums[place] += added.sum()
+        counts[place] += len(added)
         return
-    columns = torch.zeros_like(found).long() if where is None else where.to(sums.device)[known]
-    sums[place].index_add_(0, columns, found)
-    counts[place].index_add_(0, columns, torch.ones_like(found))
+    columns = torch.zeros_like(added).long() if where is None else where.to(sums.device)[known]
+    sums[place].index_add_(0, columns, added)
+    counts[place].index_add_(0, columns, torch.ones_like(added))
 
 
 _SHARED = (

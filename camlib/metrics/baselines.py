@@ -1,4 +1,4 @@
-"""What stands where a pixel is taken away."""
+"""The baselines that replace removed pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camlib.errors import InputError
 from camlib.metrics.given import Given
 
 Baseline = Literal["zero", "blur"] | float | Tensor | Callable[[Tensor], Tensor]
-"""What stands where a pixel is taken away: 0 (the mean colour of normalised images), the blurred
+"""The values that replace removed pixels: 0 (the mean colour of normalised images), the blurred
 image of RISE, a number, a tensor that broadcasts to the images, or a function of the images
 ``(N, C, *size)``."""
 
@@ -22,7 +22,7 @@ def baseline_of(given: Given, baseline: Baseline) -> Tensor:
     """`baseline` for each image, ``(N, C, *size)``.
 
     Raises:
-        InputError: it does not fit the images.
+        InputError: `baseline` does not fit the images.
     """
 
     def make() -> Tensor:
@@ -39,17 +39,17 @@ def baseline_of(given: Given, baseline: Baseline) -> Tensor:
         except (RuntimeError, AttributeError):
             raise InputError(
                 f"a baseline of shape {tuple(getattr(made, 'shape', ()))} does not fit images "
-                f"{tuple(image.shape)}, which have their channels after the samples"
+                f"{tuple(image.shape)}; expected channels after the samples"
             ) from None
 
     return given.once(("baseline", baseline), make)
 
 
 def blurred(images: Tensor, length: int = 11, sigma: float = 5.0) -> Tensor:
-    """`images` under the kernel of RISE's authors, with zeros beyond the border.
+    """`images` blurred with the kernel of RISE's authors, with zeros outside the border.
 
-    Their kernel is a Gaussian of standard deviation `sigma`, mirrored at the ends of `length`
-    pixels, which makes it nearly flat.
+    The kernel is a Gaussian of standard deviation `sigma`, mirrored at the ends of `length` pixels,
+    which makes it nearly flat.
     """
     kernel = torch.zeros(length, dtype=torch.float64, device="cpu")
     reach = int(4 * sigma + 0.5)

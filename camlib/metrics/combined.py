@@ -1,4 +1,4 @@
-"""Metrics that are a harmonic mean of others: none of them may be bad."""
+"""Metrics that are a harmonic mean of others, so that each part must be good."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camlib.targets.classes import Asked
 
 
 class Harmonic(Measure):
-    """The harmonic mean of coherency, ``1 - complexity`` and a third."""
+    """The harmonic mean of coherency, ``1 - complexity`` and a third metric."""
 
     higher = True
     third: Measure
@@ -29,12 +29,12 @@ class Harmonic(Measure):
         self.complexity = Complexity()
 
     def check(self, given: Given) -> None:
-        """Refuse what one of the three refuses."""
+        """Refuse maps and scores that one of the three refuses."""
         for each in (self.coherency, self.complexity, self.third):
             each.check(given)
 
     def needs(self) -> tuple[tuple[Perturbation, Asked], ...]:
-        """The passes of the third; the second needs none, the first runs its own."""
+        """The images of the third; the second needs none, and the first runs its own passes."""
         return self.third.needs()
 
     def values(self, given: Given) -> Tensor:
@@ -42,7 +42,7 @@ class Harmonic(Measure):
         third = self.of_third(self.third.values(given))
         parts = [self.coherency.values(given), 1 - self.complexity.values(given), third]
         every = torch.stack([part.to(third) for part in parts])
-        # With a part of 0 the reciprocal is infinite, and the mean 0.
+        # If a part is 0, its reciprocal is infinite and the mean 0.
         return 3 / every.clamp(min=0).reciprocal().sum(0)
 
     def of_third(self, values: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class ADCC(Harmonic):
         self.third = AverageDrop(score)
 
     def of_third(self, values: Tensor) -> Tensor:
-        """``1 - AD``, as a share."""
+        """``1 - AD``, from percent."""
         return 1 - values / 100
 
 
@@ -77,7 +77,7 @@ class ARCC(Harmonic):
         self.third = Road(score, "combined", shares, noise, seed)
 
     def of_third(self, values: Tensor) -> Tensor:
-        """Twice the difference, cut to [0, 1]."""
+        """Twice the difference, clipped to [0, 1]."""
         return (2 * values).clamp(0, 1)
 
 
@@ -94,10 +94,10 @@ def adcc(
     """Average drop, coherency and complexity in one number; more is better.
 
     ``3 / (1 / Coh + 1 / (1 - Com) + 1 / (1 - AD))``. Poppi et al., CVPR Workshops 2021,
-    arXiv:2104.10252. Here for each image, while the paper takes the three means over
-    images first; 0 where one part is 0. The authors' code drops from the highest probability even
-    where another class is explained, here it is the class's own. Complexity weighs heavily: small
-    maps win.
+    arXiv:2104.10252. The paper averages each part over images first; here the value is for each
+    image, and 0 if one part is 0. The authors' code takes the drop from the highest probability
+    even if another class is explained; here it is from the class's own. Complexity weighs heavily:
+    small maps win.
 
     Args:
         model: see `camlib.metrics.average_drop`.
@@ -109,7 +109,7 @@ def adcc(
         options: see there.
 
     Returns:
-        Values ``(N,)`` in [0, 1], or ``(N, K)`` for several classes a sample.
+        Values ``(N,)`` in [0, 1], or ``(N, K)`` for several classes per sample.
 
     Raises:
         InputError: the heatmaps do not fit or are not in [0, 1], or a score is not positive.
@@ -134,8 +134,8 @@ def arcc(
     """ROAD, coherency and complexity in one number; more is better.
 
     ``3 / (1 / Coh + 1 / (1 - Com) + 1 / min(1, max(0, 2 ROAD)))``. Domeniconi et al., 2026,
-    arXiv:2605.14641. As `adcc`, with the average drop, which a map of ones wins, replaced by the
-    combined `road`. 0 where one part is 0.
+    arXiv:2605.14641. Like `adcc`, with the combined `road` instead of the average drop, for which a
+    map of ones is best. It is 0 if one part is 0.
 
     Args:
         model: see `camlib.metrics.average_drop`.
@@ -150,7 +150,7 @@ def arcc(
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        Values ``(N,)`` in [0, 1], or ``(N, K)`` for several classes a sample.
+        Values ``(N,)`` in [0, 1], or ``(N, K)`` for several classes per sample.
 
     Raises:
         InputError: the heatmaps do not fit or are not in [0, 1].

@@ -1,4 +1,4 @@
-"""How much of an image a map covers."""
+"""The complexity of a map: how much of an image it covers."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How a score changes where an image is multiplied by its map.
+"""How a score changes when an image is multiplied by its map.
 
-Soft masks multiply the image as the model gets it, so what is removed becomes the mean colour of
-the data. Two things follow. One bright pixel in a map scaled to [0, 1] darkens all others. And a
-map of ones, which explains nothing, has no drop at all: report `average_drop` beside a metric that
-sees it, such as `complexity`.
+The map multiplies the model's input, so removed parts become the mean colour of the data. Two
+things follow. A single bright pixel in a map scaled to [0, 1] darkens all others. And a map of
+ones, which explains nothing, has no drop at all. Report `average_drop` together with a metric that
+notices it, such as `complexity`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Masked(Perturbation):
 
 
 class Confidence(Measure):
-    """What becomes of the score of an image that is multiplied by its map.
+    """The score of an image that is multiplied by its map.
 
     Args:
         score: see `Measure`.
@@ -67,8 +67,9 @@ class Confidence(Measure):
         masked = given.scores(Masked(), self.score)[:, 0].to(clean)
         inside = (clean >= 0) & (clean <= 1)
         margin = self.tolerance * torch.where(inside, clean * (1 - clean), clean.abs())
-        margin = margin + 4 * torch.finfo(clean.dtype).eps * clean.abs() * (self.tolerance > 0)
-        whole = (given.values == 1).flatten(1).all(1, keepdim=True)  # nothing is hidden
+        if self.tolerance > 0:
+            margin = margin + 4 * torch.finfo(clean.dtype).eps * clean.abs()
+        whole = (given.values == 1).flatten(1).all(1, keepdim=True)  # the map hides nothing
         same = whole | ((masked - clean).abs() <= margin)
         return clean, clean.where(same, masked)
 
@@ -79,12 +80,12 @@ class AverageDrop(Confidence):
     higher = False
 
     def check(self, given: Given) -> None:
-        """Refuse maps that are not in [0, 1], and scores that nothing can be a share of."""
+        """Refuse maps that are not in [0, 1], and scores that are not positive."""
         super().check(given)
         clean = given.clean(self.score)
         if not (clean > 0).all():
             raise InputError(
-                f"{self.name} divides by the score, which has to be positive, got "
+                f"{self.name} divides by the score; expected a positive one, got "
                 f"{float(clean.min()):.3g}; use score='probability', or a target with a positive "
                 "score"
             )
@@ -119,7 +120,7 @@ class AverageGain(Confidence):
         clean = given.clean(self.score)
         if (clean > 1).any():
             raise InputError(
-                f"{self.name} divides by what a probability lacks to 1, got a score of "
+                f"{self.name} divides by 1 - p; expected a probability p, got a score of "
                 f"{float(clean.max()):.3g}; use score='probability'"
             )
 
@@ -140,29 +141,30 @@ def average_drop(
     tolerance: float = 1e-3,
     **options: Any,
 ) -> Tensor:
-    """How many percent of its score an image loses where it is multiplied by its map.
+    """The percentage of its score that an image loses when it is multiplied by its map.
 
     ``100 max(0, Y - O) / Y``, with ``Y = p_c(x)`` and ``O = p_c(x * M)``; less is better. Its mean
     over images is the average drop of Chattopadhyay et al., WACV 2018, arXiv:1710.11063, section
-    4.1. Score-CAM's paper mutes half of the pixels first; its numbers cannot be compared.
+    4.1. Score-CAM's paper mutes half of the pixels first, so its numbers cannot be compared.
 
     Args:
-        model: any network; it is left as found.
+        model: any network; it is left unchanged.
         images: see `camlib.Method.__call__`.
-        heatmaps: one for each image, ``(N, H, W)`` in [0, 1]; ``(N, K, H, W)`` for several
-            classes a sample, or one for all of them.
+        heatmaps: one for each image, ``(N, H, W)`` in [0, 1]; with several classes per sample,
+            ``(N, K, H, W)`` or one map for all of them.
         target: see `camlib.Method.__call__`; ``None`` for the class predicted for the clean image.
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
-            function, are taken as they are. Where the model returns probabilities already, use
-            ``"logit"``, which takes what it returns.
-        tolerance: differences of the log-odds up to this one count as none, since a batch of
-            another size is rounded otherwise; of scores outside [0, 1], relative differences.
-        options: `batch_size`, how many images the model sees at once (by default what fits into
+            function, stay unchanged. If the model itself returns probabilities, use ``"logit"``,
+            which takes the model's output.
+        tolerance: the largest difference of log-odds that counts as none, because batches of other
+            sizes round differently; for scores outside [0, 1], the largest relative difference.
+        options: `batch_size`, the number of images at once (by default, as many as fit into
             memory); `progress`, which wraps the loop over batches; and `image`, `image_layout` and
             `eval`, see `camlib.methods.calling.Calling`.
 
     Returns:
-        Percents ``(N,)``, or ``(N, K)`` for several classes a sample. A map of ones has exactly 0.
+        Percentages ``(N,)``, or ``(N, K)`` for several classes per sample; exactly 0 for a map of
+        ones.
 
     Raises:
         InputError: the heatmaps do not fit or are not in [0, 1], or a score is not positive.
@@ -181,14 +183,14 @@ def increase_in_confidence(
     tolerance: float = 1e-3,
     **options: Any,
 ) -> Tensor:
-    """100 where an image multiplied by its map has a higher score than the image, else 0.
+    """100 if an image multiplied by its map has a higher score than the image, else 0.
 
-    ``100 [O > Y]``, in the words of `average_drop`; more is better. Its mean over images is the
+    ``100 [O > Y]``, in the symbols of `average_drop`; more is better. Its mean over images is the
     rate of increase in confidence of Chattopadhyay et al., WACV 2018, arXiv:1710.11063, section
-    4.1. Without a tolerance, rounding alone gives a map of ones a rate of up to a half.
+    4.1. Without a tolerance, rounding alone gives a map of ones a rate of up to one half.
 
     Args:
-        model: see `average_drop`, as all arguments.
+        model: see `average_drop`, as for all arguments.
         images: see there.
         heatmaps: see there.
         target: see there.
@@ -197,7 +199,7 @@ def increase_in_confidence(
         options: see there.
 
     Returns:
-        Percents ``(N,)``, or ``(N, K)`` for several classes a sample.
+        Percentages ``(N,)``, or ``(N, K)`` for several classes per sample.
 
     Raises:
         CamlibError: see `average_drop`.
@@ -216,13 +218,13 @@ def average_gain(
     tolerance: float = 1e-3,
     **options: Any,
 ) -> Tensor:
-    """How many percent of what its probability lacks to 1 an image gains by its map.
+    """The percentage of the possible gain in probability that an image gains by its map.
 
-    ``100 max(0, O - Y) / (1 - Y)``, in the words of `average_drop`; more is better. Zhang et al.,
+    ``100 max(0, O - Y) / (1 - Y)``, in the symbols of `average_drop`; more is better. Zhang et al.,
     Opti-CAM, CVIU 2024, arXiv:2301.07002.
 
     Args:
-        model: see `average_drop`, as all arguments.
+        model: see `average_drop`, as for all arguments.
         images: see there.
         heatmaps: see there.
         target: see there.
@@ -231,7 +233,7 @@ def average_gain(
         options: see there.
 
     Returns:
-        Percents ``(N,)``, or ``(N, K)`` for several classes a sample.
+        Percentages ``(N,)``, or ``(N, K)`` for several classes per sample.
 
     Raises:
         InputError: a score is above 1; see also `average_drop`.

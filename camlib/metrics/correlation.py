@@ -1,4 +1,4 @@
-"""Whether a map's sums go with what the score loses; and correlation itself."""
+"""Faithfulness correlation, which compares sums of a map with losses of the score."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from camlib.options import Count, Seed, checked
 from camlib.targets.classes import Asked
 
 SUBSET = 224
-"""How many pixels are replaced where nothing is said, or a quarter of a small image."""
+"""The default number of replaced pixels; a quarter of a small image."""
 
 
 @dataclass(frozen=True)
 class Replaced(Perturbation):
-    """Random pixels are those of a baseline."""
+    """Images with random pixels replaced by a baseline."""
 
     baseline: Baseline
     draws: int
@@ -34,13 +34,13 @@ class Replaced(Perturbation):
         return self.draws
 
     def images(self, given: Given, rows: Tensor, numbers: Tensor) -> Tensor:
-        """The images, replaced where the draw says."""
+        """The images with the pixels of each draw replaced."""
         samples = given.samples(rows)
         subset = self.subsets(given)[numbers][:, None]
         return torch.where(subset, baseline_of(given, self.baseline)[samples], given.image[samples])
 
     def subsets(self, given: Given) -> Tensor:
-        """Which pixels each draw replaces, bool ``(draws, *size)``."""
+        """The pixels that each draw replaces, bool ``(draws, *size)``."""
 
         def make() -> Tensor:
             size = given.run.inputs.size
@@ -86,7 +86,7 @@ class FaithfulnessCorrelation(Measure):
 
 
 def pearson(one: Tensor, other: Tensor, axis: int) -> Tensor:
-    """Pearson's correlation along `axis`; 0 where one is constant up to rounding."""
+    """Pearson's correlation along `axis`; 0 if one side is constant up to rounding."""
     parts = []
     for values in (one, other):
         apart = values - values.mean(axis, keepdim=True)
@@ -111,10 +111,10 @@ def faithfulness_correlation(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """The correlation of what a map sums to on random pixels and what the score loses with them.
+    """The correlation of a map's sum on random pixels with the score's loss without these pixels.
 
     ``corr_S(sum_S M, f(x) - f(x with S replaced))``. Bhatt, Weller and Moura, IJCAI 2020,
-    arXiv:2005.00631; more is better. A map that is constant has 0.
+    arXiv:2005.00631; more is better. It is 0 for a constant map.
 
     Args:
         model: see `camlib.metrics.average_drop`.
@@ -122,17 +122,17 @@ def faithfulness_correlation(
         heatmaps: see `camlib.metrics.deletion`.
         target: see there.
         score: see there.
-        draws: how many sets of pixels, the same for all images.
-        size: how many pixels a set has; by default 224, or a quarter of a small image.
-        baseline: what is there instead, see `camlib.metrics.deletion`.
-        seed: of the draws.
+        draws: the number of random sets of pixels, the same for all images.
+        size: the number of pixels in a set; by default 224, or a quarter of a small image.
+        baseline: the values that replace them, see `camlib.metrics.deletion`.
+        seed: the seed of the draws.
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        Correlations ``(N,)``, or ``(N, K)`` for several classes a sample.
+        Correlations ``(N,)``, or ``(N, K)`` for several classes per sample.
 
     Raises:
-        InputError: the heatmaps do not fit, or an option has no such value.
+        InputError: the heatmaps do not fit, or an option has an invalid value.
         CamlibError: the inputs or the target do not fit the model; see the message.
     """
     measure = FaithfulnessCorrelation(score, draws, size, baseline, seed)

@@ -1,8 +1,8 @@
-"""How a score changes while pixels are taken away from an image, or brought back.
+"""Deletion and insertion: how a score changes as pixels are removed from an image, or come back.
 
-The order of pixels is that of the map. Maps after a ReLU have large areas of exact zeros: there the
-order is random, by a seed, and the same for every image. An order by rows, as sorting gives it,
-would take the lower half of the picture first.
+Pixels are ordered by the map. Maps after a ReLU have large areas of exact zeros. There the order is
+random, with a seed, and the same for every image. Sorting would order them by rows, so that one
+half of the picture would go first.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from camlib.options import Count, Seed, checked
 from camlib.targets.classes import Asked
 
 STEPS = 28
-"""In how many steps an image is taken away where nothing is said, as by the authors of RISE for
-datasets: 8 rows of 224 pixels in one step."""
+"""The default number of steps, which the authors of RISE use for datasets: 8 rows of 224 pixels in
+each step."""
 
 
 def order_of(maps: Tensor, seed: int) -> Tensor:
-    """The places of `maps` ``(R, P)`` by value, highest first, ties in a random order."""
+    """The places of `maps` ``(R, P)`` by value, the highest first, with ties in random order."""
     shuffled = Draws(seed).order(maps.shape[1]).to(maps.device)
     return shuffled[maps[:, shuffled].argsort(dim=1, descending=True, stable=True)]
 
 
 def ranks_of(given: Given, seed: int) -> Tensor:
-    """How many pixels of a map come before each, ``(R, P)``."""
+    """The number of pixels before each pixel of a map, ``(R, P)``."""
 
     def make() -> Tensor:
         order = order_of(given.maps.flatten(1), seed)
@@ -48,7 +48,7 @@ def ranks_of(given: Given, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Blank(Perturbation):
-    """Nothing of the image is left."""
+    """The baseline, with nothing of the image."""
 
     baseline: Baseline
 
@@ -63,7 +63,7 @@ class Blank(Perturbation):
 
 @dataclass(frozen=True)
 class Partial(Perturbation):
-    """Some of the image is left: what comes first is taken away, or is all that is there."""
+    """A part of the image: the first pixels are removed, or are all that is there."""
 
     baseline: Baseline
     step: int | None
@@ -71,15 +71,15 @@ class Partial(Perturbation):
     insert: bool
 
     def count(self, given: Given) -> int:
-        """Between nothing and everything."""
+        """The number of steps between nothing and everything."""
         return math.ceil(math.prod(given.run.inputs.size) / self.pixels(given)) - 1
 
     def pixels(self, given: Given) -> int:
-        """How many change in a step."""
+        """The number of pixels in a step."""
         return self.step or math.ceil(math.prod(given.run.inputs.size) / STEPS)
 
     def images(self, given: Given, rows: Tensor, numbers: Tensor) -> Tensor:
-        """After ``number + 1`` steps."""
+        """The images after ``number + 1`` steps."""
         samples = given.samples(rows)
         before = ranks_of(given, self.seed)[rows] < ((numbers + 1) * self.pixels(given))[:, None]
         image, blank = given.image[samples], baseline_of(given, self.baseline)[samples]
@@ -88,7 +88,7 @@ class Partial(Perturbation):
 
 
 class Curve(Measure):
-    """The score as pixels are taken away or brought back.
+    """The score as pixels are removed or come back.
 
     Args:
         score: see `Measure`.
@@ -98,7 +98,7 @@ class Curve(Measure):
         curve: see `deletion`.
 
     Raises:
-        InputError: an option has no such value.
+        InputError: an option has an invalid value.
     """
 
     insert = False
@@ -125,7 +125,7 @@ class Curve(Measure):
         self.curve = curve
 
     def needs(self) -> tuple[tuple[Perturbation, Asked], ...]:
-        """The blank image and those between; the clean one is known."""
+        """The baseline and the steps between; the clean scores are known."""
         partial = Partial(self.baseline, self.step, self.seed, self.insert)
         return ((Blank(self.baseline), self.score), (partial, self.score))
 
@@ -135,10 +135,10 @@ class Curve(Measure):
         ends = [given.scores(blank, self.score)[:, 0], given.clean(self.score)]
         first, last = ends if self.insert else ends[::-1]
         between = given.scores(partial, self.score).movedim(1, 2)
-        found = torch.cat([first[..., None].to(between), between, last[..., None].to(between)], 2)
+        curve = torch.cat([first[..., None].to(between), between, last[..., None].to(between)], 2)
         if self.curve:
-            return found
-        return (found.sum(2) - (found[..., 0] + found[..., -1]) / 2) / (found.shape[2] - 1)
+            return curve
+        return (curve.sum(2) - (curve[..., 0] + curve[..., -1]) / 2) / (curve.shape[2] - 1)
 
 
 class Deletion(Curve):
@@ -168,12 +168,12 @@ def deletion(
     curve: bool = False,
     **options: Any,
 ) -> Tensor:
-    """The area under the score as pixels are deleted, those of the highest values first.
+    """The area under the score as pixels are deleted, the highest values first.
 
     Petsiuk, Das and Saenko (RISE), BMVC 2018, arXiv:1806.07421; less is better. The curve runs from
-    the image to the baseline in equal steps, the last of which may be shorter; its area is that of
-    trapezoids over steps of one length, as the authors take it. The number depends on the step:
-    compare only what was measured with the same.
+    the image to the baseline in equal steps; the last may be shorter. The area is that of
+    trapezoids over steps of equal length, as in the authors' code. It depends on the step, so
+    compare only values with the same step.
 
     Args:
         model: see `camlib.metrics.average_drop`.
@@ -182,21 +182,21 @@ def deletion(
             ``(N, C, H, W)``, which are summed over channels; ``(N, K, ...)`` for several classes.
         target: see there.
         score: see there.
-        step: how many pixels go at once; by default 1/28 of them, 8 rows of 224 as the authors
-            take for datasets. They take 224 for one image.
-        baseline: what is there instead: ``"zero"``, the mean colour of normalised images;
+        step: the number of pixels in a step; by default 1/28 of them, 8 rows of 224, as the authors
+            use for datasets. For a single image they use 224.
+        baseline: the values that replace pixels: ``"zero"``, the mean colour of normalised images;
             ``"blur"``; a number; a tensor that broadcasts to the images ``(N, C, H, W)``; or a
             function of them.
-        seed: of the order of pixels with equal values, the same for all images.
-        curve: return the scores instead of the area.
+        seed: the seed for the order of equal values, the same for all images.
+        curve: whether to return the scores instead of the area.
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        Areas ``(N,)``, ``(N, K)`` for several classes a sample; with `curve` the scores
+        Areas ``(N,)``, or ``(N, K)`` for several classes per sample; with `curve`, the scores
         ``(..., points)``, from the image on.
 
     Raises:
-        InputError: the heatmaps do not fit, or an option has no such value.
+        InputError: the heatmaps do not fit, or an option has an invalid value.
         CamlibError: the inputs or the target do not fit the model; see the message.
     """
     measure = Deletion(score, step, baseline, seed, curve)
@@ -216,13 +216,13 @@ def insertion(
     curve: bool = False,
     **options: Any,
 ) -> Tensor:
-    """The area under the score as pixels come back, those of the highest values first.
+    """The area under the score as pixels come back, the highest values first.
 
-    Petsiuk, Das and Saenko (RISE), BMVC 2018, arXiv:1806.07421; more is better. As `deletion` the
-    other way round: the curve runs from the baseline, a blurred image, to the image.
+    Petsiuk, Das and Saenko (RISE), BMVC 2018, arXiv:1806.07421; more is better. It is the reverse
+    of `deletion`: the curve runs from the baseline, a blurred image, to the image.
 
     Args:
-        model: see `deletion`, as all arguments.
+        model: see `deletion`, as for all arguments.
         images: see there.
         heatmaps: see there.
         target: see there.
@@ -234,7 +234,7 @@ def insertion(
         options: see there.
 
     Returns:
-        Areas ``(N,)``, ``(N, K)`` for several classes a sample; with `curve` the scores
+        Areas ``(N,)``, or ``(N, K)`` for several classes per sample; with `curve`, the scores
         ``(..., points)``, from the baseline on.
 
     Raises:

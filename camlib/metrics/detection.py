@@ -1,4 +1,4 @@
-"""Boxes from maps beside true boxes, at the threshold that is best for the method."""
+"""Compare boxes from maps with true boxes, at the best threshold for the method."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from camlib.metrics.regions import connected, hot
 from camlib.metrics.truth import Truth, boxes_of, checked
 
 Version = Literal[1, 2]
-"""1: the largest region, an overlap of a half. 2: any region, the mean of three overlaps."""
+"""1: the largest region, with an overlap of one half. 2: any region, the mean of three overlaps."""
 
 OVERLAPS: dict[Version, tuple[float, ...]] = {1: (0.5,), 2: (0.3, 0.5, 0.7)}
-"""The intersections over union from which on a box counts."""
+"""The smallest intersections over union for which a box counts."""
 
 _AT_ONCE = 2**23
-"""How many pixels of thresholded maps are looked at in one piece."""
+"""The number of pixels of thresholded maps that are processed at once."""
 
 
 def box_accuracy(
     heatmaps: Tensor, truth: Truth, *, version: Version = 2, thresholds: int = 100
 ) -> Tensor:
-    """Whether a box from a map overlaps a true one enough, at each threshold.
+    """Whether a box from a map overlaps enough with a true one, at each threshold.
 
     Args:
         heatmaps: see `max_box_accuracy`.
@@ -33,7 +33,7 @@ def box_accuracy(
         thresholds: see `max_box_accuracy`.
 
     Returns:
-        Hits ``(N, thresholds, overlaps)``, or ``(N, K, thresholds, overlaps)``, 0 or 1; NaN where
+        Hits ``(N, thresholds, overlaps)``, or ``(N, K, thresholds, overlaps)``, 0 or 1; NaN if
         there is no object. The last axis has the overlaps of `version`.
 
     Raises:
@@ -42,12 +42,12 @@ def box_accuracy(
     if version not in OVERLAPS:
         raise InputError(f"version={version!r} is not known; use 1 or 2")
     if thresholds < 1:
-        raise InputError(f"thresholds={thresholds} leaves nothing to do; use 1 or more")
+        raise InputError(f"thresholds={thresholds} is out of range; use 1 or more")
     maps = checked(heatmaps, positive="max_box_accuracy")
     boxes = boxes_of(truth, maps)
     shares = torch.arange(1, thresholds + 1, device=maps.device) / (thresholds + 1)
     overlaps = torch.tensor(OVERLAPS[version], device=maps.device)
-    found = []
+    hits = []
     for heatmap, true in zip(maps.flatten(0, -3), boxes, strict=True):
         best = torch.cat(
             [
@@ -55,9 +55,9 @@ def box_accuracy(
                 for some in torch.split(shares, max(_AT_ONCE // heatmap.numel(), 1))
             ]
         )
-        hits = (best[:, None] >= overlaps).to(maps.dtype)
-        found.append(hits if len(true) else torch.full_like(hits, torch.nan))
-    return torch.stack(found).reshape(*maps.shape[:-2], thresholds, len(overlaps))
+        own = (best[:, None] >= overlaps).to(maps.dtype)
+        hits.append(own if len(true) else torch.full_like(own, torch.nan))
+    return torch.stack(hits).reshape(*maps.shape[:-2], thresholds, len(overlaps))
 
 
 def max_box_accuracy(
@@ -65,35 +65,34 @@ def max_box_accuracy(
 ) -> Tensor:
     """The share of images whose box is right, at the best threshold for all of them.
 
-    Choe et al., CVPR 2020, arXiv:2001.07437. A box is drawn around connected places that have at
-    least a share of the map's maximum. MaxBoxAcc (version 1) takes the largest region of each map
-    and asks for an intersection over union of 0.5. MaxBoxAccV2 takes the best of all regions, and
-    the mean over 0.3, 0.5 and 0.7, each at its own best share. No share is fixed, which would rank
-    methods by the distribution of their values. The authors round maps to 8 bits, count a box's
-    last row and column as inside, and resize boxes to 224 pixels; here boxes are exact, in pixels
-    of the heatmap.
+    Choe et al., CVPR 2020, arXiv:2001.07437. A box encloses connected places with at least a share
+    of the map's maximum. MaxBoxAcc (version 1) takes the largest region of each map, and needs an
+    intersection over union of 0.5. MaxBoxAccV2 takes the best region, and averages over 0.3, 0.5
+    and 0.7, each at its own best share. A fixed share would rank methods by the distribution of
+    their values. The authors round maps to 8 bits, count a box's last row and column as inside, and
+    resize boxes to 224 pixels; here boxes are exact, in pixels of the heatmap.
 
     Args:
-        heatmaps: values from 0 on, ``(N, H, W)``, or ``(N, K, H, W)``: all of the data that the
-            best share is for; see `camlib.metrics.accumulators` for more than fits into memory.
+        heatmaps: values of 0 or more, ``(N, H, W)`` or ``(N, K, H, W)``, for the whole dataset; see
+            `camlib.metrics.accumulators` if it does not fit into memory.
         truth: masks of the same shape, boxes in pixels ``(N, 4)``, or a list of ``(B, 4)``, any of
-            which may be met.
+            which counts.
         version: 1 or 2.
-        thresholds: how many shares to try, at equal distances; 1000 in the authors' code.
+        thresholds: the number of shares to try, at equal distances; 1000 in the authors' code.
 
     Returns:
         The accuracy, ``()``. Images without an object do not count.
 
     Raises:
-        InputError: `truth` does not fit `heatmaps`, a value is negative, or an option has no such
-            value.
+        InputError: `truth` does not fit `heatmaps`, a value is negative, or an option has an
+            invalid value.
     """
     hits = box_accuracy(heatmaps, truth, version=version, thresholds=thresholds)
     return hits.flatten(0, -3).nanmean(0).amax(0).mean()
 
 
 def _best(heatmap: Tensor, shares: Tensor, true: Tensor, *, largest: bool) -> Tensor:
-    """The best overlap of a box of `heatmap` ``(H, W)`` with one of `true`, at each of `shares`."""
+    """The best overlap of a box of `heatmap` ``(H, W)`` and one of `true`, for each of `shares`."""
     best = torch.zeros(len(shares), dtype=torch.float64, device=heatmap.device)
     regions = connected(hot(heatmap[None], shares)[0])
     if not len(regions.maps) or not len(true):

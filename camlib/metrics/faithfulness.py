@@ -1,4 +1,7 @@
-"""Whether the model heeds what a map shows: every metric of that kind, and several in one call."""
+"""All metrics of faithfulness by name, and a function that measures several in one call.
+
+They measure whether the model uses what a map shows.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,10 @@ FAITHFULNESS: dict[str, type[Measure]] = {
     "adcc": ADCC,
     "arcc": ARCC,
 }
-"""The metrics by name. ``higher`` of each says whether more is better."""
+"""The metrics by name. The attribute ``higher`` of each tells whether more is better."""
 
 USUAL = ("average_drop", "increase_in_confidence", "average_gain", "deletion", "insertion")
-"""Those that are measured where nothing is said."""
+"""The metrics that are measured by default."""
 
 
 def faithfulness(
@@ -51,24 +54,24 @@ def faithfulness(
     method: Explainer | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Several metrics of the same maps, which share their perturbed passes.
+    """Measure several metrics of the same maps, with shared perturbed passes.
 
     Args:
-        model: any network; it is left as found.
+        model: any network; it is left unchanged.
         images: see `camlib.Method.__call__`.
         heatmaps: see `camlib.metrics.average_drop`.
         target: see `camlib.Method.__call__`; ``None`` for the class predicted for the clean image.
-        metrics: their names, those of the functions of `camlib.metrics`; or a mapping of names to
-            options of each, such as ``{"deletion": {"step": 224}, "average_drop": {}}``.
-        method: what made the heatmaps, for the metrics that ask it again.
+        metrics: the names of functions in `camlib.metrics`, or a mapping from names to options,
+            such as ``{"deletion": {"step": 224}, "average_drop": {}}``.
+        method: the method that made the heatmaps, for metrics that explain changed images.
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        By name what the function of that name returns.
+        The result of each function, by its name.
 
     Raises:
-        InputError: there is no such metric, or one does not fit the heatmaps.
-        OptionError: a metric has no such option.
+        InputError: a metric does not exist, or does not fit the heatmaps.
+        OptionError: a metric does not have an option.
         CamlibError: the inputs or the target do not fit the model; see the message.
 
     Example:
@@ -81,23 +84,23 @@ def faithfulness(
 def measures_of(
     metrics: Sequence[str] | Mapping[str, Mapping[str, Any]], method: Explainer | None = None
 ) -> dict[str, Measure]:
-    """The metrics of these names with their options; see `faithfulness`.
+    """The metrics with these names, with their options; see `faithfulness`.
 
     Raises:
-        InputError: there is no such metric.
-        OptionError: a metric has no such option.
+        InputError: a metric does not exist.
+        OptionError: a metric does not have an option.
     """
     if isinstance(metrics, str):
         metrics = [metrics]
     given = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
-    found = {}
+    measures = {}
     for name, options in given.items():
         if name not in FAITHFULNESS:
             near = get_close_matches(str(name), FAITHFULNESS, n=1)
             hint = (
                 f"did you mean {near[0]!r}?" if near else f"use some of {', '.join(FAITHFULNESS)}"
             )
-            raise InputError(f"there is no metric {name!r}; {hint}")
+            raise InputError(f"metric {name!r} does not exist; {hint}")
         kind = FAITHFULNESS[name]
         known = inspect.signature(kind).parameters
         for option in options:
@@ -109,5 +112,5 @@ def measures_of(
         own = dict(options)
         if "method" in known:
             own.setdefault("method", method)
-        found[name] = kind(**own)
-    return found
+        measures[name] = kind(**own)
+    return measures

@@ -1,7 +1,7 @@
-"""What a metric is computed from: a clean pass, heatmaps, and the scores of perturbed images.
+"""The data of a metric: a clean pass, heatmaps, and the scores of perturbed images.
 
-A row is one heatmap, and all scores are kept by row. Several classes a sample have a heatmap each,
-or share one; in the first case the scores of a row are those of its own class alone.
+A row is one heatmap, and all scores are kept by row. Several classes of a sample have a heatmap
+each, or share one. In the first case, a row has only the scores of its own class.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Given:
 
     Attributes:
         run: the clean pass.
-        chunks: how to go through perturbed images.
+        chunks: how to run perturbed images.
         image: the images with their channels after the samples, ``(N, C, *size)``.
-        values: the attributions by row, ``(R, C, *size)``; ``(R, 1, *size)`` of heatmaps.
-        count: how many heatmaps a sample has.
-        own: whether each heatmap of a sample is of a class of its own.
+        values: the attributions by row, ``(R, C, *size)``; ``(R, 1, *size)`` for heatmaps.
+        count: the number of heatmaps of a sample.
+        own: whether each heatmap of a sample belongs to its own class.
     """
 
     run: Pass
@@ -49,17 +49,14 @@ class Given:
 
     @classmethod
     def of(cls, run: Pass, heatmaps: Tensor, chunks: Chunks) -> Given:
-        """`run` with the `heatmaps` of its images, and `chunks` to go through more.
+        """`run` with the `heatmaps` of its images, and `chunks` to run perturbed ones.
 
         Raises:
             InputError: `heatmaps` do not fit the images, or are not finite.
         """
         values, own = by_row(heatmaps, len(run.inputs), run)
         if not values.isfinite().all():
-            raise InputError(
-                "heatmaps hold NaN or infinity; look for them with torch.isfinite before they are "
-                "measured"
-            )
+            raise InputError("heatmaps contain NaN or infinity; look for them with torch.isfinite")
         each = len(values) // len(run.inputs)
         return cls(run, chunks, run.inputs.arranged, values, each, own and each > 1)
 
@@ -69,22 +66,22 @@ class Given:
         return self.values.sum(1)
 
     def samples(self, rows: Tensor) -> Tensor:
-        """Which sample each of `rows` ``(M,)`` belongs to."""
+        """The sample that each of `rows` ``(M,)`` belongs to."""
         return rows // self.count
 
     def clean(self, score: Asked) -> Tensor:
         """The scores of the clean images by row, ``(R, K)``."""
 
         def make() -> Tensor:
-            found = precise(asked_as(self.run.target, score)(self.run.output)).detach()
-            found = found.reshape(len(self.run.inputs), -1)
-            rows = torch.arange(len(self.values), device=found.device)
-            return self.picked(rows, found[self.samples(rows)])
+            scores = precise(asked_as(self.run.target, score)(self.run.output)).detach()
+            scores = scores.reshape(len(self.run.inputs), -1)
+            rows = torch.arange(len(self.values), device=scores.device)
+            return self.picked(rows, scores[self.samples(rows)])
 
         return self.once(("clean", score), make)
 
     def picked(self, rows: Tensor, scores: Tensor) -> Tensor:
-        """Of `scores` ``(M, K)`` of `rows` those that count: ``(M, 1)`` if each class has a map."""
+        """The `scores` ``(M, K)`` of `rows` that count: ``(M, 1)`` if each class has a map."""
         if not self.own:
             return scores
         return scores.gather(1, (rows % self.count)[:, None].to(scores.device))
@@ -94,51 +91,52 @@ class Given:
         return self._scores[perturbation, score]
 
     def once(self, key: Any, make: Callable[[], Made]) -> Made:
-        """What `make` returns; called once for each `key`."""
+        """The result of `make`, which is called once for each `key`."""
         if key not in self._made:
             self._made[key] = make()
-        found: Made = self._made[key]
-        return found
+        made: Made = self._made[key]
+        return made
 
     def by_class(self, values: Tensor) -> Tensor:
-        """`values` of maps ``(R,)`` for each class that a map is of, ``(R, K)``."""
+        """`values` of maps ``(R,)`` for each class of a map, ``(R, K)``."""
         count = 1 if self.own or not self.run.shape else self.run.shape[0]
         return values[:, None].expand(-1, count)
 
     def shaped(self, values: Tensor) -> Tensor:
-        """`values` ``(R, K, ...)`` by sample: ``(N, ...)``, or ``(N, K, ...)`` for several."""
+        """`values` ``(R, K, ...)`` by sample: ``(N, ...)``, or ``(N, K, ...)`` for more classes."""
         return values.reshape(len(self.run.inputs), *self.run.shape, *values.shape[2:])
 
     def check_unit(self, name: str) -> None:
         """Check that heatmaps are in [0, 1].
 
         Args:
-            name: of the metric.
+            name: the name of the metric.
 
         Raises:
-            InputError: one is not.
+            InputError: a heatmap is not.
         """
         self.check_single(name)
         low, high = float(self.values.min()), float(self.values.max())
         if low < 0 or high > 1:
             raise InputError(
                 f"{name} needs heatmaps in [0, 1], got values from {low:.3g} to {high:.3g}; use "
-                "what a method returns by default, or camlib.maps.normalize(heatmaps[:, None])"
+                "the maps that a method returns by default, or "
+                "camlib.maps.normalize(heatmaps[:, None])"
             )
 
     def check_single(self, name: str) -> None:
         """Check that there is one value for each pixel.
 
         Args:
-            name: of the metric.
+            name: the name of the metric.
 
         Raises:
-            InputError: there is one for each channel.
+            InputError: there is one value for each channel.
         """
         if self.values.shape[1] > 1:
             raise InputError(
                 f"{name} needs heatmaps {(len(self.run.inputs), *self.run.inputs.size)}, got "
-                "attributions of each channel; reduce them first, such as by "
+                "attributions of channels; reduce them first, for example by "
                 "attribution.abs().amax(1), and scale them to [0, 1]"
             )
 
@@ -154,25 +152,25 @@ def by_row(heatmaps: Tensor, count: int, run: Pass) -> tuple[Tensor, bool]:
     """
     if not isinstance(heatmaps, Tensor):
         raise InputError(
-            f"expected heatmaps as a tensor, got {type(heatmaps).__name__}; pass what a method's "
-            "call returns, such as GradCAM(model)(images)"
+            f"expected heatmaps as a tensor, got {type(heatmaps).__name__}; pass the result of a "
+            "method's call, such as GradCAM(model)(images)"
         )
     inputs, classes = run.inputs, run.shape
-    found = precise(heatmaps.detach()).to(inputs.image.device)
-    shape, size, pixels = tuple(found.shape), inputs.size, tuple(inputs.image.shape[1:])
+    values = precise(heatmaps.detach()).to(inputs.image.device)
+    shape, size, pixels = tuple(values.shape), inputs.size, tuple(inputs.image.shape[1:])
     if shape == (count, *size):
-        return found[:, None], False
+        return values[:, None], False
     if classes and shape == (count, *classes, *size):
-        return found.flatten(0, 1)[:, None], True
+        return values.flatten(0, 1)[:, None], True
     if shape == (count, *pixels):
-        return _channels_first(found, inputs.axis), False
+        return _channels_first(values, inputs.axis), False
     if classes and shape == (count, *classes, *pixels):
-        return _channels_first(found.flatten(0, 1), inputs.axis), True
+        return _channels_first(values.flatten(0, 1), inputs.axis), True
     raise InputError(_misfit(shape, count, run, pixels))
 
 
-def _channels_first(found: Tensor, axis: int | None) -> Tensor:
-    return found.unsqueeze(1) if axis is None else found.movedim(axis, 1)
+def _channels_first(values: Tensor, axis: int | None) -> Tensor:
+    return values.unsqueeze(1) if axis is None else values.movedim(axis, 1)
 
 
 def _misfit(shape: tuple[int, ...], count: int, run: Pass, pixels: tuple[int, ...]) -> str:
@@ -183,6 +181,6 @@ def _misfit(shape: tuple[int, ...], count: int, run: Pass, pixels: tuple[int, ..
     known = " or ".join(map(str, dict.fromkeys(ways)))
     return (
         f"heatmaps of shape {shape} do not fit images of shape {tuple(run.inputs.image.shape)}; "
-        f"expected {known}: resize maps of a layer's own grid to the image first, and give "
-        "several classes a sample in target= where each has a map"
+        f"expected {known}; resize maps on a layer's grid to the image first, and pass target= "
+        "with several classes per sample if each has a map"
     )

@@ -1,10 +1,10 @@
-"""Noisy linear imputation: missing pixels as the weighted mean of their neighbours.
+"""Linear imputation: replace missing pixels by the weighted mean of their neighbours.
 
-Rong et al. (ROAD), ICML 2022, arXiv:2202.00449: a direct neighbour weighs 1/6, a diagonal one 1/12,
-and beyond the border there is none. That is one sparse linear system for each image, a Laplace
-equation on the missing pixels. Large holes make single sweeps slow, so it is solved by conjugate
-gradients with a multigrid cycle: about ten iterations whatever the size of the holes, all images of
-a batch at once.
+Rong et al. (ROAD), ICML 2022, arXiv:2202.00449: a direct neighbour has weight 1/6, a diagonal one
+1/12, and there are none outside the border. This gives a sparse linear system for each image, a
+Laplace equation on the missing pixels. Simple sweeps are slow for large holes, so conjugate
+gradients with a multigrid cycle solve it: in about ten iterations for holes of any size, for all
+images of a batch at once.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from torch.nn import functional as F
 from camlib.maps import precise
 
 _WEIGHTS = {(0, 1): 1 / 6, (1, 0): 1 / 6, (1, 1): 1 / 12, (1, -1): 1 / 12}
-"""The weight of half of the neighbours, by their offset; the others are opposite."""
+"""The weights of half of the neighbours, by offset; the other half is opposite."""
 
 _DAMPING = 0.8
-"""Of a Jacobi sweep."""
+"""The damping of a Jacobi sweep."""
 
 _SMALLEST = 4
-"""Side of a grid that is solved by sweeps alone."""
+"""The side of a grid that is solved by sweeps alone."""
 
 _MOST = 100
-"""Iterations at most."""
+"""The largest number of iterations."""
 
 
 def imputed(images: Tensor, missing: Tensor, tolerance: float = 1e-5) -> Tensor:
     """`images` with the `missing` pixels replaced by the weighted means of their neighbours.
 
     Args:
-        images: ``(N, C, H, W)``.
-        missing: bool ``(N, 1, H, W)``; at least one pixel of each image is not.
-        tolerance: of the residual, as a share of what the known pixels contribute.
+        images: images ``(N, C, H, W)``.
+        missing: bool ``(N, 1, H, W)``; each image has at least one pixel that is not missing.
+        tolerance: the tolerance of the residual, as a share of the known pixels' contribution.
     """
     values = precise(images)
     hole = missing.to(values)
     known = values * (1 - hole)
     system = _Grid.of(hole)
     right = _neighbours(known).mul_(hole)
-    found = system.cycle(right)
-    residual = right - system.applied(found)
+    solution = system.cycle(right)
+    residual = right - system.applied(solution)
     goal = tolerance * right.flatten(2).norm(dim=2)[..., None, None]
     direction = change = system.cycle(residual)
     slope = _inner(residual, change)
@@ -55,22 +55,23 @@ def imputed(images: Tensor, missing: Tensor, tolerance: float = 1e-5) -> Tensor:
             break
         image = system.applied(direction)
         length = (slope / _inner(direction, image).clamp(min=_tiny(slope))).where(active, 0)
-        found.addcmul_(length, direction)
+        solution.addcmul_(length, direction)
         residual.addcmul_(length, image, value=-1)
         change = system.cycle(residual)
         turn = -length * _inner(change, image) / slope.clamp(min=_tiny(slope))
         slope = _inner(residual, change)
         direction = change.addcmul_(turn, direction)
-    return torch.where(missing, found, values).to(images.dtype)
+    return torch.where(missing, solution, values).to(images.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """Missing pixels, or blocks of them, and how strongly they are tied to each other.
+    """Missing pixels, or blocks of them, and the strengths of the ties between them.
 
     Attributes:
-        ties: strength of the tie from each place to the one at an offset, ``(N, 1, H, W)``.
-        known: strength of the ties to known pixels.
+        ties: by offset, the strength of the tie from each place to the one at that offset,
+            ``(N, 1, H, W)``.
+        known: the strength of the ties to known pixels.
         hole: 1 for each missing pixel, if places are pixels and not blocks.
     """
 
@@ -86,7 +87,7 @@ class _Grid:
 
     @cached_property
     def total(self) -> Tensor:
-        """The strength of all ties of a place."""
+        """The total strength of the ties of each place."""
         total = self.known
         for (down, across), tie in self.ties.items():
             total = total + tie + _shifted(tie, -down, -across)
@@ -94,7 +95,7 @@ class _Grid:
 
     @cached_property
     def damped(self) -> Tensor:
-        """What a Jacobi sweep multiplies a residual with; 0 where nothing is missing."""
+        """The factor of a Jacobi sweep for a residual; 0 where nothing is missing."""
         return (_DAMPING / self.total).where(self.total > 0, 0)
 
     @cached_property
@@ -106,7 +107,7 @@ class _Grid:
     def coarse(self) -> _Grid | None:
         """The grid of blocks of 2 x 2 places; ``None`` if this one is small.
 
-        Ties within a block vanish. The others add up, and count half, as a block is twice as long.
+        Ties within a block vanish. The others add up and count half, as a block is twice as long.
         """
         height, width = self.known.shape[2:]
         if min(height, width) <= _SMALLEST:
@@ -135,45 +136,45 @@ class _Grid:
 
     def applied(self, values: Tensor) -> Tensor:
         """The matrix times `values` ``(N, C, H, W)``, which are 0 where nothing is missing."""
-        found = self.total * values
-        if self.hole is not None:  # all ties are alike
-            return found.sub_(_neighbours(values).mul_(self.hole))
+        product = self.total * values
+        if self.hole is not None:  # all ties are equal
+            return product.sub_(_neighbours(values).mul_(self.hole))
         for (down, across), tie in self.ties.items():
-            found = found.sub_(tie * _shifted(values, down, across))
-            found = found.sub_(_shifted(tie * values, -down, -across))
-        return found
+            product = product.sub_(tie * _shifted(values, down, across))
+            product = product.sub_(_shifted(tie * values, -down, -across))
+        return product
 
     def cycle(self, residual: Tensor) -> Tensor:
-        """About what solves the system for `residual`: a V-cycle."""
-        found = self.damped * residual
+        """An approximate solution of the system for `residual`, by a V-cycle."""
+        solution = self.damped * residual
         if self.coarse is None:
             for _ in range(2 * _SMALLEST):
-                found.addcmul_(self.damped, self.left(residual, found))
-            return found
-        correction = self.coarse.cycle(_halved(self.left(residual, found)))
+                solution.addcmul_(self.damped, self.left(residual, solution))
+            return solution
+        correction = self.coarse.cycle(_halved(self.left(residual, solution)))
         correction = F.interpolate(correction, scale_factor=2, mode="bilinear")
         height, width = residual.shape[2:]
-        found.addcmul_(self.inside, correction[..., :height, :width])
-        return found.addcmul_(self.damped, self.left(residual, found))
+        solution.addcmul_(self.inside, correction[..., :height, :width])
+        return solution.addcmul_(self.damped, self.left(residual, solution))
 
-    def left(self, residual: Tensor, found: Tensor) -> Tensor:
-        """What is left of `residual` by `found`."""
-        return self.applied(found).neg_().add_(residual)
+    def left(self, residual: Tensor, solution: Tensor) -> Tensor:
+        """The part of `residual` that `solution` leaves."""
+        return self.applied(solution).neg_().add_(residual)
 
 
 def _shifted(values: Tensor, down: int, across: int) -> Tensor:
-    """What stands at an offset from each place, 0 beyond the border."""
+    """The value at an offset from each place; 0 outside the border."""
     height, width = values.shape[2:]
     padded = F.pad(values, (max(-across, 0), max(across, 0), max(-down, 0), max(down, 0)))
     return padded[..., max(down, 0) :, max(across, 0) :][..., :height, :width]
 
 
 def _neighbours(values: Tensor) -> Tensor:
-    """The weighted sum of what is around each place: rows first, then columns."""
+    """The weighted sum of the neighbours of each place: rows first, then columns."""
     padded = F.pad(values, (1, 1, 1, 1))
     rows = (2 * padded[..., 1:-1, :]).add_(padded[..., :-2, :]).add_(padded[..., 2:, :])
-    found = (2 * rows[..., 1:-1]).add_(rows[..., :-2]).add_(rows[..., 2:])
-    return found.sub_(values, alpha=4).div_(12)
+    total = (2 * rows[..., 1:-1]).add_(rows[..., :-2]).add_(rows[..., 2:])
+    return total.sub_(values, alpha=4).div_(12)
 
 
 def _halved(values: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""By how much a map misses what the score loses.
+"""Infidelity: the error with which a map predicts the losses of the score.
 
-The scale of a class activation map is arbitrary: the best one is taken.
+The scale of a class activation map is arbitrary, so the best scale is used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from camlib.options import Count, Seed, checked
 from camlib.targets.classes import Asked
 
 Change = Literal["gaussian", "square"] | Callable[[Tensor, int], Tensor]
-"""What is taken from an image: noise, a square with all that is in it, or what a function returns
-for the images ``(M, C, *size)`` and the number of the draw."""
+"""The change subtracted from an image: noise, all values in a square, or the result of a function
+of the images ``(M, C, *size)`` and the number of the draw."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,22 @@ class Changed(Perturbation):
         return image - self.taken(given, image, numbers)
 
     def taken(self, given: Given, image: Tensor, numbers: Tensor) -> Tensor:
-        """``I``, for images ``(M, C, *size)`` and the draws with these `numbers`."""
+        """``I`` for images ``(M, C, *size)`` and the draws with these `numbers`."""
         if self.change == "square":
             return image * self._squares(given)[numbers][:, None].to(image.dtype)
-        found = torch.empty_like(image)
+        taken = torch.empty_like(image)
         for number in torch.unique(numbers).tolist():
             own = numbers == number
             if callable(self.change):
-                found[own] = self.change(image[own], number).to(image)
+                taken[own] = self.change(image[own], number).to(image)
             else:
                 draws = Draws(self.seed + number)
                 draw = draws.normal(*image.shape[1:], dtype=torch.float64)
-                found[own] = (self.scale * draw).to(image)
-        return found
+                taken[own] = (self.scale * draw).to(image)
+        return taken
 
     def _squares(self, given: Given) -> Tensor:
-        """Which pixels each draw takes, bool ``(draws, *size)``."""
+        """The pixels in the square of each draw, bool ``(draws, *size)``."""
 
         def make() -> Tensor:
             size = given.run.inputs.size
@@ -127,11 +127,11 @@ class Infidelity(Measure):
 def _each(
     given: Given, draws: int, values: Callable[[Given, Tensor, Tensor], Tensor], size: int = 32
 ) -> Tensor:
-    """`values` of all rows and draws, ``(R, draws)``, some at a time."""
+    """`values` of all rows and draws, ``(R, draws)``, in chunks of `size`."""
     rows = torch.arange(len(given.values), device=given.values.device)
     pairs = torch.cartesian_prod(rows, torch.arange(draws, device=rows.device))
-    found = [values(given, *part.unbind(1)) for part in torch.split(pairs, size)]
-    return torch.cat(found).reshape(len(rows), draws)
+    chunks = [values(given, *part.unbind(1)) for part in torch.split(pairs, size)]
+    return torch.cat(chunks).reshape(len(rows), draws)
 
 
 def infidelity(
@@ -149,33 +149,33 @@ def infidelity(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """By how much a map misses what the score loses under random changes; less is better.
+    """The error with which a map predicts the losses of the score under random changes.
 
-    ``mean_I (b I . M - (f(x) - f(x - I)))^2``. Yeh et al., NeurIPS 2019, arXiv:1901.09392. A
-    heatmap holds for every channel of its pixel.
+    ``mean_I (b I . M - (f(x) - f(x - I)))^2``; less is better. Yeh et al., NeurIPS 2019,
+    arXiv:1901.09392. A heatmap applies to every channel of a pixel.
 
     Args:
         model: see `camlib.metrics.average_drop`.
         images: see there.
-        heatmaps: see `camlib.metrics.deletion`; of attributions every channel counts.
+        heatmaps: see `camlib.metrics.deletion`; every channel of an attribution counts.
         target: see there.
         score: see there.
-        change: what ``I`` is: ``"square"``, all that is in a square; ``"gaussian"``, noise, for
+        change: the change ``I``: ``"square"``, all values in a square; ``"gaussian"``, noise, for
             attributions that are gradients; or a function of the images ``(M, C, H, W)`` and the
             number of the draw.
-        draws: how many, the same for all images.
-        scale: standard deviation of the noise.
-        side: of the square, by default a seventh of the image.
-        normalize: whether ``b`` is the best one for each map, as by the authors' code; else it is
-            1, and the map has to be in units of the score.
-        seed: of the draws.
+        draws: the number of changes, the same for all images.
+        scale: the standard deviation of the noise.
+        side: the side of the square; a seventh of the image by default.
+        normalize: whether ``b`` is the best factor for each map, as in the authors' code. If not,
+            it is 1, and the map must be in units of the score.
+        seed: the seed of the draws.
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        Mean squares ``(N,)``, or ``(N, K)`` for several classes a sample.
+        Mean squares ``(N,)``, or ``(N, K)`` for several classes per sample.
 
     Raises:
-        InputError: the heatmaps do not fit, or an option has no such value.
+        InputError: the heatmaps do not fit, or an option has an invalid value.
         CamlibError: the inputs or the target do not fit the model; see the message.
     """
     measure = Infidelity(score, change, draws, scale, side, normalize, seed)

@@ -1,8 +1,8 @@
-"""Metrics of one call, with the perturbed passes that they share.
+"""Compute the metrics of one call with shared perturbed passes.
 
-A metric says which perturbed images it needs and what it makes of their scores. All images of all
-metrics stand in one row, each kind once, and the row is run in chunks: passes are shared, batches
-are full, and memory is bounded by the size of a chunk.
+A metric names the perturbed images that it needs, and computes values from their scores. The images
+of all metrics form one list, with each kind once, and run in chunks. So passes are shared, batches
+are full, and memory is limited by the size of a chunk.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from camlib.targets.classes import Asked, asked_as
 
 
 class Perturbation(ABC):
-    """Some perturbed images of each row. Equal ones are run once, so make it a frozen dataclass."""
+    """Perturbed images of each row; a frozen dataclass, as equal perturbations run once."""
 
     @abstractmethod
     def count(self, given: Given) -> int:
-        """How many images a row has."""
+        """The number of images for each row."""
 
     @abstractmethod
     def images(self, given: Given, rows: Tensor, numbers: Tensor) -> Tensor:
@@ -38,11 +38,11 @@ class Perturbation(ABC):
 
 
 class Measure(ABC):
-    """A metric: one value for each heatmap, or several.
+    """A metric with one or more values for each heatmap.
 
     Args:
         score: ``"probability"`` (softmax) or ``"logit"`` of the class. Other targets, such as a
-            function, are taken as they are.
+            function, stay unchanged.
 
     Raises:
         InputError: `score` is not known.
@@ -56,15 +56,15 @@ class Measure(ABC):
         self.score: Asked = score
 
     def check(self, given: Given) -> None:  # noqa: B027
-        """Refuse heatmaps and scores for which the metric is not defined."""
+        """Raise an error for heatmaps and scores that the metric is not defined for."""
 
     @abstractmethod
     def needs(self) -> tuple[tuple[Perturbation, Asked], ...]:
-        """Which scores of which perturbed images it is computed from."""
+        """The perturbations that the metric needs, each with a kind of score."""
 
     @abstractmethod
     def values(self, given: Given) -> Tensor:
-        """The values by row ``(R, K, ...)``, once `given` knows the scores."""
+        """The values by row, ``(R, K, ...)``, from the scores in `given`."""
 
 
 class Measuring(Calling):
@@ -72,7 +72,7 @@ class Measuring(Calling):
 
     Args:
         model: any network.
-        batch_size: how many images the model sees at once; by default what fits into memory.
+        batch_size: the number of images at once; by default, as many as fit into memory.
         progress: wraps the loop over batches, such as `tqdm.tqdm`.
         options: `image`, `image_layout` and `eval`, see `Calling`.
     """
@@ -127,21 +127,21 @@ class Measuring(Calling):
         def scores(chunk: Tensor) -> Tensor:
             made = []
             for k, each in enumerate(row):
-                own = chunk[chunk[:, 0] == k]  # they stand together
+                own = chunk[chunk[:, 0] == k]  # images of a kind follow each other
                 if len(own):
                     made.append(each.images(given, *own[:, 1:].to(device).unbind(1)))
             image = made[0] if len(made) == 1 else torch.cat(made)
             image = given.run.inputs.at_places(image.to(given.image.dtype))
             rows = chunk[:, 1].to(device)
-            found = scores_at(given.run, given.samples(rows), image, target)
-            by_kind = found.chunk(len(kinds), 1)
+            all_kinds = scores_at(given.run, given.samples(rows), image, target)
+            by_kind = all_kinds.chunk(len(kinds), 1)
             return torch.stack([given.picked(rows, part) for part in by_kind], 1)
 
-        found = [part for _, part in self.chunks.run(scores, items, given.run.inputs.image)]
-        if not found:
+        chunks = [part for _, part in self.chunks.run(scores, items, given.run.inputs.image)]
+        if not chunks:
             return
         lengths = [len(given.values) * count for count in counts]
-        parts = torch.split(torch.cat(found), lengths)
+        parts = torch.split(torch.cat(chunks), lengths)
         for (changed, wanted), part, count in zip(asked.items(), parts, counts, strict=True):
             for kind in wanted:
                 own = part[:, kinds.index(kind)]
@@ -149,7 +149,7 @@ class Measuring(Calling):
 
 
 class _Joined(Target):
-    """The scores of several targets beside each other, ``(N, targets * K)``."""
+    """The scores of several targets next to each other, ``(N, targets * K)``."""
 
     per_sample = ("samples",)
 
@@ -158,8 +158,8 @@ class _Joined(Target):
         self.samples = torch.arange(count, device="cpu")
 
     def __call__(self, output: Any) -> Tensor:
-        found = [precise(target[self.samples](output)) for target in self.targets]
-        return torch.cat([each.reshape(len(self.samples), -1) for each in found], 1)
+        scores = [precise(target[self.samples](output)) for target in self.targets]
+        return torch.cat([each.reshape(len(self.samples), -1) for each in scores], 1)
 
 
 def measured(

@@ -1,9 +1,9 @@
-"""What a map depends on: the weights of the model, and the class that is asked about.
+"""Sanity checks: does a map depend on the weights of the model, and on the class?
 
-A map that stays as it is when the weights become random shows the image, not the model. Two
-cautions. The layers before the one that a class activation map is of stay intact until the cascade
-reaches them: look at single layers, ``order="independent"``, as well. And how alike two maps are
-depends on noise and on the measure: Binder et al., CVPR 2023, arXiv:2211.12486.
+A map that does not change when weights become random shows the image, not the model. Two cautions.
+The layers before the explained one stay intact until the cascade reaches them, so look at single
+layers too, with ``order="independent"``. And the similarity of two maps depends on noise and on the
+measure: Binder et al., CVPR 2023, arXiv:2211.12486.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from camlib.targets import logits
 from camlib.targets.classes import ClassTarget
 
 Order = Literal["cascading", "independent"]
-"""Random weights from the output down to each layer, or in each layer alone."""
+"""Whether weights are random from the output down to a layer, or in that layer alone."""
 
 
 @dataclass(frozen=True, eq=False)
 class Randomisation:
-    """How alike maps stay while weights become random.
+    """The similarity of maps before and after weights become random.
 
     Attributes:
-        layers: dotted names, in the order in which they were made random.
-        similarity: by name, ``(L, N)``, or ``(L, N, K)`` for several classes a sample: how alike
-            the map of the model and that of the randomised one are.
+        layers: dotted names, in the order of randomisation.
+        similarity: by name, the similarity of the map of the model to that of the randomised one:
+            ``(L, N)``, or ``(L, N, K)`` for several classes per sample.
         order: ``"cascading"`` or ``"independent"``.
     """
 
@@ -68,35 +68,36 @@ def parameter_randomisation(
     seed: int = 0,
     **options: Any,
 ) -> Randomisation:
-    """How alike maps stay when layer after layer of the model gets random weights.
+    """The similarity of maps when layer after layer of the model gets random weights.
 
-    Adebayo et al., NeurIPS 2018, arXiv:1810.03292, who draw weights anew. Here their values change
-    places by default, so that activations keep their scale: a deep network that is drawn anew may
-    let nothing through. The model's own weights are not touched: others stand in for them, for the
-    length of the call. Other threads that run the model meanwhile see those.
+    Adebayo et al., NeurIPS 2018, arXiv:1810.03292, draw new weights. Here the values of a weight
+    are permuted by default, so that activations keep their scale; a deep network with new weights
+    may let nothing through. The model's own weights are not touched. Other tensors replace them
+    during the call, and other threads that run the model meanwhile see those.
 
     Args:
-        model: any network; it is left as found.
+        model: any network; it is left unchanged.
         images: see `camlib.Method.__call__`.
-        heatmaps: what `method` finds, ``(N, H, W)`` or attributions; ``(N, K, ...)`` for several
-            classes a sample.
-        target: see `camlib.Method.__call__`; ``None`` for the class that the model predicts as it
-            is, which is asked about throughout.
-        method: what made the heatmaps: a method of this model, or a function of images and classes.
+        heatmaps: the maps of `method`, ``(N, H, W)`` or attributions; ``(N, K, ...)`` for several
+            classes per sample.
+        target: see `camlib.Method.__call__`; ``None`` for the class that the original model
+            predicts, which is explained throughout.
+        method: the method that made the heatmaps: one of this model, or a function of images and
+            classes.
         order: ``"cascading"``, from the output down to each layer; or ``"independent"``, each
             layer alone.
-        layers: dotted names, in the order they are to be made random; by default all modules with
-            weights of their own, from the last on. A container stands for all in it.
+        layers: dotted names, in the order of randomisation; by default all modules with their own
+            weights, from the last one. A container includes everything in it.
         similarity: some of ``"spearman"``, ``"spearman_abs"`` (of absolute values), ``"ssim"`` and
             ``"hog"``.
-        weights: ``"permuted"``, or ``"reset"`` by each module's own ``reset_parameters``.
-        seed: of the random numbers.
+        weights: ``"permuted"``, or ``"reset"`` by each module's ``reset_parameters``.
+        seed: the seed of the random numbers.
         options: see `camlib.metrics.average_drop`.
 
     Raises:
-        InputError: the heatmaps do not fit, `method` explains another model, or an option has no
-            such value.
-        LayerError: there is no such layer, or it has no weights.
+        InputError: the heatmaps do not fit, `method` explains another model, or an option has an
+            invalid value.
+        LayerError: a layer does not exist, or has no weights.
         CamlibError: the inputs or the target do not fit the model; see the message.
     """
     check_method("parameter_randomisation", method)
@@ -106,22 +107,22 @@ def parameter_randomisation(
         raise InputError(f"order={order!r} is not known; use 'cascading' or 'independent'")
     if isinstance(method, Method) and unwrap(method.model) is not unwrap(model):
         raise InputError(
-            f"method={type(method).__name__} explains another model than the one whose weights "
-            "become random; make it of this model"
+            f"method={type(method).__name__} explains another model than the one to be "
+            "randomised; create it for this model"
         )
     measuring = Measuring(model, **options)
     with Called(), measuring._prepared(images) as (plain, inputs), torch.no_grad():
         given = Given.of(Pass.of(plain, inputs, target, (), "none"), heatmaps, measuring.chunks)
         chosen = weighted(plain, layers)
-        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        by_name: dict[str, list[Tensor]] = {name: [] for name in names}
         for step in range(len(chosen)):
             some = chosen[: step + 1] if order == "cascading" else chosen[step : step + 1]
             with randomised(plain, some, weights, seed):
                 values = _again(given, method)
             for name in names:
                 like = alike(name, given.values, values).to(given.values.dtype)
-                found[name].append(given.shaped(given.by_class(like)))
-        stacked = {name: torch.stack(each) for name, each in found.items()}
+                by_name[name].append(given.shaped(given.by_class(like)))
+        stacked = {name: torch.stack(each) for name, each in by_name.items()}
     return Randomisation(tuple(chosen), stacked, order)
 
 
@@ -143,12 +144,12 @@ class RandomLogit(Asking):
         self.seed = seed
 
     def values(self, given: Given) -> Tensor:
-        """How alike the map and that of another class are."""
+        """The similarity of the map to that of another class."""
         target = given.run.target
         if not isinstance(target, ClassTarget):
             raise TargetError(
-                f"random_logit asks about another class, and {target!r} is no class; pass class "
-                "indices"
+                f"random_logit compares with another class, but {target!r} is not a class; pass "
+                "class indices"
             )
         available = max(logits(given.run.output).shape[1], 2)
         step = 1 + int(Draws(self.seed).numbers(available - 1))
@@ -168,26 +169,26 @@ def random_logit(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """How alike the map of a class and that of a random other class are; less is better.
+    """The similarity of the maps of a class and of another, random class; less is better.
 
-    Sixt, Granz and Landgraf, ICML 2020, arXiv:1912.09818. The other class is drawn once: it lies
-    as many classes further for all images.
+    Sixt, Granz and Landgraf, ICML 2020, arXiv:1912.09818. The other class is drawn once: it is the
+    same number of classes further for all images.
 
     Args:
         model: see `parameter_randomisation`.
         images: see there.
         heatmaps: see there.
-        target: see there; classes.
+        target: see there; class indices.
         method: see there.
         similarity: ``"ssim"``, ``"spearman"``, ``"spearman_abs"`` or ``"hog"``.
-        seed: of the other class.
+        seed: the seed of the other class.
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        Similarities ``(N,)``, or ``(N, K)`` for several classes a sample.
+        Similarities ``(N,)``, or ``(N, K)`` for several classes per sample.
 
     Raises:
-        TargetError: the target is no class.
+        TargetError: the target is not a class.
         CamlibError: see `parameter_randomisation`.
     """
     measure = RandomLogit(method, similarity, seed)
@@ -195,15 +196,15 @@ def random_logit(
 
 
 def _again(given: Given, method: Explainer, target: Any = None) -> Tensor:
-    """What `method` finds in the clean images now, by row."""
+    """The maps of `method` for the clean images now, by row."""
     rows = torch.arange(len(given.values), device=given.values.device)
 
-    def found(some: Tensor) -> Tensor:
+    def explained(some: Tensor) -> Tensor:
         samples = given.samples(some)
         asked = None if target is None else target[samples]
         return explanations(given, method, some, given.image[samples], asked)
 
-    with warnings.catch_warnings():  # that random weights leave nothing to show is no news
+    with warnings.catch_warnings():  # empty maps are expected with random weights
         warnings.simplefilter("ignore", CamlibWarning)
-        parts = [part for _, part in given.chunks.run(found, rows, given.run.inputs.image)]
+        parts = [part for _, part in given.chunks.run(explained, rows, given.run.inputs.image)]
     return torch.cat(parts)

@@ -1,7 +1,7 @@
-"""A model with random weights for a while.
+"""Give a model random weights for the length of a block.
 
-Weights are never written to: other tensors stand in their place, and the very same come back,
-whatever happens in between. So an optimizer, a tie between layers and every bit stay as they are.
+Weights are never written to. Other tensors replace them, and the same tensors come back, whatever
+happens in the block. So optimizers, tied layers and every bit stay unchanged.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from camlib.state.shards import sharded
 from camlib.state.undoing import Undoing
 
 Draw = Literal["permuted", "reset"]
-"""How weights become random: each tensor's values change places, or a layer starts anew."""
+"""How weights become random: the values of each tensor are permuted, or a layer is initialised."""
 
 
 def weighted(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    """The names of `layers`, or of all modules with weights of their own, from the output on.
+    """The names of `layers`, or of all modules with their own weights, starting at the output.
 
     Raises:
-        InputError: the weights are spread over several processes.
-        LayerError: there is no such layer, or it has no weights.
+        InputError: the weights are sharded over several processes.
+        LayerError: a layer does not exist, or has no weights.
     """
     modules = dict(model.named_modules())
     if sharded(modules.values()):
         raise InputError(
-            "the weights of the model are sharded over processes by FSDP, so no layer can be made "
-            "random; pass a model that is not sharded"
+            "the weights of the model are sharded over processes by FSDP, so camlib cannot "
+            "randomise a layer; pass a model that is not sharded"
         )
     if layers is None:
         own = [name for name, each in modules.items() if any(True for _ in each.parameters(False))]
@@ -43,7 +43,7 @@ def weighted(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
         if name not in modules:
             raise LayerError(f"layer {name!r} not found; use names of model.named_modules()")
         if not any(True for _ in modules[name].parameters()):
-            raise LayerError(f"layer {name!r} has no weights that could be made random")
+            raise LayerError(f"layer {name!r} has no weights to randomise; choose another layer")
     return list(layers)
 
 
@@ -51,15 +51,15 @@ def weighted(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
 def randomised(
     model: nn.Module, layers: Sequence[str], how: Draw = "permuted", seed: int = 0
 ) -> Iterator[None]:
-    """`model` with random weights in `layers`, and in all modules in them.
+    """Give `layers` of `model`, and all modules in them, random weights in the block.
 
     Args:
-        model: without wrappers.
+        model: the model, without wrappers.
         layers: dotted names.
         how: ``"permuted"`` keeps the values of each tensor, so that activations keep their scale;
-            ``"reset"`` calls the ``reset_parameters`` of each module that has it, and permutes the
+            ``"reset"`` calls ``reset_parameters`` of each module that has it, and permutes the
             tensors of the others.
-        seed: of the numbers; that of each layer follows from it and from its name alone.
+        seed: the seed; that of a layer depends on it and on the name of the layer only.
 
     Raises:
         InputError: `how` is not known.
@@ -77,7 +77,7 @@ def randomised(
 
 
 def _stand_in(undo: Undoing, module: nn.Module, twins: dict[int, Tensor]) -> None:
-    """Copies in place of the parameters and buffers of `module`; a tied one has one copy."""
+    """Replace the parameters and buffers of `module` by copies; a tied tensor has one copy."""
     known = {id(twin) for twin in twins.values()}
     for group in (module._parameters, module._buffers):
         for name, tensor in list(group.items()):
@@ -94,7 +94,7 @@ def _stand_in(undo: Undoing, module: nn.Module, twins: dict[int, Tensor]) -> Non
 
 
 def _draw(module: nn.Module, how: Draw, seed: int) -> None:
-    """Random values in the parameters of `module` itself."""
+    """Randomise the parameters of `module` itself."""
     reset = getattr(module, "reset_parameters", None)
     if how == "reset" and callable(reset):
         with Seeded(seed):
@@ -108,8 +108,8 @@ def _draw(module: nn.Module, how: Draw, seed: int) -> None:
 
 
 def _seed(name: str, seed: int) -> int:
-    """A number that depends on both, and on nothing else."""
-    found = seed
+    """A number that depends on both arguments and nothing else."""
+    mixed = seed
     for letter in name.encode():
-        found = (31 * found + letter) % 2**31
-    return found
+        mixed = (31 * mixed + letter) % 2**31
+    return mixed

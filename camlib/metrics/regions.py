@@ -1,8 +1,8 @@
-"""The regions of a map that are hot: their masks, and boxes around them.
+"""Find the hot regions of maps: their masks, and boxes around them.
 
-Connected places are found by runs, the stretches of a row that are hot, all maps of a batch at
-once: which runs of the next row a run touches is looked up, and the largest number of those that
-are connected is passed on, by steps that double.
+A run is a stretch of hot places in a row. Regions are found by connecting runs, for all maps of a
+batch at once: each run gets the runs of the next row that it touches, and the largest number among
+connected runs spreads in steps that double.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Parts = Literal["largest", "all"]
-"""Which connected regions count: the one of the most pixels, or all."""
+"""Which connected regions count: the largest one, or all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Regions(Drawn):
-    """Where maps are hot.
+    """The hot regions of maps.
 
     Attributes:
         heatmaps: the maps, ``(N, H, W)``.
-        masks: bool ``(N, H, W)``.
-        boxes: for each map ``(B, 4)``, ``(left, top, right, bottom)`` in pixels, right and bottom
-            exclusive; the largest region first, none of a map that is zero everywhere.
+        masks: which pixels are hot, bool ``(N, H, W)``.
+        boxes: for each map, boxes ``(B, 4)``: ``(left, top, right, bottom)`` in pixels, right and
+            bottom exclusive, the largest region first; none for a map of zeros.
     """
 
     heatmaps: Tensor
@@ -42,7 +42,7 @@ class Regions(Drawn):
     boxes: list[Tensor]
 
     def figure(self, images: Any = None, **options: Any) -> Figure:
-        """The boxes on the heatmaps, on `images` if given, as `camlib.visual.figure` draws them."""
+        """A figure of boxes and heatmaps, on `images` if given, by `camlib.visual.figure`."""
         from camlib.visual import figure
 
         return figure(images, {"regions": self}, **options)
@@ -59,23 +59,23 @@ def localize(
     share: Annotated[float, Range(0, 1, above=True)] = 0.15,
     parts: Parts = "largest",
 ) -> Regions:
-    """Masks and boxes from maps: weakly supervised segmentation and detection.
+    """Get masks and boxes from maps: weakly supervised segmentation and detection.
 
-    What is at least `share` of a map's maximum is hot. Zhou et al., CVPR 2016, arXiv:1512.04150,
-    take 0.2 for CAM and the box around the largest connected region; 0.15 is usual for Grad-CAM. A
-    share that is best for one method is not for another: compare methods by
-    `camlib.metrics.max_box_accuracy`, which tries all.
+    A place is hot if it has at least `share` of the map's maximum. Zhou et al., CVPR 2016,
+    arXiv:1512.04150, use 0.2 for CAM, and the box around the largest connected region; 0.15 is
+    usual for Grad-CAM. The best share differs between methods, so compare them with
+    `camlib.metrics.max_box_accuracy`, which tries all shares.
 
     Args:
         heatmap: one map ``(H, W)``, or several ``(N, H, W)``.
-        share: of the maximum; above 0 and up to 1.
-        parts: ``"largest"`` connected region (diagonals connect), or ``"all"``.
+        share: the share of the maximum, above 0 and up to 1.
+        parts: the ``"largest"`` connected region (diagonals connect), or ``"all"``.
 
     Returns:
-        The masks and boxes; `Regions` draws itself.
+        The masks and boxes; `Regions` can draw itself.
 
     Raises:
-        InputError: `heatmap` is no map, or an option has no such value.
+        InputError: `heatmap` is not a map, or an option has an invalid value.
     """
     if not isinstance(heatmap, Tensor) or heatmap.ndim not in (2, 3) or not heatmap.numel():
         raise InputError(
@@ -85,20 +85,20 @@ def localize(
     maps = precise(heatmap.detach()).reshape(-1, *heatmap.shape[-2:])
     masks = hot(maps, torch.tensor([share], device=maps.device))[:, 0]
     regions = connected(masks)
-    found = []
+    boxes = []
     for n in range(len(maps)):
         own = (regions.maps == n).nonzero()[:, 0]
         order = own[regions.sizes[own].argsort(descending=True, stable=True)]
         if parts == "largest":
             order = order[:1]
-        found.append(regions.boxes[order])
+        boxes.append(regions.boxes[order])
         if parts == "largest":
             masks[n] = (regions.labels[n] == order[:, None, None]).any(0)
-    return Regions(maps, masks, found)
+    return Regions(maps, masks, boxes)
 
 
 def hot(maps: Tensor, shares: Tensor) -> Tensor:
-    """Which places of `maps` ``(N, H, W)`` have so much of the maximum, bool ``(N, T, H, W)``."""
+    """Which places of `maps` ``(N, H, W)`` have each share of the maximum, ``(N, T, H, W)``."""
     peak = maps.amax((1, 2))[:, None, None, None]
     return (maps[:, None] >= shares.to(maps)[:, None, None] * peak) & (peak > 0)
 
@@ -108,11 +108,10 @@ class Connected:
     """The connected regions of masks ``(N, H, W)``; diagonals connect.
 
     Attributes:
-        maps: the number of the mask that each of ``B`` regions is in, in order.
-        sizes: in pixels, ``(B,)``.
-        boxes: ``(B, 4)``, ``(left, top, right, bottom)``, right and bottom exclusive.
-        labels: the number of the region that each place is in, ``(N, H, W)``; -1 where it is in
-            none.
+        maps: the number of the mask of each region, ``(B,)``, in order.
+        sizes: the size of each region in pixels, ``(B,)``.
+        boxes: ``(left, top, right, bottom)`` of each, ``(B, 4)``, right and bottom exclusive.
+        labels: the number of the region of each place, ``(N, H, W)``; -1 for none.
     """
 
     maps: Tensor
@@ -127,7 +126,7 @@ def connected(masks: Tensor) -> Connected:
     steps = F.pad(masks.to(torch.int8), (1, 1)).diff(dim=2)
     maps, rows, starts = (steps == 1).nonzero().unbind(1)
     ends = (steps == -1).nonzero()[:, 2]
-    # Rows behind each other, with one between maps, and columns with two between rows.
+    # All rows on one line, with an empty row between maps and two empty columns between rows.
     lines = (maps * (height + 1) + rows) * (width + 2)
     below = lines + width + 2
     first = torch.searchsorted(lines + ends, below + starts - 1, right=True)
@@ -157,14 +156,14 @@ def connected(masks: Tensor) -> Connected:
 
 
 def _joined(count: int, one: Tensor, other: Tensor) -> Tensor:
-    """For each of `count` things the largest that it is tied to, by the pairs `one` and `other`."""
+    """For each of `count` numbers, the largest number connected to it by pairs `one`, `other`."""
     labels = torch.arange(count, device=one.device)
     while True:
         most = torch.maximum(labels[one], labels[other])
-        found = labels.scatter_reduce(0, one, most, "amax").scatter_reduce(0, other, most, "amax")
-        # A label is that of a thing that is tied, too: both go on from there.
-        found = found.scatter_reduce(0, labels, found, "amax")
-        found = found[found[found]]
-        if torch.equal(found, labels):
+        larger = labels.scatter_reduce(0, one, most, "amax").scatter_reduce(0, other, most, "amax")
+        # A label is itself the number of a connected thing, so both take the larger label.
+        larger = larger.scatter_reduce(0, labels, larger, "amax")
+        larger = larger[larger[larger]]
+        if torch.equal(larger, labels):
             return labels
-        labels = found
+        labels = larger

@@ -1,4 +1,4 @@
-"""How a score changes where pixels are removed without a trace."""
+"""ROAD: how a score changes when pixels are removed and imputed, without leaving a visible hole."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from camlib.metrics.measures import Measure, Perturbation, measured
 from camlib.targets.classes import Asked
 
 Order = Literal["most", "least", "combined"]
-"""What goes first: the most relevant pixels, the least relevant, or both, each on its own."""
+"""The pixels that are removed first: the most relevant, the least relevant, or both separately."""
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""How much of an image is removed, one after the other."""
+"""The shares of an image that are removed."""
 
 
 @dataclass(frozen=True)
 class Imputed(Perturbation):
-    """Some pixels are imputed from those that are left."""
+    """Images with some pixels imputed from the others."""
 
     most: bool
     shares: tuple[float, ...]
@@ -39,16 +39,16 @@ class Imputed(Perturbation):
         return len(self.shares)
 
     def images(self, given: Given, rows: Tensor, numbers: Tensor) -> Tensor:
-        """The images, with noise where they are imputed."""
+        """The imputed images, with noise on imputed pixels."""
         image = given.image[given.samples(rows)]
         pixels = math.prod(image.shape[2:])
         removed = torch.tensor([round(share * pixels) for share in self.shares], device=rows.device)
         ranks = ranks_of(given, self.seed)[rows]
         ranks = ranks if self.most else pixels - 1 - ranks
         missing = (ranks < removed[numbers][:, None]).reshape(-1, 1, *image.shape[2:])
-        # The noise hides more than is left to find.
-        found = imputed(image, missing, 1e-4 if self.noise else 1e-7)
-        return torch.where(missing, found + self.noise * self._draws(given), found)
+        # With noise, a larger error of the imputation does not show.
+        filled = imputed(image, missing, 1e-4 if self.noise else 1e-7)
+        return torch.where(missing, filled + self.noise * self._draws(given), filled)
 
     def _draws(self, given: Given) -> Tensor:
         """Normal numbers ``(C, H, W)``, the same for all images."""
@@ -84,7 +84,7 @@ class Road(Measure):
         )
 
     def check(self, given: Given) -> None:
-        """Refuse what is no picture."""
+        """Refuse inputs that are not pictures."""
         if given.image.ndim != 4:
             raise InputError(
                 f"road needs pictures of two axes, got inputs of size {given.run.inputs.size}; "
@@ -92,14 +92,14 @@ class Road(Measure):
             )
 
     def needs(self) -> tuple[tuple[Perturbation, Asked], ...]:
-        """The images imputed in one order, or in both."""
+        """The imputed images in one order, or in both."""
         orders = {"most": [self.most], "least": [self.least]}
         return tuple((each, self.score) for each in orders.get(self.order, [self.least, self.most]))
 
     def values(self, given: Given) -> Tensor:
         """The mean score ``(R, K)``, or half the difference; the curve ``(R, K, shares)``."""
-        found = [given.scores(each, self.score) for each, _ in self.needs()]
-        curve = found[0] if len(found) == 1 else (found[0] - found[1]) / 2
+        scores = [given.scores(each, self.score) for each, _ in self.needs()]
+        curve = scores[0] if len(scores) == 1 else (scores[0] - scores[1]) / 2
         return curve.movedim(1, 2) if self.curve else curve.mean(1)
 
 
@@ -117,13 +117,12 @@ def road(
     curve: bool = False,
     **options: Any,
 ) -> Tensor:
-    """The score where pixels are removed and imputed from their neighbours (ROAD).
+    """The score after pixels are removed and imputed from their neighbours (ROAD).
 
-    Rong et al., ICML 2022, arXiv:2202.00449. Pixels that are set to a colour leave a hole of
-    their shape, which a model may read. A weighted mean of the neighbours, solved for all missing
-    pixels at once, with a little noise, does not. The two orders are combined as in the library
-    `grad-cam`: ``(least - most) / 2``, in which what imputation itself costs cancels; more is
-    better.
+    Rong et al., ICML 2022, arXiv:2202.00449. Pixels that are set to a colour leave a hole, and a
+    model may read its shape. A weighted mean of neighbours, for all missing pixels at once and with
+    a little noise, leaves no hole. The two orders are combined as in the library `grad-cam`:
+    ``(least - most) / 2``, which cancels the cost of the imputation itself; more is better.
 
     Args:
         model: see `camlib.metrics.average_drop`.
@@ -131,20 +130,20 @@ def road(
         heatmaps: see `camlib.metrics.deletion`.
         target: see there.
         score: see there.
-        order: ``"most"`` relevant pixels are removed first (a low score is good), the ``"least"``
-            relevant (a high score is good), or half the difference of the two, ``"combined"``.
-        shares: how much of the image is removed, one after the other; above 0 and below 1.
-        noise: standard deviation of the noise, in units of the model's input.
-        seed: of the noise and of the order of pixels with equal values, the same for all images.
-        curve: return the value at each of `shares` instead of their mean.
+        order: ``"most"`` removes the most relevant pixels first (a low score is good), ``"least"``
+            the least relevant (a high score is good); ``"combined"`` is half their difference.
+        shares: the shares of the image to remove, above 0 and below 1.
+        noise: the standard deviation of the noise, in units of the model's input.
+        seed: the seed of the noise and of the order of equal values, the same for all images.
+        curve: whether to return the value at each of `shares` instead of their mean.
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        Scores or differences ``(N,)``, ``(N, K)`` for several classes a sample; with `curve`
+        Scores or differences ``(N,)``, or ``(N, K)`` for several classes per sample; with `curve`,
         ``(..., shares)``.
 
     Raises:
-        InputError: the heatmaps do not fit, or an option has no such value.
+        InputError: the heatmaps do not fit, or an option has an invalid value.
         CamlibError: the inputs or the target do not fit the model; see the message.
     """
     measure = Road(score, order, shares, noise, seed, curve)

@@ -1,4 +1,4 @@
-"""How alike two maps are: rank correlation, structural similarity, and similarity of gradients."""
+"""Similarities of two maps: rank correlation, structural similarity, and that of gradients."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from camlib.maps import normalize
 from camlib.metrics.correlation import pearson
 
 Similarity = Literal["spearman", "spearman_abs", "ssim", "hog"]
-"""Spearman's rank correlation, the same of absolute values, SSIM, or the correlation of HOG."""
+"""Spearman's rank correlation, that of absolute values, SSIM, or the correlation of HOG."""
 
 
 def spearman(one: Tensor, other: Tensor) -> Tensor:
     """Spearman's rank correlation of maps ``(R, ...)``, ``(R,)``; equal values share their rank.
 
-    0 where one of the two is constant.
+    It is 0 if one of the two maps is constant.
     """
     return pearson(_ranks(one.flatten(1)), _ranks(other.flatten(1)), 1)
 
 
 def spearman_abs(one: Tensor, other: Tensor) -> Tensor:
-    """`spearman` of absolute values, as for attributions whose sign is left aside."""
+    """`spearman` of absolute values, for attributions whose sign does not matter."""
     return spearman(one.abs(), other.abs())
 
 
 def ssim(one: Tensor, other: Tensor) -> Tensor:
     """Structural similarity of maps ``(R, H, W)``, each scaled to [0, 1] first, ``(R,)``.
 
-    Wang et al., TIP 2004, doi:10.1109/TIP.2003.819861, with windows of 7 x 7 pixels of equal
-    weight, as in scikit-image; smaller on smaller maps.
+    Wang et al., TIP 2004, doi:10.1109/TIP.2003.819861, with windows of 7 x 7 pixels with equal
+    weights, as in scikit-image; the windows are smaller on smaller maps.
     """
     pair = [normalize(values.double()[:, None]) for values in (one, other)]
     side = min(7, *pair[0].shape[2:])
@@ -54,8 +54,8 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
     together = sample * (mean(first * second) - mean_1 * mean_2)
     light = (2 * mean_1 * mean_2 + 1e-4) / (mean_1**2 + mean_2**2 + 1e-4)
     shape = (2 * together + 9e-4) / (spread_1 + spread_2 + 9e-4)
-    found: Tensor = light * shape
-    return found.flatten(1).mean(1)
+    similarity: Tensor = light * shape
+    return similarity.flatten(1).mean(1)
 
 
 def hog(one: Tensor, other: Tensor) -> Tensor:
@@ -87,15 +87,15 @@ def histograms(maps: Tensor, orientations: int = 9, cell: int = 16, block: int =
     cells = F.avg_pool2d(each, cell).movedim(1, 3)
     block = min(block, rows, columns)
     blocks = cells.unfold(1, block, 1).unfold(2, block, 1)  # (R, y, x, orientations, block, block)
-    found = blocks.movedim(3, 5).flatten(3)
-    found = found / (found.square().sum(3, keepdim=True) + 1e-10).sqrt()
-    found = found.clamp(max=0.2)
-    found = found / (found.square().sum(3, keepdim=True) + 1e-10).sqrt()
-    return found.flatten(1)
+    described = blocks.movedim(3, 5).flatten(3)
+    described = described / (described.square().sum(3, keepdim=True) + 1e-10).sqrt()
+    described = described.clamp(max=0.2)
+    described = described / (described.square().sum(3, keepdim=True) + 1e-10).sqrt()
+    return described.flatten(1)
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """The rank of each of `values` ``(R, P)`` in its row; equal ones share the mean of theirs."""
+    """The rank of each of `values` ``(R, P)`` in its row; equal values share their mean rank."""
     ordered, order = values.sort(dim=1)
     ordered = ordered.contiguous()
     first = torch.searchsorted(ordered, ordered)
@@ -116,7 +116,7 @@ def check_similarity(*names: str) -> None:
     """Check that each of `names` is a similarity.
 
     Raises:
-        InputError: one is not.
+        InputError: a name is unknown.
     """
     for name in names:
         if name not in SIMILARITIES:
@@ -125,7 +125,7 @@ def check_similarity(*names: str) -> None:
 
 
 def alike(name: str, one: Tensor, other: Tensor) -> Tensor:
-    """How alike maps ``(R, C, H, W)`` are, ``(R,)``; channels are summed where places matter."""
+    """The similarity of maps ``(R, C, H, W)``, ``(R,)``; SSIM and HOG sum over channels first."""
     if name in ("ssim", "hog"):
         if one.ndim != 4 or math.prod(one.shape[2:]) < 9:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What becomes of a map where the image changes: its method is asked again."""
+"""Metrics of how a map changes with the image, for which its method explains changed images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from camlib.passes.inputs import ModelInputs
 from camlib.targets.classes import Asked
 
 Explainer = Method | Callable[[Tensor, Any], Tensor]
-"""A method, or a function of images and classes ``(M,)`` or ``(M, K)`` that returns what a method
-does. Where the target is no class, the function gets the `camlib.targets.Target`."""
+"""A method, or a function of images and classes ``(M,)`` or ``(M, K)`` that returns maps like a
+method. If the target is not a class, the function gets the `camlib.targets.Target`."""
 
 
 def explained(
     given: Given, method: Explainer, perturbation: Perturbation
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What `method` finds in the images of `perturbation`, some at a time.
+    """The maps of `method` for the images of `perturbation`, in chunks.
 
     Yields:
         Rows ``(M,)``, numbers ``(M,)`` and values ``(M, C, *size)``.
@@ -36,13 +36,13 @@ def explained(
     rows = torch.arange(len(given.values), device=given.values.device)
     numbers = torch.arange(perturbation.count(given), device=rows.device)
 
-    def found(chunk: Tensor) -> Tensor:
+    def maps(chunk: Tensor) -> Tensor:
         where, which = chunk.unbind(1)
         image = perturbation.images(given, where, which).to(given.image.dtype)
         return explanations(given, method, where, image)
 
     for chunk, values in given.chunks.run(
-        found, torch.cartesian_prod(rows, numbers), given.run.inputs.image
+        maps, torch.cartesian_prod(rows, numbers), given.run.inputs.image
     ):
         where, which = chunk.unbind(1)
         yield where, which, values
@@ -51,24 +51,24 @@ def explained(
 def explanations(
     given: Given, method: Explainer, rows: Tensor, image: Tensor, target: Any = None
 ) -> Tensor:
-    """What `method` finds in images ``(M, C, *size)`` of `rows`, ``(M, C, *size)``.
+    """The maps ``(M, C, *size)`` of `method` for images ``(M, C, *size)`` of `rows`.
 
     Args:
         given: the clean pass.
-        method: what to ask.
-        rows: which heatmap each is in place of.
-        image: with channels after the samples.
-        target: what to explain instead.
+        method: the method.
+        rows: the row that each image belongs to.
+        image: the images, with channels after the samples.
+        target: a target that replaces that of the pass.
     """
     samples, inputs = given.samples(rows), given.run.inputs
     changed = inputs.at_places(image)
     asked = given.run.target[samples] if target is None else target
     if isinstance(method, Method):
-        found = method(cast(ModelInputs, inputs.of_samples(samples, changed)), asked)
+        maps = method(cast(ModelInputs, inputs.of_samples(samples, changed)), asked)
     else:
         classes = getattr(asked, "classes", asked)
-        found = method(changed, asked if classes is None else classes)
-    values, own = by_row(found, len(rows), given.run)
+        maps = method(changed, asked if classes is None else classes)
+    values, own = by_row(maps, len(rows), given.run)
     if not (own and given.count > 1):
         return values
     values = values.reshape(len(rows), given.count, *values.shape[1:])
@@ -76,24 +76,24 @@ def explanations(
 
 
 def check_method(name: str, method: Any) -> None:
-    """Check that there is something to ask again.
+    """Check that a method can explain changed images.
 
     Args:
-        name: of the metric.
-        method: what was given.
+        name: the name of the metric.
+        method: the method.
 
     Raises:
-        InputError: it cannot be called.
+        InputError: `method` cannot be called.
     """
     if not callable(method):
         raise InputError(
-            f"{name} asks for maps of changed images: pass method=, such as GradCAM(model), or a "
-            f"function of images and classes; got {method!r}"
+            f"{name} needs maps of changed images, got method={method!r}; pass method=, such as "
+            "GradCAM(model), or a function of images and classes"
         )
 
 
 class Asking(Measure):
-    """A metric that asks a method again.
+    """A metric for which a method explains changed images.
 
     Args:
         method: see `coherency`.
@@ -126,16 +126,16 @@ class Coherency(Asking):
 
     def values(self, given: Given) -> Tensor:
         """``(1 + corr(M, M(x * M))) / 2``."""
-        found = given.values.new_zeros(len(given.values))
+        coherencies = given.values.new_zeros(len(given.values))
         for rows, _, values in explained(given, self.method, Masked()):
             again, before = values.flatten(1).double(), given.values[rows].flatten(1).double()
-            found[rows] = ((1 + pearson(before, again, 1)) / 2).to(found.dtype)
-        return given.by_class(found)
+            coherencies[rows] = ((1 + pearson(before, again, 1)) / 2).to(coherencies.dtype)
+        return given.by_class(coherencies)
 
 
 @dataclass(frozen=True)
 class Shaken(Perturbation):
-    """The image and uniform noise."""
+    """Images with uniform noise."""
 
     radius: float
     draws: int
@@ -191,21 +191,21 @@ def coherency(
     method: Explainer,
     **options: Any,
 ) -> Tensor:
-    """How much a map is like the one of what it lets through, ``(1 + corr(M, M(x * M))) / 2``.
+    """The similarity of a map to that of the image times the map, ``(1 + corr(M, M(x * M))) / 2``.
 
-    Poppi et al., CVPR Workshops 2021, arXiv:2104.10252; more is better. Both maps are
-    of the class explained in the clean image. Where one is flat, the correlation counts as 0.
+    Poppi et al., CVPR Workshops 2021, arXiv:2104.10252; more is better. Both maps belong to the
+    class explained in the clean image. If one is flat, the correlation counts as 0.
 
     Args:
         model: see `camlib.metrics.average_drop`.
         images: see there.
         heatmaps: see there.
         target: see there.
-        method: what made the heatmaps: a method, or a function of images and classes.
+        method: the method that made the heatmaps, or a function of images and classes.
         options: see there.
 
     Returns:
-        Values ``(N,)`` in [0, 1], or ``(N, K)`` for several classes a sample.
+        Values ``(N,)`` in [0, 1], or ``(N, K)`` for several classes per sample.
 
     Raises:
         InputError: the heatmaps do not fit or are not in [0, 1].
@@ -226,7 +226,7 @@ def sensitivity_max(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """How much a map changes at most under a little noise, ``max |M(x + d) - M(x)| / |M(x)|``.
+    """The largest change of a map under a little noise, ``max |M(x + d) - M(x)| / |M(x)|``.
 
     Yeh et al., NeurIPS 2019, arXiv:1901.09392; less is better. Every value of ``d`` is uniform in
     ``[-radius, radius]``.
@@ -234,19 +234,19 @@ def sensitivity_max(
     Args:
         model: see `camlib.metrics.average_drop`.
         images: see there.
-        heatmaps: see `camlib.metrics.deletion`; they have to be as `method` returns them.
+        heatmaps: see `camlib.metrics.deletion`; they must be unchanged results of `method`.
         target: see there.
-        method: what made the heatmaps: a method, or a function of images and classes.
-        radius: of the noise, in units of the model's input.
-        draws: how many, the same for all images.
-        seed: of the draws.
+        method: the method that made the heatmaps, or a function of images and classes.
+        radius: the radius of the noise, in units of the model's input.
+        draws: the number of draws, the same for all images.
+        seed: the seed of the draws.
         options: see `camlib.metrics.average_drop`.
 
     Returns:
-        Values ``(N,)`` from 0 on, or ``(N, K)`` for several classes a sample.
+        Values ``(N,)`` of 0 or more, or ``(N, K)`` for several classes per sample.
 
     Raises:
-        InputError: the heatmaps do not fit, or an option has no such value.
+        InputError: the heatmaps do not fit, or an option has an invalid value.
         CamlibError: the inputs or the target do not fit the model; see the message.
     """
     measure = SensitivityMax(method, radius, draws, seed)

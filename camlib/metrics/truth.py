@@ -1,4 +1,4 @@
-"""Where the object is: masks, or boxes around it, beside heatmaps."""
+"""Convert and check the true places of objects: masks, or boxes around them."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from camlib.errors import InputError
 from camlib.maps import precise
 
 Truth = Tensor | Sequence[Tensor]
-"""Masks of the shape of the heatmaps; or boxes ``(left, top, right, bottom)`` in pixels: one for
-each heatmap ``(N, 4)`` or ``(N, K, 4)``, or a list of ``(B, 4)``, any number for each heatmap. A
-box covers the pixels whose centre is in it, so right and bottom are exclusive for whole numbers."""
+"""Masks with the shape of the heatmaps; or boxes ``(left, top, right, bottom)`` in pixels: one for
+each heatmap, ``(N, 4)`` or ``(N, K, 4)``, or a list of ``(B, 4)`` with any number for each. A box
+covers the pixels whose centres are in it, so right and bottom are exclusive for whole numbers."""
 
 
 def checked(heatmaps: Tensor, *, positive: str = "") -> Tensor:
-    """`heatmaps` in float32 at least.
+    """Check `heatmaps` and return them in float32 or better.
 
     Args:
-        heatmaps: ``(N, H, W)``, or ``(N, K, H, W)`` for several classes a sample.
-        positive: name of a metric for which they must not be negative.
+        heatmaps: ``(N, H, W)``, or ``(N, K, H, W)`` for several classes per sample.
+        positive: the name of a metric that refuses negative values.
 
     Raises:
-        InputError: they are of no such shape, not finite, or negative.
+        InputError: the heatmaps have another shape, or are not finite, or negative.
     """
     if not isinstance(heatmaps, Tensor) or heatmaps.ndim not in (3, 4):
         shape = tuple(getattr(heatmaps, "shape", ()))
         raise InputError(
-            "expected heatmaps (N, H, W), or (N, K, H, W) for several classes a sample, got "
-            f"{type(heatmaps).__name__} of shape {shape}; a single one is heatmap[None]"
+            "expected heatmaps (N, H, W), or (N, K, H, W) for several classes per sample, got "
+            f"{type(heatmaps).__name__} of shape {shape}; pass a single one as heatmap[None]"
         )
-    found = precise(heatmaps.detach())
-    if not found.isfinite().all():
-        raise InputError("heatmaps hold NaN or infinity; look for them with torch.isfinite")
-    if positive and (found < 0).any():
+    values = precise(heatmaps.detach())
+    if not values.isfinite().all():
+        raise InputError("heatmaps contain NaN or infinity; look for them with torch.isfinite")
+    if positive and (values < 0).any():
         raise InputError(
-            f"{positive} needs heatmaps of values from 0 on, got {float(found.min()):.3g}; take "
-            "the positive evidence, heatmaps.clamp(min=0), or the magnitude, heatmaps.abs()"
+            f"{positive} needs heatmaps of 0 or more, got {float(values.min()):.3g}; pass the "
+            "positive evidence, heatmaps.clamp(min=0), or the magnitude, heatmaps.abs()"
         )
-    return found
+    return values
 
 
 def masks_of(truth: Truth, heatmaps: Tensor) -> Tensor:
-    """`truth` as masks, bool, of the shape of `heatmaps`.
+    """`truth` as masks, bool, with the shape of `heatmaps`.
 
     Raises:
-        InputError: it does not fit them.
+        InputError: `truth` does not fit `heatmaps`.
     """
     if isinstance(truth, Tensor) and truth.shape == heatmaps.shape:
         return truth.to(heatmaps.device) != 0
@@ -63,10 +63,10 @@ def masks_of(truth: Truth, heatmaps: Tensor) -> Tensor:
 
 
 def boxes_of(truth: Truth, heatmaps: Tensor) -> list[Tensor]:
-    """The boxes ``(B, 4)`` of each of `heatmaps`, one after the other; the box around each mask.
+    """The boxes ``(B, 4)`` of each of `heatmaps`; for masks, the box around each.
 
     Raises:
-        InputError: `truth` does not fit them.
+        InputError: `truth` does not fit `heatmaps`.
     """
     lead = heatmaps.shape[:-2]
     count = lead.numel()
@@ -81,13 +81,13 @@ def boxes_of(truth: Truth, heatmaps: Tensor) -> list[Tensor]:
         return [each.double() for each in truth]
     shape = tuple(truth.shape) if isinstance(truth, Tensor) else f"a list of {len(truth)}"
     raise InputError(
-        f"what is true, {shape}, does not fit heatmaps {tuple(heatmaps.shape)}; expected masks of "
+        f"truth of shape {shape} does not fit heatmaps {tuple(heatmaps.shape)}; expected masks of "
         f"the same shape, boxes {(*lead, 4)}, or a list of {count} tensors of boxes (B, 4)"
     )
 
 
 def _around(mask: Tensor) -> Tensor:
-    """The box around a mask ``(H, W)``, ``(1, 4)``; none, ``(0, 4)``, around an empty one."""
+    """The box around a mask ``(H, W)``, ``(1, 4)``; no box, ``(0, 4)``, for an empty mask."""
     places = mask.nonzero()
     if not len(places):
         return torch.zeros(0, 4, dtype=torch.float64, device=mask.device)

@@ -1,1 +1,1 @@
-"""Running a model, whole or in part, and leaving it as found."""
+"""Run a model, in whole or in part, and leave it unchanged."""

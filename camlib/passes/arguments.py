@@ -1,4 +1,4 @@
-"""What the user passed, as the arguments of a model's call; and advice where that is no image."""
+"""Turn what the user passed into the arguments of a model's call, or into advice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def arguments_of(given: Any, model: nn.Module | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments in `given`.
+    """The positional and the keyword arguments in `given`.
 
-    A tuple holds the former, a mapping the latter; anything else is one argument. A mapping is one
-    argument too where `model` has one at most that it requires, and none of the names.
+    A tuple holds positional arguments, a mapping keyword arguments; anything else is one argument.
+    A mapping is one argument too if ``forward`` has none of its names and requires one argument at
+    most.
     """
     if isinstance(given, tuple):
         return given, {}
@@ -26,7 +27,7 @@ def arguments_of(given: Any, model: nn.Module | None) -> tuple[tuple[Any, ...], 
 
 
 def parameters_of(model: nn.Module | None) -> dict[str, inspect.Parameter]:
-    """The parameters of `model`'s ``forward``; none where they are not known."""
+    """The parameters of `model`'s ``forward``; none if they are unknown."""
     if model is None:
         return {}
     try:
@@ -36,7 +37,7 @@ def parameters_of(model: nn.Module | None) -> dict[str, inspect.Parameter]:
 
 
 def position_of(image: Any, model: nn.Module | None) -> Any:
-    """`image`, a path or the start of one, with the position of the parameter that it names."""
+    """`image` as a path, with a parameter's name at its start replaced by its position."""
     path = image if isinstance(image, tuple) else (image,)
     names = [name for name, each in parameters_of(model).items() if each.kind in _POSITIONAL]
     return (names.index(path[0]), *path[1:]) if path and path[0] in names else path
@@ -54,7 +55,7 @@ def _is_one(given: Mapping[Any, Any], model: nn.Module | None) -> bool:
 
 
 def described(given: Any) -> str:
-    """What `given` is, in few words."""
+    """A short description of `given`, for a message."""
     if isinstance(given, Tensor):
         return f"a {str(given.dtype).removeprefix('torch.')} tensor of shape {tuple(given.shape)}"
     if isinstance(given, tuple | list | Mapping):
@@ -67,7 +68,7 @@ def described(given: Any) -> str:
 
 
 def hint_for(given: Any, image_layout: str | None = None) -> str:
-    """What to do about `given`, which holds no image, as the end of a message; or nothing."""
+    """The end of a message that says how to make an image of `given`; may be empty."""
     parts = list(_parts(given))
     tensors = [part for part in parts if isinstance(part, Tensor)]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
@@ -82,8 +83,8 @@ def hint_for(given: Any, image_layout: str | None = None) -> str:
             return "; convert it with .float(), and scale it as in training"
     if any(tensor.ndim == 2 for tensor in floating):
         return (
-            "; say image_layout='NL' for a batch of raw series, or add axes for sample and channel "
-            "to a single picture in grey: image[None, None]"
+            "; pass image_layout='NL' for a batch of raw series, or add axes for sample and "
+            "channel to a single grey picture: image[None, None]"
         )
     for part in parts:
         module = type(part).__module__.partition(".")[0]
@@ -98,7 +99,7 @@ def hint_for(given: Any, image_layout: str | None = None) -> str:
 
 
 def _parts(given: Any) -> Any:
-    """`given`, or what is in it where it is a container."""
+    """The values in `given` if it is a container, else `given` itself."""
     if isinstance(given, tuple | list | Mapping):
         for part in given.values() if isinstance(given, Mapping) else given:
             yield from _parts(part)

@@ -1,6 +1,6 @@
-"""Which axis of an image has its channels: what a name such as ``"NHWC"`` says, or the shape.
+"""Find the axis of channels of an image, from a name such as ``"NHWC"`` or from its shape.
 
-A shape alone is seldom proof. The first of several readings is the most common one.
+A shape alone seldom settles it. Where there are several readings, the most common comes first.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from camlib.errors import InputError, OptionError
 
 _FEW = (1, 2, 3, 4)
-"""How many channels make an axis of channels, and hardly a side of a picture."""
+"""Lengths that an axis of channels has, and a side of a picture hardly ever."""
 
 _COLOURS = (1, 3, 4)
 
 
 def axes_of(shape: Sequence[int]) -> list[int | None]:
-    """Where an image of `shape` may have its channels, the most common reading first.
+    """The possible axes of channels of an image of `shape`, the most common one first.
 
-    ``None`` stands for an image without channels: ``(N, L)`` or grey ``(N, H, W)``.
+    ``None`` means an image without channels: ``(N, L)`` or grey ``(N, H, W)``.
     """
     if len(shape) == 2:
         return [None]
@@ -37,10 +37,10 @@ def axes_of(shape: Sequence[int]) -> list[int | None]:
 
 
 def axis_in(image_layout: str, shape: Sequence[int]) -> int | None:
-    """Where `image_layout`, such as ``"NHWC"``, has the channels of an image of `shape`.
+    """The axis of channels in `image_layout`, such as ``"NHWC"``; ``None`` for no channels.
 
     Raises:
-        InputError: `image_layout` has another number of axes.
+        InputError: `image_layout` and `shape` have different numbers of axes.
     """
     if len(image_layout) != len(shape):
         raise InputError(
@@ -52,7 +52,7 @@ def axis_in(image_layout: str, shape: Sequence[int]) -> int | None:
 
 
 def layout_named(axes: int, axis: int | None) -> str:
-    """The name of the reading of an image of so many `axes` with channels at `axis`."""
+    """The name of an image's layout, such as ``"NHWC"``, from the number of `axes`."""
     grid = axes - 1 - (axis is not None)
     letters = {1: "L", 2: "HW", 3: "DHW" if axis in (1, None) else "THW"}.get(grid, "?" * grid)
     name = "N" + letters
@@ -60,7 +60,7 @@ def layout_named(axes: int, axis: int | None) -> str:
 
 
 def check_layout(image_layout: str | None) -> None:
-    """Check that `image_layout` names samples first, at most one axis of channels, and a grid.
+    """Check that `image_layout` has samples first, at most one axis of channels, and a grid.
 
     Raises:
         OptionError: it does not.
@@ -73,7 +73,7 @@ def check_layout(image_layout: str | None) -> None:
     if upper and distinct and 1 <= len(letters) - 1 - ("C" in letters) <= 3:
         return
     raise OptionError(
-        f"image_layout={image_layout!r} is not known; expected a letter for each axis: N for "
-        "samples first, C for channels where there are any, and one to three others for the grid, "
+        f"image_layout={image_layout!r} is not known; expected one letter for each axis: N for "
+        "samples first, C for channels if there are any, and one to three others for the grid, "
         "such as 'NCHW', 'NHWC', 'NHW', 'NTCHW', 'NCL' or 'NL'"
     )

@@ -1,8 +1,8 @@
-"""How a model takes changed images, many at once: found out in one small pass, and remembered.
+"""Find out how a model takes a batch of changed images, in one small pass, and remember it.
 
-On a CPU, convolutions of many images are faster with channels last, and the same to rounding. A
-model that makes views of what they return may not take them so. And a model may mix samples, as
-norms with the statistics of the batch do: then what is changed in one is seen in the others.
+On a CPU, convolutions of many images are faster with channels last, and equal up to rounding. Some
+models cannot run so, because they make views of the results. A model may also mix samples, like a
+norm with the statistics of the batch. Then a change in one sample affects the others.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Batching:
     """How a model takes changed images.
 
     Attributes:
-        format: of memory, in which they come.
-        mixes: whether a sample is answered differently in another batch.
-        random: whether it is answered differently in the same batch too.
+        format: the memory format of the images.
+        mixes: whether a sample gets another answer in another batch.
+        random: whether it gets another answer in the same batch too.
     """
 
     format: torch.memory_format = torch.preserve_format
@@ -35,12 +35,12 @@ class Batching:
     random: bool = False
 
     def warn_if_mixed(self, model: nn.Module) -> None:
-        """A warning if `model` mixes samples."""
+        """Warn if `model` mixes samples."""
         if self.mixes:
             warn(
-                f"{type(model).__name__} answers a sample differently in another batch (statistics "
-                "of the batch, or random numbers), so a map from batches of changed inputs shows "
-                "that too; explain one image a call, with batch_size=1, to keep them apart"
+                f"{type(model).__name__} answers a sample differently in another batch (batch "
+                "statistics, or random numbers), so a map from batches of changed inputs shows "
+                "that too; explain one image at a time, with batch_size=1, to keep them apart"
             )
 
     def warn_of_gradients(self, model: nn.Module) -> None:
@@ -61,21 +61,22 @@ def batching(
     *,
     several: bool,
 ) -> Batching:
-    """How `model` takes changed images; remembered for it as long as it lives.
+    """How `model` takes changed images; remembered for the life of the model.
 
     Args:
-        model: without wrappers.
+        model: the model, without wrappers.
         given: the arguments of the clean pass.
-        clean: what it returned.
-        run: what the model returns for images ``(M, C, *size)`` of samples ``(M,)``.
-        several: whether more than one runs at once.
+        clean: the output of the clean pass.
+        run: runs the model on images ``(M, C, *size)`` of samples ``(M,)``.
+        several: whether more than one image runs at once.
     """
     image = given.image
     known = _known.setdefault(model, {})
     key = (image.shape[1:], image.dtype, image.device, len(given) > 1, several)
     if key not in known:
-        # One sample alone, or behind another that is no copy of it.
-        others = 2 if len(given) == 2 else 1  # another number than in the clean pass
+        # One sample alone, or after another one that is not a copy of it. The number of samples
+        # differs from that of the clean pass.
+        others = 2 if len(given) == 2 else 1
         pair = torch.cat([*[image[:1] / 2] * others, image[:1]]) if several else image[:1]
         samples = torch.zeros(len(pair), dtype=torch.long, device=image.device)
         known[key] = Batching()
@@ -91,11 +92,11 @@ def batching(
                     random = mixed(again, output, torch.arange(len(samples)))
                 known[key] = Batching(format, mixes, random)
                 break
-            except Exception as error:  # a pass to come tells of it
+            except Exception as error:  # the method's own pass will raise it
                 if not any(word in str(error) for word in _OF_FORMAT):
                     break
-    found: Batching = known[key]
-    return found
+    how: Batching = known[key]
+    return how
 
 
 def warn_of_mixed(
@@ -118,19 +119,19 @@ def warn_of_mixed(
 
 
 def check_order(model: nn.Module, given: Inputs, clean: Any, run: Callable[..., Any]) -> None:
-    """Check that the samples come first in scores that have as many of something else.
+    """Check that samples come first in scores whose first two axes have the same length.
 
-    Sequences ``(T, N, classes)`` of as many steps as samples look as ``(N, T, classes)`` do, until
-    there is a sample less; found out once for a model and a shape.
+    Scores ``(T, N, classes)`` with as many steps as samples look like ``(N, T, classes)``. A pass
+    with one sample less tells them apart, once for a model and a shape.
 
     Args:
-        model: without wrappers.
+        model: the model, without wrappers.
         given: the arguments of the clean pass.
-        clean: what it returned.
-        run: what the model returns for images ``(M, C, *size)`` of samples ``(M,)``.
+        clean: the output of the clean pass.
+        run: runs the model on images ``(M, C, *size)`` of samples ``(M,)``.
 
     Raises:
-        TargetError: another axis has the samples.
+        TargetError: samples are on the second axis.
     """
     scores, count = scores_in(clean), len(given)
     if scores is None or scores.ndim < 3 or scores.shape[:2] != (count, count) or count < 2:
@@ -147,41 +148,41 @@ def check_order(model: nn.Module, given: Inputs, clean: Any, run: Callable[..., 
 
 
 def mixed(output: Any, clean: Any, samples: Tensor) -> bool:
-    """Whether the last rows of `output` are others than those of `samples` in the `clean` one.
+    """Whether the last rows of `output` differ from those of `samples` in the `clean` output.
 
-    Of the scores, or the embedding; where a model returns neither, nothing is known.
+    It compares scores, or embeddings; the answer is no for a model that returns neither.
     """
-    found, expected = _answers(output), _answers(clean)
-    if found is None or expected is None or found.shape[1:] != expected.shape[1:]:
+    answers, expected = _answers(output), _answers(clean)
+    if answers is None or expected is None or answers.shape[1:] != expected.shape[1:]:
         return False
     rows = expected[samples.to(expected.device)]
-    return not agree(found[-len(samples) :], rows, expected, 1 / 3)
+    return not agree(answers[-len(samples) :], rows, expected, 1 / 3)
 
 
-def agree(found: Tensor, expected: Tensor, clean: Tensor, power: float) -> bool:
-    """Whether `found` is `expected` up to rounding to a `power`, in the range of `clean`."""
-    expected = expected.to(found)
-    error = (found - expected).abs().where(found != expected, 0).max()
+def agree(answers: Tensor, expected: Tensor, clean: Tensor, power: float) -> bool:
+    """Whether `answers` equal `expected` up to ``eps ** power`` of the range of `clean`."""
+    expected = expected.to(answers)
+    error = (answers - expected).abs().where(answers != expected, 0).max()
     rounding = float(torch.finfo(clean.dtype).eps) ** power
     scale = clean.abs().where(clean.isfinite(), 0).max()
     return bool(error <= rounding * scale.to(error))
 
 
 def _answers(output: Any) -> Tensor | None:
-    for found in (scores_in(output), embedding_in(output)):
-        if found is not None and found.ndim and found.is_floating_point():
-            return found.detach()
+    for answers in (scores_in(output), embedding_in(output)):
+        if answers is not None and answers.ndim and answers.is_floating_point():
+            return answers.detach()
     return None
 
 
 def _formats(image: Tensor) -> tuple[torch.memory_format, ...]:
-    # The kernels of a CPU have it for images, and not in float64.
+    # CPU kernels for channels last exist for images only, and not in float64.
     if image.ndim != 4 or image.device.type != "cpu" or image.dtype == torch.float64:
         return (torch.preserve_format,)
     return torch.channels_last, torch.preserve_format
 
 
 _OF_FORMAT = "view", "contiguous", "stride", "memory format"
-"""What errors speak of where a model does not take images with channels last."""
+"""Words in the errors of models that cannot take images with channels last."""
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()

@@ -1,12 +1,12 @@
-"""Reading layers' outputs, and the gradients of scores with respect to them, in one forward pass.
+"""Read the outputs of layers, and the gradients of scores at them, in one forward pass.
 
-Hooks live for the length of a `with` block and are gone when it ends, however it ends: a method
-object leaves nothing on the model. Three facts about PyTorch shape the rest.
+Hooks exist within a `with` block only, so a method object leaves nothing on the model. Three facts
+about PyTorch shape the rest.
 
 * An in-place layer may overwrite the output (``nn.ReLU(inplace=True)``). The hook keeps the output
-  and hands a copy on, or values and gradient would silently be those of the next layer.
-* Nothing before the layer needs a graph. The pass starts without one and the hook starts it, which
-  saves most of the memory and lets frozen models and callers under ``no_grad`` work.
+  and passes a copy on. Otherwise values and gradients would silently be those of the next layer.
+* Nothing before the layer needs a graph. The pass starts without one, and the hook starts it. This
+  saves most of the memory, and it works for frozen models and callers under ``no_grad``.
 * Hooks belong to the model, so a pass in another thread would call ours: the hook checks.
 """
 
@@ -36,17 +36,17 @@ Graph = Literal["none", "tail", "whole"]
 
 
 class Capture:
-    """What a forward pass left at the captured layers.
+    """The outputs of the captured layers of a forward pass.
 
     Attributes:
-        names: dotted names of the layers, in the order they were asked for.
-        calls: how often each of them ran.
+        names: dotted names of the layers, in the order of the request.
+        calls: the number of calls of each layer.
         interrupted: whether the model itself switched grad mode off after a layer, so that part of
             the graph is missing.
-        graph: what autograd recorded. One from the inputs on outlives the gradients at the layers.
-        hooked: whether hooks were put on tensors in the pass, by the model or for its user, which
-            see the gradients on their way.
-        windows: which part of the input the grid of each layer covers, by name, as far as it is
+        graph: the part that autograd recorded. The whole graph outlives the gradients at the
+            layers.
+        hooked: whether the model or its user put hooks on tensors in the pass, which see gradients.
+        windows: the part of the input that the grid of each layer covers, by name, where it is
             known; see `camlib.maps.place`.
     """
 
@@ -61,33 +61,32 @@ class Capture:
         self._passed_on: dict[str, Tensor] = {}
 
     def detach(self) -> None:
-        """Let go of the graph."""
+        """Drop the graph."""
         self._outputs = {name: (t.detach(), v) for name, (t, v) in self._outputs.items()}
 
     @property
     def aliased(self) -> str | None:
-        """The layer that returned its own input, if what followed changed its output in place."""
+        """A layer that returned its own input and whose output was changed in place later."""
         changed = [name for name, tensor in self._passed_on.items() if tensor._version]
         return changed[0] if changed else None
 
     def readable(self, name: str) -> bool:
-        """Whether the layer `name` ran, and its output is as it was."""
+        """Whether the layer `name` ran and its output was not overwritten since."""
         tensor, version = self._outputs.get(name, (None, 0))
         return tensor is not None and (tensor.is_inference() or tensor._version == version)
 
     def activations(self) -> list[Tensor]:
-        """The output of each layer, of its last call unless another is in its name.
+        """The output of each layer: of its last call, unless its name has another.
 
         Raises:
             LayerError: a layer did not run, or its output was overwritten.
         """
         for name in self.names:
             if name not in self._outputs:
-                ran = f"ran {calls} times" if (calls := self.calls[name]) else "did not run"
-                raise LayerError(
-                    f"layer {name!r} {ran} in the forward pass; choose one that does"
-                    + f", up to @{calls - 1}" * bool(calls)
-                )
+                calls = self.calls[name]
+                ran = f"ran {calls} times" if calls else "did not run"
+                advice = f"choose one up to @{calls - 1}" if calls else "choose a layer that runs"
+                raise LayerError(f"layer {name!r} {ran} in the forward pass; {advice}")
             tensor, version = self._outputs[name]
             if not tensor.is_inference() and tensor._version != version:
                 raise LayerError(
@@ -97,20 +96,20 @@ class Capture:
         return [self._outputs[name][0] for name in self.names]
 
     def warn_of_repeats(self) -> None:
-        """A warning for each layer that ran more than once: its map is of the last call."""
+        """Warn of each layer that ran more than once: its map is of the last call."""
         for name, calls in self.calls.items():
             if calls > 1 and call_of(name) is None:
                 warn(
-                    f"layer {name!r} ran {calls} times in one pass; the map is of its last call; "
-                    f"'{name}@0' is the first"
+                    f"layer {name!r} ran {calls} times in one pass, and the map is of its last "
+                    f"call; '{name}@0' is the first"
                 )
 
     def gradients(self, scores: Tensor, *, create_graph: bool = False) -> Iterator[list[Tensor]]:
-        """The gradients of `scores` ``(N, K)`` at each layer, as `gradients` has them.
+        """The gradients of `scores` ``(N, K)`` at each layer, in the chunks of `gradients`.
 
         Raises:
             LayerError: a layer did not run.
-            GraphError: a score does not depend on a layer, as far as autograd can see.
+            GraphError: autograd finds no way from a score to a layer.
         """
         return gradients(
             scores,
@@ -122,7 +121,7 @@ class Capture:
         )
 
     def only(self, name: str) -> Capture:
-        """What the pass left at one of the layers."""
+        """The capture of one of the layers."""
         alone = Capture((name,), self.graph)
         alone.calls = {name: self.calls[name]}
         alone.interrupted = self.interrupted
@@ -130,7 +129,7 @@ class Capture:
         return alone
 
     def reached(self, scores: Tensor, *, retain_graph: bool = False) -> Sequence[Tensor | None]:
-        """The gradient of each sample's scores at each layer, as `reached` has it.
+        """The gradient of each sample's scores at each layer; see `gradients.reached`.
 
         Raises:
             LayerError: a layer did not run.
@@ -149,17 +148,17 @@ def capture(
         model: the model, or the part of it that will be called.
         layers: modules of `model`, or their dotted names; ``"head@2"`` is the third call of head.
         graph: ``"tail"`` for gradients at the layers, ``"whole"`` for a loss on the map itself or
-            for gradients at the inputs, ``"none"`` for values alone.
-        optional: leave out layers that do not run, return no tensor or their own input, or run
-            under ``inference_mode``, instead of failing.
+            gradients at the inputs, ``"none"`` for values only.
+        optional: whether to leave out layers that do not run, return no tensor or their own input,
+            or run under ``inference_mode``, instead of failing.
 
     Example:
         >>> with capture(model, ["layer4"]) as seen:
         ...     scores = model(images)[:, [207, 281]]
         ...     [[gradient]] = seen.gradients(scores)           # (2, N, C, h, w)
     """
-    found = [find(model, layer) for layer in layers]
-    seen = Capture(tuple(name for name, _ in found), graph)
+    modules = [find(model, layer) for layer in layers]
+    seen = Capture(tuple(name for name, _ in modules), graph)
     held = owned(model)
 
     def reader(name: str) -> Callable[..., Any]:
@@ -175,7 +174,7 @@ def capture(
                 if graph != "none":
                     raise GraphError(
                         f"layer {name!r} runs under inference_mode() in the model itself, where "
-                        "nothing has a gradient; use no_grad() there, or choose a later layer"
+                        "there is no gradient; use no_grad() there, or choose a later layer"
                     )
                 seen._outputs[name] = tensor.clone(), 0
                 return None
@@ -183,8 +182,8 @@ def capture(
                 seen.interrupted |= bool(seen._outputs) and not torch.is_grad_enabled()
                 torch.set_grad_enabled(True)
                 if not tensor.requires_grad:
-                    # The output itself takes part, as the model may have kept it elsewhere; but
-                    # what the model holds between passes, in any of its modules, is not marked.
+                    # The output itself requires grad, as the model may have kept it elsewhere. A
+                    # tensor that the model holds between passes must not, so it is detached.
                     own = held(given)
                     tensor = (tensor.detach() if own else tensor).requires_grad_()
             seen._outputs[name] = tensor, tensor._version
@@ -202,7 +201,7 @@ def capture(
         run_plainly(undo, grad=graph == "whole")
         if graph != "none":
             run_differentiable_rnns(undo, model)
-        for name, module in dict(found).items():
+        for name, module in dict(modules).items():
             hook(undo, module, reader(name))
         yield seen
     if optional:
@@ -211,13 +210,13 @@ def capture(
 
 @contextmanager
 def replacing(model: nn.Module, layer: Layer, call: int, tensor: Tensor) -> Iterator[None]:
-    """`tensor` stands for what `layer` returns in a pass in the block.
+    """Replace the output of `layer` by `tensor` in a pass in the block.
 
     Args:
         model: the model, or the part of it that will be called.
         layer: a module of `model`, or its dotted name.
-        call: which call of it, counted from 0.
-        tensor: goes to the model, which may change it in place.
+        call: the number of the call, from 0.
+        tensor: the new output; the model may change it in place.
     """
     name, module = find(model, layer)
     calls = itertools.count()
@@ -233,8 +232,7 @@ def replacing(model: nn.Module, layer: Layer, call: int, tensor: Tensor) -> Iter
 
 
 def _plain(args: Any, output: Any) -> bool:
-    """Whether `output` has a tensor that can be captured, and is none of `args`."""
-    found = [tensor for _, tensor in activations(output)][:1]
-    return all(not t.is_inference() and all(t is not given for given in args) for t in found) and (
-        bool(found)
-    )
+    """Whether `output` has a tensor that can be captured and is not one of `args`."""
+    for _, tensor in activations(output):
+        return not tensor.is_inference() and all(tensor is not given for given in args)
+    return False

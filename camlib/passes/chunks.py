@@ -1,4 +1,4 @@
-"""Many passes of a model, in chunks of bounded memory."""
+"""Run a model on many samples, in chunks that fit into memory."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch import Tensor
 from camlib.errors import warn
 from camlib.options import Count, check
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""Shows how far a loop has come, such as `tqdm.tqdm`."""
+"""Wraps a loop to show its progress, such as `tqdm.tqdm`."""
 
 _NOTHING: Any = object()
 
 _GROWTH = 32
-"""How many times the memory of a sample the layers that see it may take at once."""
+"""The memory that layers may take for a sample, as a multiple of the sample's own."""
 
 _BUDGET = 2**29
-"""Bytes for a chunk where free memory says little, as on a CPU."""
+"""The bytes of a chunk on devices that do not tell their free memory, such as a CPU."""
 
 _MOST = 256
-"""Samples at once; more are no faster."""
+"""The most samples at once; more are no faster."""
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How to go through many changed samples.
+    """How to run many changed samples.
 
     Attributes:
-        size: how many at once; ``None`` for what fits into free memory.
+        size: the number at once; ``None`` for as many as fit into free memory.
         progress: wraps the loop over chunks.
 
     Raises:
-        OptionError: `size` is no count.
+        OptionError: `size` is not a count.
     """
 
     size: int | None = None
@@ -48,40 +48,40 @@ class Chunks:
         check("batch_size", self.size, Count | None)
 
     def run(
-        self, function: Callable[[Tensor], Found], items: Tensor, *like: Tensor
-    ) -> Iterator[tuple[Tensor, Found]]:
-        """Some of `items` and what `function` makes of them, one chunk after the other.
+        self, function: Callable[[Tensor], Result], items: Tensor, *like: Tensor
+    ) -> Iterator[tuple[Tensor, Result]]:
+        """Each chunk of `items`, and the result of `function` for it.
 
-        A chunk that does not fit into memory is tried again by halves, with a warning.
+        A chunk that does not fit into memory runs again in halves, with a warning.
 
         Args:
-            function: runs the model.
-            items: ``(P, ...)``, what to run it for.
-            like: what it sees of an item is of the size of a sample of these, ``(N, ...)``.
+            function: runs the model on a chunk.
+            items: what to run it on, ``(P, ...)``.
+            like: tensors ``(N, ...)``; an item takes as much memory as a sample of all of them.
         """
         size = fitting(*like) if self.size is None else self.size
         chunks = torch.split(items, size) if len(items) else ()
         for chunk in chunks if self.progress is None else self.progress(chunks):
             while len(chunk):
-                part, found = chunk[:size], _NOTHING
+                part, result = chunk[:size], _NOTHING
                 try:
-                    found = function(part)
+                    result = function(part)
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error) or len(part) == 1:
                         raise
-                if found is _NOTHING:  # out here nothing holds on to what the chunk left behind
+                if result is _NOTHING:  # outside of `except`, where nothing keeps the failed chunk
                     size = len(part) // 2
                     warn(
-                        f"out of memory with {len(part)} at once; going on with {size}: pass "
-                        f"batch_size={size} to start so"
+                        f"out of memory with {len(part)} samples at once; continuing with {size}; "
+                        f"pass batch_size={size} to start with that"
                     )
                     continue
-                yield part, found
+                yield part, result
                 chunk = chunk[len(part) :]
 
 
 def fitting(*like: Tensor) -> int:
-    """How many samples of the size of one of each of `like` ``(N, ...)`` to run at once."""
+    """The number of samples to run at once, each as large as one of every `like` ``(N, ...)``."""
     each = _GROWTH * sum(tensor[0].nbytes for tensor in like)
     return min(max(free(like[0].device) // max(each, 1), 1), _MOST)
 
@@ -95,7 +95,7 @@ def free(device: torch.device) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says so, in the words of any device, library or system."""
+    """Whether `error` reports a lack of memory, in the words of any device, library or system."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     said = str(error).lower()
@@ -109,4 +109,4 @@ _OF_MEMORY = (
     "cublas_status_alloc_failed",
     "cudnn_status_alloc_failed",
 )
-"""What plain errors say on a CPU, on Windows, on MPS, in cuBLAS and in cuDNN."""
+"""Words in errors on a CPU, on Windows, on MPS, in cuBLAS and in cuDNN."""

@@ -1,9 +1,8 @@
-"""Following an image through a pass: what became of its places on the way to each tensor.
+"""Follow an image through a pass: what happened to its positions on the way to each tensor.
 
-As long as only convolutions and their like have run, each ``(N, C, *grid)`` that came from the
-image is on the image's axes. After the first permutation, slice, padding or matrix product on its
-way, that is no longer certain. Tensors are told apart by their memory and what they show of it, and
-nothing keeps them alive.
+As long as only convolutions and the like have run, each ``(N, C, *grid)`` that comes from the image
+lies on the image's axes. After the first permutation, slice, padding or matrix product, that is no
+longer certain. Tensors are identified by the memory that they show, and not kept alive.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from camlib.passes.operators import choosing, joins_all_places, keeps_places, makes_new, name_of
 
 Cut = tuple[tuple[float, float], ...]
-"""Where a part of a grid begins and ends along each of its axes, as shares of it."""
+"""Start and end of a part of a grid along each axis, as shares of the grid."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """What became of the image on the way to a tensor.
+    """What happened to the image on the way to a tensor.
 
     Attributes:
-        moved: whether anything may have moved places.
-        since: whether anything has since the image entered the first module with weights.
-        joined: whether all places became one, as in a global pooling.
-        decided: whether what the image shows decided how places were moved.
-        entry: number of the module with weights where it entered; -1 before any.
-        behind: number of the last module that finished on the way; -1 if none has.
-        cut: which part has been cut out of what that module returned, along each axis behind the
-            channels, as shares of it; ``None`` if something else has moved places since.
+        moved: whether anything may have moved positions.
+        since: whether that may have happened after the image entered the first module with weights.
+        joined: whether all positions became one, as in a global pooling.
+        decided: whether the content of the image decided how positions moved.
+        entry: the number of the module with weights where it entered; -1 before any.
+        behind: the number of the last module that finished on the way; -1 for none.
+        cut: the part that was cut out of that module's output, along each axis of the grid, as
+            shares of it; ``None`` if something else has moved positions since.
     """
 
     moved: bool = False
@@ -48,14 +47,14 @@ class Course:
 
 
 UNKNOWN = Course(moved=True, since=True, cut=None)
-"""The course of a tensor of which it is not known whether it comes from the image."""
+"""The course of a tensor that may or may not come from the image."""
 
 _Key = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass
 class _Memory:
-    """The courses of the tensors that show a piece of memory, by what they show of it."""
+    """The courses of the tensors on a piece of memory, by the part that each shows."""
 
     weak: StorageWeakRef
     courses: dict[_Key, Course] = field(default_factory=dict)
@@ -65,7 +64,7 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the image through the operators that run in the block.
 
     Attributes:
-        cuts: where places were cut, padded and rolled, one after the other.
+        cuts: the cuts, paddings and rolls, in order.
     """
 
     def __init__(self) -> None:
@@ -76,7 +75,7 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Where it is skipped, it is imported first, which takes a second.
+        # Skipping Dynamo means importing it first, which takes a second.
         return False
 
     def of(self, tensor: Tensor) -> Course | None:
@@ -84,7 +83,7 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         memory, key = self._place(tensor)
         if memory is None:
             return None
-        if key not in memory.courses:  # written through another view of it
+        if key not in memory.courses:  # another view wrote to the memory
             every = _met(memory.courses.values())
             return every and replace(every, moved=True, since=True)
         return memory.courses[key]
@@ -115,7 +114,7 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given: list[tuple[Tensor, Course]],
         result: Any,
     ) -> None:
-        """Note the courses of what `func` returned for tensors `given` with theirs."""
+        """Note the courses of the `result` of `func` for tensors `given` with their courses."""
         self._read |= name_of(func) in _READING
         course = _met(c for _, c in given)
         assert course is not None
@@ -124,7 +123,7 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
             cut, decided = _cut(func, args, course.cut), course.decided or chosen
             course = replace(course, moved=True, since=True, decided=decided, cut=cut)
             self.cuts += _numbers(func, args)
-        # A program that has read a value may cut nothing this time.
+        # A program that reads a value may move positions for another image only.
         course = replace(course, decided=course.decided or self._read)
         writes = func._schema.is_mutable
         for each in _tensors(result):
@@ -139,16 +138,16 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for other, known in memory.courses.items():
                 memory.courses[other] = _met([known, course]) or known
             memory.courses[key] = course
-        else:  # a view shows what was there, however it came about
+        else:  # a view keeps the course of the memory that it shows
             known = memory.courses.setdefault(key, course)
             memory.courses[key] = replace(known, decided=known.decided or course.decided)
 
     def _place(self, tensor: Tensor, *, new: bool = False) -> tuple[_Memory | None, _Key]:
-        """The memory of `tensor`, and what it shows of it; a `new` note of it if there is none."""
+        """The memory of `tensor` and the part it shows; with `new`, the memory is noted."""
         try:
             storage = tensor.untyped_storage()
             key = int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
-        except (NotImplementedError, RuntimeError):  # it has none, as sparse tensors
+        except (NotImplementedError, RuntimeError):  # sparse tensors have no storage
             return None, (0, (), ())
         memory = self._memory.get(storage._cdata)
         if memory is None and new:
@@ -159,32 +158,33 @@ class Courses(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _READING = {"_local_scalar_dense", "is_nonzero", "equal", "item"}
-"""Operators that hand a value to the program, which may go another way for it."""
+"""Operators that hand a value to the program, which may branch on it."""
 
 
 def _met(courses: Iterable[Course]) -> Course | None:
-    """The course of what is made of tensors with `courses`; ``None`` for none.
+    """The course of a tensor made from tensors with `courses`; ``None`` if there are none.
 
-    Where all places of one became one, it has none that could be moved.
+    A joined tensor has no positions that could move, so it counts only if all are joined.
     """
     every = list(courses)
     some = [course for course in every if not course.joined] or every
     if not some:
         return None
     entries = sorted({course.entry for course in some if course.entry >= 0})
+    last = max(some, key=lambda course: course.behind)
     return Course(
         moved=any(course.moved for course in some),
         since=any(course.since for course in some) or len(entries) > 1,
         joined=all(course.joined for course in some),
         decided=any(course.decided for course in some),
         entry=entries[0] if entries else -1,
-        behind=(last := max(some, key=lambda course: course.behind)).behind,
+        behind=last.behind,
         cut=last.cut,
     )
 
 
 def _cut(func: OpOverload, args: tuple[Any, ...], before: Cut | None) -> Cut | None:
-    """Which part of a grid there is after `func`, if all it does is cut it or pad it by far."""
+    """The part of a grid that is left after `func`, if it only cuts it or pads it by far."""
     if before is None or not isinstance(args[0], Tensor) or args[0].ndim < 3:
         return None
     size = args[0].shape[2:]
@@ -207,7 +207,7 @@ def _cut(func: OpOverload, args: tuple[Any, ...], before: Cut | None) -> Cut | N
 
 
 def cut_out(window: Cut, cut: Cut | None) -> Cut:
-    """Where a `cut` out of what covers `window` lies; `window` where nothing is cut."""
+    """The part of the input that a `cut` out of `window` covers; `window` if there is no cut."""
     if not window or not cut or len(cut) != len(window):
         return window or cut or ()
     return tuple(
@@ -217,7 +217,7 @@ def cut_out(window: Cut, cut: Cut | None) -> Cut:
 
 
 def _numbers(func: OpOverload, args: tuple[Any, ...]) -> list[Hashable]:
-    """What a cut, padding or roll was told besides tensors, if it is of no samples."""
+    """The arguments of a cut, padding or roll, besides tensors, if it does not cut samples."""
     name, told = name_of(func), [tuple(a) if isinstance(a, list) else a for a in args[1:]]
     samples = name in ("slice", "select") and (not told or told[0] == 0)
     if samples or (name not in ("slice", "select", "roll", "flip") and "pad" not in name):

@@ -1,6 +1,7 @@
-"""One forward pass on the clean input: what the layers saw, what was answered, what is asked.
+"""The forward pass on the clean input, with which every method starts.
 
-Everything a method does starts here.
+A `Pass` holds the layers' outputs, the model's output, the target and its scores. It can run the
+model again on changed inputs or activations.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from camlib.layouts.recognition import Reading
 
 GRAPHS: tuple[Graph, ...] = ("tail", "whole")
-"""What to record, in order of cost. A model whose own ``no_grad`` block ends after the layer takes
-the graph with it; if the graph is on before that block, it is on again after it."""
+"""The graphs to try, in order of cost. If a layer runs in a ``no_grad`` block of the model, leaving
+that block restores the mode from before it: off for a tail, on for the whole graph."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +44,17 @@ class Pass:
     """One forward pass on the clean input.
 
     Attributes:
-        model: without wrappers.
-        inputs: what the model was called with.
-        seen: what the layers returned.
-        output: what the model returned; ``None`` where only the inputs are known.
-        target: what is explained, resolved.
-        scores: ``(N, K)``, with their graph.
-        shape: ``()`` for one score a sample, ``(K,)`` for several.
+        model: the model, without wrappers.
+        inputs: the arguments of its call.
+        seen: the outputs of the layers.
+        output: the output of the model; ``None`` if only the inputs are known.
+        target: the resolved target.
+        scores: the scores ``(N, K)``, with their graph.
+        shape: ``()`` for one score per sample, ``(K,)`` for several.
         order: the modules that ran, if they were recorded.
-        tails: what follows each layer, if it can be run again.
-        graphed: whether the model needs a graph from the image on, whatever is asked for.
-        readings: of layers that are read so in this pass alone.
+        tails: for each layer, the part of the model after it, if it may run again.
+        graphed: whether the model always needs a graph from the image on.
+        readings: the readings of layers that hold for this pass only.
     """
 
     model: nn.Module
@@ -68,7 +69,7 @@ class Pass:
     graphed: bool = False
     readings: dict[Any, Reading] = field(default_factory=dict)
     _batching: dict[bool, Batching] = field(default_factory=dict)
-    _settled: set[int] = field(default_factory=set)
+    _tried: set[int] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -84,10 +85,18 @@ class Pass:
         optional: bool = False,
         tails: Sequence[Tail] = (),
     ) -> Pass:
-        """The pass, in the context of `rule`, with `target` resolved on its output.
+        """Run the model and resolve `target` on its output.
 
-        With `record`, every module that runs is noted; `tails`, of the layers, can run again. With
-        `optional`, layers that cannot be captured are left out.
+        Args:
+            model: the model, without wrappers.
+            inputs: the arguments of its call.
+            target: the target.
+            layers: the names of the layers to capture.
+            graph: the part of the pass that autograd records.
+            rule: a context for the pass.
+            record: whether to note every module that runs.
+            optional: whether to leave out layers that cannot be captured.
+            tails: the parts of the model that may run again.
 
         Raises:
             LayerError: a layer did not run, or cannot be read without changing the answer.
@@ -111,7 +120,7 @@ class Pass:
         with torch.set_grad_enabled(graph != "none"):
             scores = chosen(read.output)
         read.seen.hooked = read.hooked
-        # Where texts are the classes, each image is compared with all of them.
+        # If texts are the classes, each image is compared with all of them.
         inputs = replace(inputs, shared="logits_per_image" in named(read.output))
         if read.seen.aliased is not None:
             _check_alias(read, model, inputs, chosen, scores)
@@ -135,13 +144,13 @@ class Pass:
         return run
 
     def windows(self, count: int) -> list[Window]:
-        """Which part of the input each of `count` maps covers, those of the layers in order."""
+        """The part of the input that each of `count` maps covers, in the order of the layers."""
         named = self.seen.names if len(self.seen.names) == count else ("",) * count
         return [self.seen.windows.get(name, ()) for name in named]
 
     @property
     def replayed(self) -> bool | None:
-        """Whether only what follows the layers ran again; ``None`` if nothing did."""
+        """Whether only the part after the layers ran again; ``None`` if nothing ran again."""
         known = [tail.needs.replayable for tail in self.tails if tail.needs.kept is not None]
         return all(known) if known else None
 
@@ -152,12 +161,12 @@ class Pass:
         scores: Tensor | None = None,
         **options: bool,
     ) -> Iterator[list[Tensor]]:
-        """The gradients of the scores at `tensors`, as `gradients.gradients` has them.
+        """The gradients of the scores at `tensors`, in the chunks of `gradients.gradients`.
 
         Args:
-            tensors: what to differentiate by.
+            tensors: the tensors to differentiate by.
             names: what each of them is, for errors.
-            scores: ``(N, K)`` of what ran again, instead of those of the pass.
+            scores: scores ``(N, K)`` of a later pass, instead of those of this pass.
             options: of that function.
         """
         scores = self.scores if scores is None else scores
@@ -172,33 +181,33 @@ class Pass:
         *,
         entering: Tensor | None = None,
     ) -> Tensor:
-        """The scores ``(M, K)`` where the output of a layer is another.
+        """The scores ``(M, K)`` of the model with another output of a layer.
 
         Args:
-            layer: number of the layer, one of those with a tail.
-            samples: which sample each is a change of, ``(M,)``.
-            changed: ``M`` samples, shaped as the layer returns them; given away.
-            target: what to ask instead of the target of the pass.
-            entering: which samples `changed` has instead, where they become ``M`` on the way.
+            layer: the number of the layer among those with a tail.
+            samples: the number of the sample that each of ``M`` outputs belongs to, ``(M,)``.
+            changed: the new outputs; the model may change them in place.
+            target: a target that replaces that of the pass.
+            entering: the samples of `changed`, if the model turns them into ``M`` later.
         """
         calls = self.seen.calls[self.seen.names[layer]]
         entering = samples if entering is None else entering
         tail, asked = self.tails[layer], (self.target if target is None else target)[samples]
-        kept = changed.clone() if tail.leaves_out else changed  # what runs may change it in place
-        found = precise(asked(tail.output(self.inputs, calls, entering, changed)))
-        if tail.leaves_out and not found.isfinite().all() and kept.isfinite().all():
-            # Other inputs may need what those did not that it was found out with.
+        kept = changed.clone() if tail.leaves_out else changed  # the model may change it in place
+        scores = precise(asked(tail.output(self.inputs, calls, entering, changed)))
+        if tail.leaves_out and not scores.isfinite().all() and kept.isfinite().all():
+            # These inputs may need a kept output that those of the trial did not.
             tail.distrust()
-            found = precise(asked(tail.output(self.inputs, calls, entering, kept)))
-        return found.reshape(len(samples), -1)
+            scores = precise(asked(tail.output(self.inputs, calls, entering, kept)))
+        return scores.reshape(len(samples), -1)
 
-    def settle(self, layer: int, layout: Layout, *, several: bool) -> None:
-        """Find out once what running again what follows `layer` takes; a warning if it mixes them.
+    def try_replay(self, layer: int, layout: Layout, *, several: bool) -> None:
+        """Find out once how the part after `layer` can run again; warn if it mixes samples.
 
         Args:
-            layer: number of the layer.
-            layout: of its output.
-            several: whether samples run beside others than in the clean pass.
+            layer: the number of the layer.
+            layout: the layout of its output.
+            several: whether the batch may differ from that of the clean pass.
         """
         tail, name = self.tails[layer], self.seen.names[layer]
         self.check_scores()
@@ -209,28 +218,28 @@ class Pass:
             asked = samples if len(self.inputs) > 1 else samples[1:]
 
             def right(output: Any) -> bool:
-                found = self.target[samples](output).reshape(len(samples), -1)[-len(asked) :]
+                scores = self.target[samples](output).reshape(len(samples), -1)[-len(asked) :]
                 expected = clean[asked.to(clean.device)]
-                return agree(found, expected, clean.to(raw.dtype), 1 / 2)
+                return agree(scores, expected, clean.to(raw.dtype), 1 / 2)
 
             def apart(output: Any) -> bool:
                 return not mixed(output, self.output, asked)
 
             calls = self.seen.calls[name]
-            tail.settle(self.inputs, calls, samples, activation, right, apart)
-        if several and layer not in self._settled:
-            self._settled.add(layer)
+            tail.try_replay(self.inputs, calls, samples, activation, right, apart)
+        if several and layer not in self._tried:
+            self._tried.add(layer)
             Batching(mixes=not tail.needs.apart).warn_if_mixed(self.model)
 
     def batching(self, *, several: bool) -> Batching:
-        """How the model takes changed images, `several` at once or one; a warning if it mixes them.
+        """How the model takes changed images, `several` at once or one; warn if it mixes samples.
 
-        Found out once for a model and a size of images.
+        This is found out once for a model and a size of images.
         """
         if self.output is None:
             return Batching()
         self.check_scores()
-        several = several or True in self._batching  # the last of a row may come alone
+        several = several or True in self._batching  # the last chunk may hold a single image
         if several not in self._batching:
             self._batching[several] = how = batching(
                 self.model,
@@ -243,16 +252,16 @@ class Pass:
         return self._batching[several]
 
     def check_scores(self) -> None:
-        """Check that there is a score to compare others with.
+        """Check that other scores can be compared with those of the pass.
 
         Raises:
-            InputError: one is not a number.
+            InputError: a score is not a number.
         """
         if self.target.asks and self.scores.isnan().any():
             raise InputError(NOT_FINITE.format("the score"))
 
     def _returned(self, samples: Tensor, image: Tensor) -> Any:
-        """What the model returns for `image`, which is given away, changed from `samples`."""
+        """The output for `image`, changed from `samples`; the model may change it in place."""
         given = self.inputs.of_samples(samples, image)
         return answer(self.model, given, graphed=self.graphed)
 
@@ -263,10 +272,10 @@ def input_gradients(
     """The clean pass, and the gradient of each score at the image, ``(N, K, C, *size)``.
 
     Args:
-        model: without wrappers.
+        model: the model, without wrappers.
         given: the arguments of its call.
-        target: what to explain.
-        rule: a context in which the model runs.
+        target: the target.
+        rule: a context for the pass.
     """
     with torch.enable_grad():
         image = given.image.detach().clone().requires_grad_()
@@ -276,28 +285,28 @@ def input_gradients(
 
 
 def image_gradients(run: Pass, image: Tensor) -> Tensor:
-    """The gradients of the scores of `run` at the `image` it began with, ``(N, K, C, *size)``."""
-    found = [gradient for [gradient] in run.gradients([image], ["the input"])]
-    return torch.cat(found).movedim(0, 1)
+    """The gradients of the scores of `run` at the `image` it started from, ``(N, K, C, *size)``."""
+    chunks = [gradient for [gradient] in run.gradients([image], ["the input"])]
+    return torch.cat(chunks).movedim(0, 1)
 
 
 def scores_at(run: Pass, samples: Tensor, image: Tensor, target: Target | None = None) -> Tensor:
-    """The scores ``(M, K)`` of `image` ``(M, C, *size)``, in float32 at least.
+    """The scores ``(M, K)`` of `image` ``(M, C, *size)``, in float32 or better.
 
     Args:
         run: the clean pass.
-        samples: by number, ``(M,)``, which sample of it each image was changed from.
-        image: changed images.
-        target: what to ask instead of the target of the pass.
+        samples: the number of the sample that each image was changed from, ``(M,)``.
+        image: the changed images.
+        target: a target that replaces that of the pass.
     """
     how = run.batching(several=len(samples) > 1)
     output = run._returned(samples, image.clone(memory_format=how.format))
-    found = (run.target if target is None else target)[samples](output)
-    return precise(found).reshape(len(samples), -1)
+    scores = (run.target if target is None else target)[samples](output)
+    return precise(scores).reshape(len(samples), -1)
 
 
 def _with_graph(model: nn.Module, inputs: Inputs, output: Any) -> Any:
-    """The `output` once more, with the graph that leads to it if the model lets it have one."""
+    """The `output` of another pass with a graph, if the model allows one."""
     image = inputs.image.detach().clone().requires_grad_()
     try:
         return inputs.with_image(image).owned().run(model)
@@ -308,25 +317,29 @@ def _with_graph(model: nn.Module, inputs: Inputs, output: Any) -> Any:
 def _check_alias(
     read: OneRun, model: nn.Module, inputs: Inputs, target: Target, scores: Tensor
 ) -> None:
-    """Nothing, if the answer is what it is without the copy that went on after the layer."""
+    """Check that the copy after an aliased layer does not change the answer.
+
+    Raises:
+        LayerError: it does.
+    """
     with torch.no_grad():
         plain = target(answer(model, inputs.owned(), graphed=read.graphed))
     if not torch.allclose(plain, scores.detach(), rtol=1e-3, atol=1e-5, equal_nan=True):
         raise LayerError(
-            f"layer {read.seen.aliased!r} returns its input itself, which the model changes in "
-            "place later and uses elsewhere too, so it cannot be read; choose the layer before it"
+            f"layer {read.seen.aliased!r} returns its own input, which the model later changes in "
+            "place and uses elsewhere too, so camlib cannot read it; choose the layer before it"
         )
 
 
 def _on_trial(layout: Layout, activation: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Samples by number, and an `activation` of `count` samples for them, to try a replay with.
+    """Numbers of samples for a trial replay, and the `activation` for them.
 
-    One more than there were, in another order: an axis mistaken for that of samples shows. A single
-    one stands behind another that is no copy, which is not to be looked at.
+    The trial replays three samples out of order, so that a wrong batch axis is noticed. A single
+    sample follows a changed copy of itself, whose scores are ignored.
     """
     samples = torch.tensor([1, 0, 1] if count > 1 else [0, 0], device="cpu")
-    found = layout.of_samples(activation, count, samples)
+    chosen = layout.of_samples(activation, count, samples)
     if count == 1:
-        arranged = layout(found)
-        found = layout.put_back(torch.cat([arranged[:1] / 2, arranged[1:]]), found)
-    return samples, found
+        arranged = layout(chosen)
+        chosen = layout.put_back(torch.cat([arranged[:1] / 2, arranged[1:]]), chosen)
+    return samples, chosen

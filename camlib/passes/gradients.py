@@ -1,4 +1,4 @@
-"""The gradients of scores: many classes from one backward pass, and no ``.grad`` touched."""
+"""Take the gradients of many scores in one backward pass, without touching any ``.grad``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from camlib.passes.means import mean_of, spread_out, users_of
 _CHUNK_BYTES = 2**27
 
 _UNREACHED = (
-    "no gradient flows from the score to {!r}: another part of the model gives the answer, or what "
-    "lies between is detached, runs under torch.no_grad() or inference_mode(), or the target is "
-    "not differentiable; choose another layer or target"
+    "no gradient flows from the score to {!r}: another part of the model gives the answer, or the "
+    "part between them is detached or runs under torch.no_grad() or inference_mode(), or the "
+    "target is not differentiable; choose another layer or target"
 )
 
 
@@ -37,22 +37,22 @@ def gradients(
     """The gradient of every score at each of `tensors`, in chunks of classes.
 
     Samples do not mix in evaluation mode, so one backward pass serves the whole batch. Several
-    classes share one batched backward pass, or take one each where an operator cannot be batched
-    or is written in Python. No ``.grad`` is touched.
+    classes share one batched backward pass. They take one each if an operator cannot be batched or
+    is written in Python. No ``.grad`` is touched.
 
     Args:
-        scores: ``(N, K)``.
-        tensors: what to differentiate by, each ``(N, ...)``.
+        scores: the scores ``(N, K)``.
+        tensors: the tensors to differentiate by, each ``(N, ...)``.
         names: what each of them is, for errors.
         create_graph: whether the gradients can be differentiated again.
-        retain_graph: whether others can be taken from the same pass.
+        retain_graph: whether other gradients can be taken from the same pass.
         allow_unused: whether a tensor that the scores do not depend on has gradient zero, if they
-            depend on another.
-        alone: whether each class takes a backward pass of its own, as where somebody's hooks see
-            the gradients on their way.
+            depend on another one.
+        alone: whether each class takes its own backward pass, as where hooks of the model or its
+            user see gradients.
 
     Yields:
-        For each of `tensors`, ``(k, N, ...)``: the next ``k`` classes. Chunks bound the memory.
+        For each of `tensors`, ``(k, N, ...)``: the next ``k`` classes. Chunks limit the memory.
 
     Raises:
         GraphError: the scores do not depend on one of `tensors`, or on nothing at all.
@@ -72,32 +72,34 @@ def gradients(
         chunk = slice(start, min(start + step, classes))
         keep = create_graph or retain_graph or chunk.stop < classes
         cotangents = _one_hot(scores, chunk)
-        found = (any(means) and _behind_means(backward, ends, means, cotangents)) or backward(
-            ends, cotangents, keep=keep
-        )
-        unused = allow_unused and any(gradient is not None for gradient in found)
-        reached = []
-        for name, tensor, gradient in zip(names, tensors, found, strict=True):
+        arrived: Sequence[Tensor | None] = []
+        if any(means):
+            arrived = _through_means(backward, ends, means, cotangents)
+        arrived = arrived or backward(ends, cotangents, keep=keep)
+        unused = allow_unused and any(gradient is not None for gradient in arrived)
+        complete = []
+        for name, tensor, gradient in zip(names, tensors, arrived, strict=True):
             if gradient is None and not unused:
                 raise GraphError(_UNREACHED.format(name))
             if gradient is None:
                 gradient = tensor.new_zeros(chunk.stop - chunk.start, *tensor.shape)
-            reached.append(gradient)
-        yield reached
+            complete.append(gradient)
+        yield complete
 
 
 def reached(
     scores: Tensor, tensors: Sequence[Tensor], names: Sequence[str], *, retain_graph: bool = False
 ) -> Sequence[Tensor | None]:
-    """The gradient of each sample's scores at each of `tensors`, ``None`` where none arrives.
+    """The gradient of each sample's scores at each of `tensors`; ``None`` if none arrives.
 
-    The scores count 1, 1/2, 1/3 and so on: probabilities of all classes would cancel.
+    The scores are weighted 1, 1/2, 1/3 and so on, because the gradients of the probabilities of all
+    classes add up to zero.
 
     Args:
-        scores: ``(N, K)``.
-        tensors: what to differentiate by.
+        scores: the scores ``(N, K)``.
+        tensors: the tensors to differentiate by.
         names: what each of them is, for errors.
-        retain_graph: whether others can be taken from the same pass.
+        retain_graph: whether other gradients can be taken from the same pass.
 
     Raises:
         GraphError: the scores depend on nothing at all.
@@ -117,9 +119,9 @@ class _Backward:
     """Backward passes from `scores` ``(N, K)``.
 
     Attributes:
-        scores: where they begin.
-        create_graph: whether they can be differentiated again.
-        alone: whether each class takes one of its own.
+        scores: the scores.
+        create_graph: whether the gradients can be differentiated again.
+        alone: whether each class takes its own pass.
     """
 
     scores: Tensor
@@ -129,7 +131,7 @@ class _Backward:
     def __call__(
         self, ends: Sequence[GradientEdge], cotangents: Tensor, *, keep: bool
     ) -> Sequence[Tensor | None]:
-        """The gradients ``(k, ...)`` at `ends`, of `cotangents` ``(k, N, K)`` at the scores."""
+        """The gradients ``(k, ...)`` at `ends` for `cotangents` ``(k, N, K)`` at the scores."""
         several = len(cotangents) > 1
         with _overwriting(), torch.set_grad_enabled(self.create_graph or torch.is_grad_enabled()):
             if several and not self.alone:
@@ -139,7 +141,7 @@ class _Backward:
                 self._pass(ends, cotangent, keep=keep or several, batched=False)
                 for cotangent in cotangents
             ]
-            if not several:  # without a copy
+            if not several:  # a view instead of a copy
                 return [None if part is None else part[None] for part in rows[0]]
             return [
                 None if parts[0] is None else torch.stack([p for p in parts if p is not None])
@@ -149,7 +151,7 @@ class _Backward:
     def _pass(
         self, ends: Sequence[GradientEdge], cotangent: Tensor, *, keep: bool, batched: bool
     ) -> Sequence[Tensor | None]:
-        found = torch.autograd.grad(
+        arrived = torch.autograd.grad(
             self.scores,
             ends,
             cotangent,
@@ -158,25 +160,29 @@ class _Backward:
             allow_unused=True,
             is_grads_batched=batched,
         )
-        return [None if gradient is None else plain(gradient) for gradient in found]
+        return [None if gradient is None else plain(gradient) for gradient in arrived]
 
 
 _KNOWN = {
     "Inference tensors cannot be saved for backward": (
-        "the model, or a part of it, was made under torch.inference_mode(), so that no gradient "
-        "can be taken: make it outside of that block, or use ScoreCAM, which takes none"
+        "the model, or a part of it, was created under torch.inference_mode(), so it has no "
+        "gradient; create it outside that block, or use ScoreCAM, which needs no gradient"
     ),
     "not compatible with .grad()": (
-        "the model runs a checkpoint of its own kind that is reentrant, through which no gradient "
-        "can be taken at a layer: turn checkpointing off, or use use_reentrant=False"
+        "the model uses reentrant checkpointing, which gives no gradient at a layer; turn "
+        "checkpointing off, or pass use_reentrant=False"
     ),
 }
-"""What PyTorch says, and what helps."""
+"""Parts of PyTorch's errors, and advice for each."""
 
 
 @contextmanager
 def _overwriting() -> Iterator[None]:
-    """A backward pass in the block; an error that helps, if the model overwrote what it needs."""
+    """Add advice to the known errors of a backward pass in the block.
+
+    Raises:
+        GraphError: the model overwrote what the pass needs, or gives no gradient.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -186,23 +192,23 @@ def _overwriting() -> Iterator[None]:
         if "modified by an inplace operation" not in str(error):
             raise
         raise GraphError(
-            "the model changes in place what its own backward pass needs, so that no gradient can "
-            "be taken, by plain autograd neither (detectors that decode boxes behind a sigmoid, "
-            "y[..., :2] = ..., do so): add .clone() in the model before it writes, or use "
-            f"ScoreCAM, which takes no gradient; PyTorch says: {error}"
+            "the model changes in place what its own backward pass needs, so even plain autograd "
+            "takes no gradient (as in detectors that decode boxes after a sigmoid, y[..., :2] = "
+            "...); add .clone() in the model before it writes, or use ScoreCAM, which needs no "
+            f"gradient; PyTorch says: {error}"
         ) from error
 
 
-def _behind_means(
+def _through_means(
     backward: _Backward,
     ends: Sequence[GradientEdge],
     means: Sequence[GradientEdge | None],
     cotangents: Tensor,
 ) -> list[Tensor | None]:
-    """The gradients at `ends` by way of `means`; nothing if they are others without them."""
+    """The gradients at `ends`, spread out from `means`; empty if plain passes give others."""
     expected = backward(ends, cotangents[:1], keep=True)
     stops = [mean or end for mean, end in zip(means, ends, strict=True)]
-    found: list[Tensor | None] = []
+    arrived: list[Tensor | None] = []
     for mean, gradient, one in zip(
         means, backward(stops, cotangents, keep=True), expected, strict=True
     ):
@@ -210,21 +216,21 @@ def _behind_means(
             gradient = spread_out(gradient, one[0])
             if gradient is None:
                 return []
-        found.append(gradient)
-    return found
+        arrived.append(gradient)
+    return arrived
 
 
 def _batches(node: Node) -> bool:
-    """Whether the backward pass of `node` is known to take many gradients at once.
+    """Whether the backward pass of `node` certainly takes many gradients at once.
 
-    One that is written in Python may not: ``grad.data`` of a batched gradient ends the process.
+    A pass that is written in Python may not: ``grad.data`` of a batched gradient ends the process.
     """
     return not isinstance(node, BackwardCFunction) or getattr(node, "batches", False)
 
 
 def _one_hot(scores: Tensor, chunk: slice) -> Tensor:
     """The cotangents ``(k, N, K)`` of some classes of `scores` ``(N, K)``."""
-    found = scores.new_zeros(chunk.stop - chunk.start, *scores.shape)
+    cotangents = scores.new_zeros(chunk.stop - chunk.start, *scores.shape)
     for row, column in enumerate(range(chunk.start, chunk.stop)):
-        found[row, :, column] = 1
-    return found
+        cotangents[row, :, column] = 1
+    return cotangents

@@ -1,7 +1,7 @@
-"""Which of several tensors is the image: the one that a layer, or the answer, depends on.
+"""Find out which of several tensors is the image: the one that a layer or the answer depends on.
 
-It is measured: noise is put on one tensor after the other, and what changes with it is its own. A
-pass for each and one more, where there are several; the model draws the same random numbers in all.
+The measurement adds noise to one tensor after the other and looks for changes. It takes one pass
+more than there are tensors. The model draws the same random numbers in all passes.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from camlib.state.random import devices_of, draw_again
 from camlib.state.undoing import Undoing
 
 _CHANGE = 1e-4
-"""The change of a tensor, as a share of its largest value, that is no rounding."""
+"""A larger change of a tensor, as a share of its largest value, is not rounding."""
 
 
 def image_of(model: nn.Module, given: Inputs, layers: Sequence[str] = ()) -> Inputs:
-    """`given` with the image that all `layers` depend on, or the answer where there are none.
+    """`given` with the image that all `layers` depend on, or the answer if there are no layers.
 
     Raises:
-        InputError: they depend on several images or on none and the user did not choose, or on
-            others than the one that was chosen.
+        InputError: they depend on several tensors, or on none, and the user chose no image; or they
+            do not depend on the one that the user chose.
         LayerError: a layer did not run.
     """
     if not given.rivals or (given.chosen and not layers):
         return given
-    found = _looked_at(model, given, layers)
+    looked_at = _looked_at(model, given, layers)
     if given.chosen:
-        for name, paths in found.items():
+        for name, paths in looked_at.items():
             if paths and given.path not in paths:
                 raise InputError(
                     f"{_called(name)} does not depend on image={shown(given.path)}; it depends on "
                     f"{_listed(given, paths)}"
                 )
         return given
-    for name, paths in found.items():
+    for name, paths in looked_at.items():
         if not paths:
             raise InputError(
                 f"{_called(name)} depends on none of the inputs that may be the image: "
@@ -56,14 +56,15 @@ def image_of(model: nn.Module, given: Inputs, layers: Sequence[str] = ()) -> Inp
             example = max(paths, key=lambda path: given.imaged(path).image.ndim)
             raise InputError(
                 f"{_called(name)} depends on {len(paths)} inputs that may be the image: "
-                f"{_listed(given, paths)}; say which one to explain, such as image={shown(example)}"
+                f"{_listed(given, paths)}; choose the one to explain, such as "
+                f"image={shown(example)}"
             )
-    if len({path for [path] in found.values()}) > 1:
-        each = "; ".join(f"{_called(name)} on {shown(path)}" for name, [path] in found.items())
+    if len({path for [path] in looked_at.values()}) > 1:
+        each = "; ".join(f"{_called(name)} on {shown(path)}" for name, [path] in looked_at.items())
         raise InputError(
-            f"the layers depend on different inputs: {each}; explain them in calls of their own"
+            f"the layers depend on different inputs: {each}; explain them in separate calls"
         )
-    [path, *_] = next(iter(found.values()))
+    [path, *_] = next(iter(looked_at.values()))
     return given.imaged(path)
 
 
@@ -77,10 +78,10 @@ def _listed(given: Inputs, paths: Iterable[Path]) -> str:
 
 @torch.no_grad()
 def _looked_at(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[str, list[Path]]:
-    """The paths of the rivals on which each of `layers` depends, or under ``""`` the answer."""
+    """The paths of the rivals that each of `layers` depends on; that of the answer is ``""``."""
     clean = _read(model, given, layers)
     draws = Draws(0)
-    found: dict[str, list[Path]] = {name: [] for name in clean}
+    looked_at: dict[str, list[Path]] = {name: [] for name in clean}
     for path in given.rivals:
         one = given.imaged(path)
         if not one.image.numel():
@@ -89,15 +90,15 @@ def _looked_at(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[s
         noise = draws.normal(*one.image.shape).to(one.image.device)
         spread = (high - low).where(high > low, 1)
         changed = _read(model, one.with_image((one.image + spread * noise).to(one.image)), layers)
-        for name, paths in found.items():
+        for name, paths in looked_at.items():
             pairs = zip(clean[name], changed[name], strict=False)
             if len(clean[name]) != len(changed[name]) or any(_differs(*pair) for pair in pairs):
                 paths.append(path)
-    return found
+    return looked_at
 
 
 def _read(model: nn.Module, given: Inputs, layers: Sequence[str]) -> dict[str, list[Tensor]]:
-    """What each of `layers` returns, or the model where there are none."""
+    """The outputs of `layers`, or of the model if there are no layers."""
     with torch.no_grad(), Undoing() as undo, capture(model, layers, graph="none") as seen:
         draw_again(undo, devices_of(model, given.image.device))
         output = given.owned().run(model)

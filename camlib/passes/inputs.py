@@ -1,8 +1,8 @@
-"""What a model is called with, and the image in it.
+"""The arguments of a model's call, and the image among them.
 
-A model takes a tensor, several (a tuple), named ones (a mapping) or a list of images (detection);
-tensors may stand in containers inside these. The image is the one tensor with a grid. Where there
-are several, `camlib.passes.images` measures which of them is looked at.
+A model takes a tensor, several (a tuple), named ones (a mapping) or a list of images (detection),
+and these may contain containers of tensors. The image is the tensor with a grid. If there are
+several, `camlib.passes.images` measures which one the model looks at.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from camlib.passes.axes import axes_of, axis_in, layout_named
 from camlib.passes.paths import Path, Pictures, Where, at, matching, put, walk
 
 ModelInputs = Tensor | tuple[Any, ...] | Mapping[str, Any] | Sequence[Tensor | Mapping[str, Any]]
-"""What a model may be called with: see `Inputs.of`."""
+"""The inputs that a model may take: see `Inputs.of`."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of a model's call, one of them the image.
+    """The arguments of a model's call, one of which is the image.
 
     Attributes:
-        args: positional.
-        kwargs: by name.
-        path: of the image.
-        image: as the model takes it; a list of images ``(C, H, W)`` is one batch.
-        axis: where the image has its channels; ``None`` for one without. Samples come first, all
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        path: the path of the image.
+        image: the image as the model takes it; a list of images ``(C, H, W)`` is one batch.
+        axis: the image's axis of channels; ``None`` if it has none. Samples come first, and all
             other axes are the grid.
-        told: whether `axis` is known. If not, it is the most common reading of the shape.
-        rivals: the paths of all tensors that could be the image, where there are several.
-        chosen: whether the user said which of them is.
-        shared: whether what is beside the image is the same for every sample.
-        companions: pictures that belong to the samples and that the model is not called with, by
-            name and with the image's axes, such as a baseline.
+        told: whether `axis` is certain. If not, it follows the most common reading of the shape.
+        rivals: the paths of all tensors that could be the image, if there are several.
+        chosen: whether the user chose the image.
+        shared: whether the other arguments are the same for every sample.
+        companions: pictures that belong to the samples but are no arguments of the call, such as a
+            baseline, by name and with the image's axes.
     """
 
     args: tuple[Any, ...]
@@ -72,22 +72,22 @@ class Inputs:
         batches.
 
         Args:
-            given: what the user passed.
-            model: without wrappers. The signature of its ``forward`` tells whether a mapping holds
-                keyword arguments or is the one argument.
-            image: which tensor is the image; needed where several could be.
+            given: the user's inputs.
+            model: the model, without wrappers. The signature of its ``forward`` tells whether a
+                mapping holds keyword arguments or is the only argument.
+            image: which tensor is the image, if several could be.
             image_layout: the axes of the image, such as ``"NHWC"``.
 
         Raises:
-            InputError: there is no image in `given`, or it is empty, or a list of several sizes, or
-                `image` or `image_layout` does not fit.
+            InputError: `given` has no image, an empty one or a list of several sizes; or `image` or
+                `image_layout` does not fit.
         """
         if isinstance(given, Inputs):
             return given
         args, kwargs = mapped(plain, arguments_of(given, model))
         tensors = dict(walk(_by_key(args, kwargs)))
         axes = None if image_layout is None else len(image_layout)
-        found = {path: value for path, value in tensors.items() if _is_image(value, axes)}
+        images = [path for path, value in tensors.items() if _is_image(value, axes)]
         if image is not None:
             path = matching(image, tensors, position_of(image, model))
             if not _is_image(tensors[path], axes, least=2):
@@ -95,24 +95,24 @@ class Inputs:
                     f"image={image!r} is {described(tensors[path])}; expected a floating-point "
                     "tensor with samples first" + hint_for(tensors[path], image_layout)
                 )
-        elif found:
-            path = next(iter(found))
+        elif images:
+            path = images[0]
         else:
             raise InputError(
                 "expected images as a floating-point tensor (N, C, H, W), (N, C, L) or "
                 "(N, C, D, H, W), a list of images (C, H, W), or a tuple or mapping with one in "
                 f"it, got {described(given)}" + hint_for(given, image_layout)
             )
-        rivals = tuple(dict.fromkeys([*found, path]))
+        rivals = tuple(dict.fromkeys([*images, path]))
         told = image_layout is not None
         picture = _stacked(tensors[path])
         if torch._C._functorch.is_functorch_wrapped_tensor(picture):
             raise InputError(
-                "the images are inside of torch.vmap or a transform of torch.func, where no hooks "
-                "run and no gradient of its own is taken; call the method outside, on the batch"
+                "the images are inside torch.vmap or another transform of torch.func, where camlib "
+                "can use neither hooks nor gradients; call the method outside it, on the batch"
             )
         if picture.is_meta:
-            raise InputError("the images are on the meta device and hold no values; pass real ones")
+            raise InputError("the images are on the meta device and have no values; pass real ones")
         if not picture.numel():
             raise InputError(f"the images are empty: shape {tuple(picture.shape)}")
         axis = axes_of(picture.shape)[0]
@@ -122,7 +122,7 @@ class Inputs:
         return cls(args, kwargs, path, picture, axis, told, rivals, image is not None)
 
     def imaged(self, path: Path) -> Inputs:
-        """The same arguments with the tensor at `path` as the image."""
+        """The arguments with the tensor at `path` as the image."""
         image = _stacked(at(self._named, path))
         axis = self.axis if self.told else axes_of(image.shape)[0]
         return replace(self, path=path, image=image, axis=axis)
@@ -144,10 +144,9 @@ class Inputs:
 
     @cached_property
     def form(self) -> Hashable:
-        """What where things lie may depend on: the shapes, and the values beside the image.
+        """A key for readings of layers: the shape of the image, and the other arguments' values.
 
-        Where a text stands beside the image, for example, its tokens say where those of the image
-        are.
+        The values matter: the tokens of a text, for example, may tell where those of the image are.
         """
         if not self.several:
             return tuple(self.image.shape[1:]), self.axis, ()
@@ -158,7 +157,7 @@ class Inputs:
 
     @cached_property
     def several(self) -> bool:
-        """Whether there are tensors beside the image."""
+        """Whether there are tensors besides the image."""
         own = len(self) if isinstance(self._given, list) else 1
         return len(tensors_in((self.args, self.kwargs))) > own
 
@@ -175,36 +174,36 @@ class Inputs:
         return self.image.shape[0]
 
     def readings(self) -> list[Inputs]:
-        """The ways to read the image's axes, the most common one first; one where they are told."""
+        """The possible readings of the image's axes, the most common first; one if certain."""
         if self.told:
             return [self]
         return [replace(self, axis=axis) for axis in axes_of(self.image.shape)]
 
     def check_read(self) -> None:
-        """Check that the image's axes can be read in one way.
+        """Check that there is only one way to read the image's axes.
 
         Raises:
-            InputError: there are several.
+            InputError: there are several ways.
         """
         names = [repr(each.layout) for each in self.readings()]
         if len(names) > 1:
             raise InputError(
                 f"an image of shape {tuple(self.image.shape)} can be read as {' or '.join(names)}; "
-                f"say which: image_layout={names[0]}"
+                f"choose one: image_layout={names[0]}"
             )
 
     def owned(self) -> Inputs:
-        """The same arguments, their tensors copied, also those in tuples, lists and mappings.
+        """The arguments with a copy of every tensor, also of those in containers.
 
-        The copies are safe from models that change their input in place, and usable by autograd
-        even if they were made in inference mode.
+        A model may change the copies in place, and autograd can use them even if the originals were
+        created in inference mode.
         """
         return self._each(Tensor.clone)
 
     def of_samples(self, samples: Tensor, image: Tensor) -> Inputs:
-        """The arguments for `samples` ``(M,)``, by number, with `image` of ``M`` samples.
+        """The arguments for the samples numbered `samples` ``(M,)``, with `image` of ``M`` samples.
 
-        Companions come along. What is beside the image is copied; the image goes to the model.
+        Companions are chosen too. Other arguments are copied; the model may change the image.
         """
 
         def chosen(tensor: Tensor) -> Tensor:
@@ -216,29 +215,29 @@ class Inputs:
         return replace(changed, companions=companions)
 
     def accompanied(self, name: str, picture: Tensor | float) -> Inputs:
-        """The same arguments, and `picture` as a companion of the samples.
+        """The arguments with `picture` as a companion of the samples.
 
         Args:
-            name: what to call it.
+            name: the name of the companion.
             picture: a number, or a tensor that broadcasts to the images.
 
         Raises:
             InputError: `picture` does not fit.
         """
-        found = torch.as_tensor(picture, device=self.image.device).detach().to(precise(self.image))
+        values = torch.as_tensor(picture, device=self.image.device).detach().to(precise(self.image))
         try:
-            found = found.expand_as(self.image)
+            values = values.expand_as(self.image)
         except RuntimeError:
             raise InputError(
-                f"{name} of shape {tuple(found.shape)} does not fit images of shape "
+                f"{name} of shape {tuple(values.shape)} does not fit images of shape "
                 f"{tuple(self.image.shape)}; pass a number, or a tensor that broadcasts to them"
             ) from None
-        return replace(self, companions={**self.companions, name: found})
+        return replace(self, companions={**self.companions, name: values})
 
     def augmented(self, augmentation: Augmentation) -> Inputs:
-        """The arguments with the image changed by `augmentation`, and what lies at places in it.
+        """The arguments with the image, and everything of its size, changed by `augmentation`.
 
-        That is: companions, and other arguments of the image's size, with its channels or none.
+        That includes companions, and other arguments of the image's size, with or without channels.
         """
 
         def changed(tensor: Tensor) -> Tensor:
@@ -256,18 +255,18 @@ class Inputs:
         return replace(rest.with_image(changed(self.image)), companions=companions)
 
     def with_image(self, image: Tensor) -> Inputs:
-        """The arguments with another image."""
+        """The arguments with `image` instead of the image."""
         value = list(image) if isinstance(self._given, list) else image
         if isinstance(self.path[0], int):
             return replace(self, args=put(self.args, self.path, value), image=image)
         return replace(self, kwargs=put(self.kwargs, self.path, value), image=image)
 
     def at_places(self, values: Tensor) -> Tensor:
-        """`values` ``(N, 1, *size)`` or ``(N, C, *size)``, with the axes of the image."""
+        """`values` ``(N, 1, *size)`` or ``(N, C, *size)`` with their axes in the image's order."""
         return values.squeeze(1) if self.axis is None else values.movedim(1, self.axis)
 
     def run(self, model: nn.Module) -> Any:
-        """What `model` returns for these arguments, its tensors plain ones."""
+        """The output of `model` for these arguments, as plain tensors."""
         try:
             output = model(*self.args, **self.kwargs)
             odd = any(plain(tensor) is not tensor for tensor in tensors_in(output))
@@ -277,7 +276,7 @@ class Inputs:
             raise
 
     def annotate(self, error: Exception) -> None:
-        """Add to `error` how the inputs were read, where another way may be meant."""
+        """Add notes to `error` on how the inputs were read, if the user may mean another way."""
         read = "(" + ", ".join(self.layout) + ")"
         shape = tuple(self.image.shape)
         others = [repr(each.layout) for each in self.readings()[1:]]
@@ -288,22 +287,25 @@ class Inputs:
         if isinstance(self._given, list):
             advice.append(
                 f"the list of {len(self)} tensors of shape {shape[1:]} is read as a batch of "
-                "images, as detectors take it; batches in one list need an axis for samples each"
+                "images, as detectors take it; each batch in a list needs an axis for samples"
             )
         elif not self.told and (others or single):
-            ways = [f"image_layout={' or '.join(others)} reads it otherwise"] * bool(others)
-            ways += ["a single picture needs a batch axis: image[None]"] * single
-            advice.append(f"the image has shape {shape}, read as {read}; {'; '.join(ways)}")
+            note = f"the image has shape {shape}, read as {read}"
+            if others:
+                note += f"; image_layout={' or '.join(others)} reads it otherwise"
+            if single:
+                note += "; a single picture needs a batch axis: image[None]"
+            advice.append(note)
         if isinstance(error, TypeError) and self.kwargs:
             names = ", ".join(f"{name}=" for name in self.kwargs)
             advice.append(
-                f"the mapping is passed as keyword arguments, {names}; where the model takes one "
+                f"the mapping is passed as keyword arguments, {names}; if the model takes one "
                 "mapping as its argument, pass (mapping,)"
             )
         if len(self.args) == 1 and isinstance(self.args[0], Mapping):
             advice.append(
-                "the mapping is passed as the one positional argument; where its entries are "
-                "arguments by name, use names that the model's forward has"
+                "the mapping is passed as the only positional argument; if its entries are keyword "
+                "arguments, use the names in the model's forward"
             )
         for note in advice:
             if note not in getattr(error, "__notes__", ()):
@@ -325,7 +327,7 @@ def _by_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, An
 
 
 def _is_image(value: Pictures, axes: int | None, least: int = 3) -> bool:
-    """Whether `value` is floating point, with so many `axes`, or by default `least` or more."""
+    """Whether `value` is floating point and has `axes` axes, or by default at least `least`."""
     if isinstance(value, list):
         return axes in (None, 4)
     fits = value.ndim >= least if axes is None else value.ndim == axes
@@ -338,14 +340,14 @@ def _stacked(value: Pictures) -> Tensor:
     shapes = [tuple(each.shape) for each in value]
     if len(set(shapes)) > 1:
         raise InputError(
-            f"the images of the list have shapes {', '.join(map(str, shapes))}; pass those of one "
-            "size together, the others in calls of their own"
+            f"the images in the list have shapes {', '.join(map(str, shapes))}; pass images of one "
+            "size together, and the others in separate calls"
         )
     return torch.stack(value)
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """`tensor` without a subclass that only knows what it shows, as those of torchvision do."""
+    """`tensor` without a subclass that only adds metadata, like those of torchvision."""
     kind = type(tensor)
     if kind in (Tensor, nn.Parameter) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return tensor
@@ -353,5 +355,5 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def detached(output: Any) -> Any:
-    """`output` with every tensor in it detached, also those in what holds others."""
+    """`output` with every tensor in it detached, also those in containers."""
     return mapped(Tensor.detach, output)

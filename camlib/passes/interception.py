@@ -1,9 +1,9 @@
-"""Stand between modules and their `forward`, for the length of a block.
+"""Put a function between modules and their `forward`, for the length of a block.
 
-A hook sees a module run; who stands here decides whether it does. Threads share modules while one
-of them may be training what another explains: the first that needs a wrapper puts it on, the last
-takes it off, and a wrapper acts in the threads of those alone, and lets all others through. A copy
-of the module that is made meanwhile has a `forward` of its own.
+A hook only sees a module run; a function here decides whether it runs. Threads share modules, and
+one thread may train a model while another explains it. The first thread that needs a wrapper puts
+it on, and the last one takes it off. A wrapper acts only in threads that asked for it. A copy of
+the module that is made meanwhile has its own `forward`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import nn
 from camlib.state.undoing import Undoing, lock
 
 Player = Callable[[nn.Module, Callable[[], Any]], Any]
-"""Gets a module and its call of `forward`, which it may make or not; returns what comes out."""
+"""Takes a module and its call of `forward`, which it may make or skip, and returns the output."""
 
 
 @contextmanager
 def wrapping(modules: Sequence[nn.Module], player: Player) -> Iterator[None]:
-    """`player` stands between each of `modules` and its `forward`, in this thread."""
+    """Put `player` between each of `modules` and its `forward`, in this thread."""
     players = getattr(_local, "players", ())
     with Undoing() as undo:
         undo(partial(setattr, _local, "players", players), own=True)
@@ -59,7 +59,7 @@ def _released(modules: Sequence[nn.Module], holder: int) -> None:
 
 @dataclass
 class _Wrapped:
-    """A module with a wrapper: its own `forward`, if not that of its class, and who needs it."""
+    """A module with a wrapper, its own `forward` if it has one, and the blocks that need it."""
 
     module: nn.Module
     holders: set[int] = field(default_factory=set)
@@ -69,7 +69,7 @@ class _Wrapped:
 
 
 class _Asking:
-    """The `forward` of `module`, with the players of the thread before it, the last one first."""
+    """The `forward` of `module`, behind the players of the thread, the last one outermost."""
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         self.module = module
@@ -83,7 +83,7 @@ class _Asking:
         return call()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """The `forward` of the copy that it is made for."""
+        """The `forward` of the copied module."""
         return copy.deepcopy(self.forward, memo)
 
     def __reduce__(self) -> Any:

@@ -1,8 +1,8 @@
-"""The gradient of many scores behind a mean, without a copy for each place.
+"""Take the gradients of many scores at a mean, without a copy for each place.
 
-A mean has one gradient for everything it was taken of, as global pooling has. A backward pass that
-stops there spares a tensor of the activation's size for every class. What the graph looks like does
-not prove that this holds, so what is spread out is compared with an ordinary backward pass.
+All values of a mean, such as global pooling, have the same gradient. A backward pass that stops at
+the mean saves a tensor of the activation's size for every class. The graph alone does not prove
+that this is right, so the result is compared with an ordinary backward pass.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 Users = dict[Node, list[Node]]
-"""Which nodes of a graph use the result of each."""
+"""For each node of a graph, the nodes that use its result."""
 
 
 def users_of(scores: Tensor, tensors: Sequence[Tensor]) -> Users:
-    """What uses each node of the graph of `scores`, from the nodes of `tensors` on."""
+    """The users of each node in the graph of `scores`, down to the nodes of `tensors`."""
     seen = {get_gradient_edge(tensor).node for tensor in tensors}
     users: Users = {node: [] for node in seen}
     waiting = [get_gradient_edge(scores).node]
@@ -36,10 +36,10 @@ def users_of(scores: Tensor, tensors: Sequence[Tensor]) -> Users:
 
 
 def mean_of(end: GradientEdge, users: Users) -> GradientEdge | None:
-    """Where the gradient of a mean arrives, if scores seem to depend on `end` through it alone.
+    """The mean through which scores depend on `end`, if the graph shows no other way.
 
     Args:
-        end: what may go into a mean.
+        end: the tensor that may go into a mean.
         users: see `users_of`.
     """
     node = end.node
@@ -53,14 +53,14 @@ def mean_of(end: GradientEdge, users: Users) -> GradientEdge | None:
 
 
 def spread_out(gradients: Tensor, expected: Tensor) -> Tensor | None:
-    """`gradients` ``(k, *reduced)`` of a mean at what it was taken of, ``(k, *sizes)``.
+    """Spread `gradients` ``(k, *reduced)`` at a mean over its values, ``(k, *sizes)``.
 
     Args:
-        gradients: of ``k`` scores, at the mean.
-        expected: the gradient of the first of them, ``sizes``.
+        gradients: the gradients of ``k`` scores at the mean.
+        expected: the gradient of the first score at the values, ``sizes``.
 
     Returns:
-        A view without a copy, or ``None`` if its first is not `expected`.
+        A view without a copy, or ``None`` if its first row does not equal `expected`.
     """
     axes = range(expected.ndim)
     same = [axis for axis in axes if expected.eq(expected.narrow(axis, 0, 1)).all()]

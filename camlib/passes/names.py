@@ -1,4 +1,4 @@
-"""Modules by name: wrappers off, name to module and back."""
+"""Find modules by name and names by module, behind wrappers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         held = _held_by(model)
+        advice = f"; pass the module in it: model.{held}" if held else ""
         raise ModelError(
-            f"expected a torch.nn.Module as the model, got {type(model).__name__}"
-            + f"; pass the module that it holds: model.{held}" * bool(held)
+            f"expected a torch.nn.Module as the model, got {type(model).__name__}{advice}"
         )
     while True:
         if isinstance(model, DataParallel | DistributedDataParallel):
@@ -40,38 +40,43 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def check_ran(model: nn.Module, ran: Collection[object]) -> None:
-    """Check that modules of `model` ran in a pass: those noted in `ran`.
+    """Check that modules of `model` ran in a pass.
+
+    Args:
+        model: the model.
+        ran: the modules that ran.
 
     Raises:
-        ModelError: none did, as where `model` runs a copy of them, or something it made of them.
+        ModelError: none ran, for example because `model` runs a copy of them.
     """
     if ran or not list(model.children()):
         return
     whole = set(model.parameters())
     holding = [name for name, m in model.named_children() if whole == set(m.parameters())]
     raise ModelError(
-        f"{type(model).__name__} ran none of the modules that it holds: it runs a copy of them, or "
-        "a program made from them, which cannot be read; pass "
-        + (f"the module that it holds: model.{holding[0]}" if holding else "the original network")
+        f"{type(model).__name__} runs none of its own modules, but a copy of them or a program "
+        "made from them, which camlib cannot read; pass "
+        + (f"the module in it: model.{holding[0]}" if holding else "the original network")
     )
 
 
 def is_weight(name: str) -> bool:
-    """Whether the module `name` makes a weight, as those of `torch.nn.utils.parametrize` do."""
+    """Whether the module `name` computes a weight, like those of `torch.nn.utils.parametrize`."""
     return "parametrizations" in name.split(".")
 
 
 def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     """Dotted name and module of `layer` in `model`, both without wrappers.
 
-    A call that is meant stays in the name.
+    The number of a call stays in the name.
 
     Raises:
-        LayerError: there is no such layer in `model`, or it is scripted, or makes a weight.
+        LayerError: `layer` is not in `model`, or is scripted, or computes a weight.
     """
     model = unwrap(model)
-    if isinstance(layer, str) and (there := _at(model, layer)) is not None:
-        return (name := _eager(layer)), _with_hooks(name, unwrap(there))
+    if isinstance(layer, str) and (named := _at(model, layer)) is not None:
+        name = _eager(layer)
+        return name, _with_hooks(name, unwrap(named))
     modules = {
         _eager(name): unwrap(module)
         for name, module in model.named_modules(remove_duplicate=False)
@@ -97,13 +102,13 @@ def find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
         if module is wanted:
             return name, _with_hooks(name, module)
     raise LayerError(
-        f"the {type(wanted).__name__} given as layer is not part of {type(model).__name__}; "
-        "pass a module of this very model, or its dotted name"
+        f"the {type(wanted).__name__} given as layer is not part of this {type(model).__name__}; "
+        "pass a module of the model itself, or its dotted name"
     )
 
 
 def _at(model: nn.Module, name: str) -> nn.Module | None:
-    """The module of exactly this dotted name, found without a walk over all of them.
+    """The module with exactly this dotted name, without a walk over all modules.
 
     ``None`` if there is none, or if it is inside a scripted module.
     """
@@ -119,13 +124,13 @@ def _with_hooks(name: str, module: nn.Module) -> nn.Module:
     if is_weight(name):
         owner = name.partition("parametrizations")[0].rstrip(".")
         raise LayerError(
-            f"layer {name!r} makes a weight and sees nothing of the image; choose the layer that "
-            f"uses it, {owner!r}"
+            f"layer {name!r} computes a weight and does not see the image; choose the layer that "
+            f"uses the weight, {owner!r}"
         )
     if isinstance(module, torch.jit.ScriptModule):
         raise LayerError(
-            f"layer {name!r} is scripted ({module.original_name}) and cannot be read, as it runs "
-            "no hooks; choose another layer, or pass the model it was made from"
+            f"layer {name!r} is scripted ({module.original_name}) and runs no hooks, so camlib "
+            "cannot read it; choose another layer, or pass the model that was scripted"
         )
     return module
 
@@ -139,8 +144,8 @@ def names(model: nn.Module, layer: Layers) -> tuple[str, ...]:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
-            f"the layers of a scripted model ({model.original_name}) run no hooks and cannot be "
-            "read; pass the model it was made from"
+            f"the layers of a scripted model ({model.original_name}) run no hooks, so camlib "
+            "cannot read them; pass the model that was scripted"
         )
     if layer is None:
         return ()
@@ -151,13 +156,13 @@ def names(model: nn.Module, layer: Layers) -> tuple[str, ...]:
 
 
 def call_of(name: str) -> int | None:
-    """Which call the layer `name` stands for, counted from 0; ``None`` for the last."""
+    """The number of the call in the layer's `name`, from 0; ``None`` for the last call."""
     _, at, call = name.rpartition("@")
     return int(call) if at and call.isdecimal() else None
 
 
 def _held_by(holder: object) -> str | None:
-    """The attribute of `holder`, which is no module, that is one: ``model`` if there is."""
+    """The name of an attribute of `holder` that is a module; ``model`` comes first."""
     known = getattr(holder, "__dict__", {})
     names = ["model", *(name for name in known if not name.startswith("_"))]
     held = (name for name in names if isinstance(getattr(holder, name, None), nn.Module))
@@ -165,7 +170,7 @@ def _held_by(holder: object) -> str | None:
 
 
 def _eager(name: str) -> str:
-    """`name` without what `torch.compile` put in."""
+    """`name` without the parts that `torch.compile` adds."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 

@@ -1,4 +1,4 @@
-"""One run of a model, with its layers read, in a context, and with what is to run again kept."""
+"""Run a model once: capture layers, apply a rule, and keep what a replay needs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from camlib.state.undoing import Undoing
 
 @dataclass(frozen=True, eq=False)
 class OneRun:
-    """What a run left.
+    """The result of a run.
 
     Attributes:
-        seen: what the layers returned.
-        output: what the model returned.
+        seen: the outputs of the layers.
+        output: the output of the model.
         order: the modules that ran, if they were recorded.
-        graphed: whether the model needs a graph from the image on, whatever was asked for.
-        handles: hooks are numbered in one row; the first that was put on in the run, or since.
+        graphed: whether the model always needs a graph from the image on.
+        handles: the number of the next hook handle, before the run. PyTorch numbers all hooks.
     """
 
     seen: Capture
@@ -41,7 +41,7 @@ class OneRun:
 
     @property
     def hooked(self) -> bool:
-        """Whether hooks were put on tensors, nodes or backward passes of modules."""
+        """Whether the run put hooks on tensors, nodes or backward passes of modules."""
         return RemovableHandle.next_id != self.handles
 
 
@@ -56,7 +56,7 @@ def one_run(
     optional: bool,
     tails: Sequence[Tail],
 ) -> OneRun:
-    """The run, as leanly as `model` allows; see `camlib.passes.forward.Pass.of` for the arguments.
+    """Run `model` with as little graph as it allows; see `Pass.of` for the arguments.
 
     Raises:
         LayerError: a layer did not run, or cannot be read.
@@ -89,12 +89,12 @@ def one_run(
                     ) from error
                 if needed != "none" and "Inference tensors cannot be saved" in str(error):
                     raise GraphError(
-                        "the model, or a part of it, was made under torch.inference_mode(), so "
-                        "that no gradient can be taken: make it outside of that block, or use "
-                        "ScoreCAM, which takes none"
+                        "the model, or a part of it, was created under torch.inference_mode(), so "
+                        "it has no gradient; create it outside that block, or use ScoreCAM, which "
+                        "needs no gradient"
                     ) from error
                 raise
-            # A model that leaves a no_grad block of its own leaves the hook's mode with it.
+            # Leaving a no_grad block of the model undoes the mode that the hook has set.
             seen.interrupted |= needed != "none" and not torch.is_grad_enabled()
         if not optional:
             seen.activations()

@@ -1,7 +1,7 @@
-"""What is known of PyTorch's operators: which leave every value of an image where it lies.
+"""Which of PyTorch's operators keep every value of an image at its position.
 
-A convolution, a pooling or an activation function keeps places. A permutation, reshaping, slice,
-padding or matrix product may not, and no operator that is not named here is taken to.
+A convolution, a pooling or an activation function keeps positions. A permutation, reshape, slice,
+padding or matrix product may move them. So may any operator that this file does not name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch._ops import OpOverload
 
 
 def keeps_places(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `func` leaves every value of an ``(N, C, *grid)`` at its place."""
+    """Whether `func` leaves every value of an ``(N, C, *grid)`` at its position."""
     return _local(func) or _beside_the_grid(func, args, kwargs)
 
 
 def makes_new(func: OpOverload) -> bool:
-    """Whether what `func` returns has nothing of the values of its arguments."""
+    """Whether the result of `func` does not depend on the values of its arguments."""
     name = name_of(func)
     return name in ("fill_", "zero_") or name.startswith("new_") or name.endswith("_like")
 
@@ -32,7 +32,7 @@ def name_of(func: OpOverload) -> str:
 
 
 def choosing(func: OpOverload, args: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors that say which values `func` takes: numbers of places, masks, a grid."""
+    """The tensors that decide which values `func` takes: indices, masks, a grid."""
     if isinstance(args[0], list | tuple):
         return []
     held = [each for arg in args[1:] for each in (arg if isinstance(arg, list | tuple) else [arg])]
@@ -42,7 +42,7 @@ def choosing(func: OpOverload, args: tuple[Any, ...]) -> list[Tensor]:
 
 
 def joins_all_places(func: OpOverload, given: Tensor, result: Tensor) -> bool:
-    """Whether `func` made one place of a grid, as a global pooling does."""
+    """Whether `func` reduced a grid to one position, as a global pooling does."""
     if name_of(func) not in _JOINING or given.ndim < 3:
         return False
     same = given.shape[:1] == result.shape[:1]
@@ -51,15 +51,15 @@ def joins_all_places(func: OpOverload, given: Tensor, result: Tensor) -> bool:
 
 @cache
 def _local(func: OpOverload) -> bool:
-    """Whether `func` leaves every value where it is, whatever its arguments."""
+    """Whether `func` keeps positions for any arguments."""
     return name_of(func) in _LOCAL or torch.Tag.pointwise in func.tags
 
 
 def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `func` works along the channels alone, or changes nothing at all."""
+    """Whether `func` works along the channels only, or changes nothing at all."""
     name = name_of(func)
     if name == "convolution":
-        # One that is padded by more than it reaches makes a larger image.
+        # A padding larger than the kernel's reach makes a larger image.
         kernel, padding, dilation, transposed = args[1].shape[2:], args[4], args[5], args[6]
         reach = zip(padding, dilation, kernel, strict=False)
         return transposed or all(p <= (d * (k - 1) + 1) // 2 for p, d, k in reach)
@@ -71,7 +71,7 @@ def _beside_the_grid(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[st
 
 
 _ALONG = {"cat": 1, "split": 2, "split_with_sizes": 2, "slice": 1}
-"""Where among its arguments an operator has the axis that it works along."""
+"""The index of the argument that names the axis an operator works along."""
 
 _JOINING = {
     *("mean", "sum", "amax", "amin", "max", "std", "var", "linalg_vector_norm", "logsumexp"),
@@ -80,7 +80,7 @@ _JOINING = {
     *("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d_with_indices"),
     *("max_pool2d_with_indices", "max_pool3d_with_indices"),
 }
-"""Operators that may take a whole grid together."""
+"""Operators that may reduce a whole grid."""
 
 _LOCAL = {
     *("_convolution", "cudnn_convolution", "mkldnn_convolution"),
@@ -111,4 +111,4 @@ _LOCAL = {
     *("new_zeros", "new_ones", "new_full", "new_empty", "fill_", "zero_", "scalar_tensor"),
     *("empty_strided", "arange", "lift_fresh", "_local_scalar_dense"),
 }
-"""Operators, beside those on every value by itself, after which each value is where it was."""
+"""Operators that keep positions, besides pointwise ones."""

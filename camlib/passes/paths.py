@@ -1,4 +1,4 @@
-"""Tensors in nested arguments, by their paths: found, and replaced."""
+"""Find and replace tensors in nested arguments by their paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camlib.nested import twin_of
 from camlib.passes.arguments import described
 
 Path = tuple[int | str, ...]
-"""Where a value is among the arguments: a position or a name, then keys into containers."""
+"""The place of a value among the arguments: a position or a name, then keys into containers."""
 
 Where = int | str | Path
 """A position, a name, or a path of these, as users pass it."""
@@ -25,7 +25,7 @@ Pictures = Tensor | list[Tensor]
 def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Pictures]]:
     """The tensors in tuples, lists, mappings and dataclasses, with their paths.
 
-    A list of images is one of them.
+    A list of images counts as one tensor.
     """
     if isinstance(value, Tensor) or _holds_images(value):
         yield path, value
@@ -41,7 +41,7 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Pictures]]:
 
 
 def at(value: Any, path: Sequence[int | str]) -> Any:
-    """What is at `path` in nested `value`."""
+    """The part of nested `value` at `path`."""
     for step in path:
         keyed = isinstance(value, MutableMapping | tuple | list)
         value = value[step] if keyed else getattr(value, str(step))
@@ -61,22 +61,22 @@ def put(value: Any, path: Sequence[int | str], new: Any) -> Any:
     if isinstance(value, MutableMapping):
         twin[step] = new
     else:
-        object.__setattr__(twin, str(step), new)  # also where it is frozen
+        object.__setattr__(twin, str(step), new)  # works for frozen dataclasses too
     return twin
 
 
 def matching(where: Where, tensors: Mapping[Path, Pictures], by_position: Path) -> Path:
-    """The path among those of `tensors` that `where` means.
+    """The path of the tensor that `where` names.
 
-    It may be the end of a path, if it is that of one alone.
+    `where` may also be the end of a path, if only one path ends so.
 
     Args:
-        where: as the user passed it.
-        tensors: of the arguments.
-        by_position: the same with the position of a parameter in place of its name.
+        where: the user's choice.
+        tensors: the tensors among the arguments, by path.
+        by_position: `where` with a parameter's position instead of its name.
 
     Raises:
-        InputError: there is no such path, or more than one.
+        InputError: no path fits, or more than one.
     """
     asked = tuple(where) if isinstance(where, tuple | list) else (where,)
     for wanted in (asked, by_position):
@@ -87,7 +87,7 @@ def matching(where: Where, tensors: Mapping[Path, Pictures], by_position: Path) 
         return ends[0]
     listed = ", ".join(f"{shown(path)} ({described(value)})" for path, value in tensors.items())
     raise InputError(
-        f"image={where!r} is {'more than one' if ends else 'none'} of the inputs; pass one of "
+        f"image={where!r} names {'more than one' if ends else 'none'} of the inputs; pass one of "
         f"{listed}"
     )
 

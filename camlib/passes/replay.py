@@ -1,17 +1,17 @@
-"""Run again only what follows a layer, on changed activations.
+"""Run only the part of a model after a layer, on changed activations.
 
-During the clean pass, what every module returns that finishes before the layer is kept. In a replay
-these modules return what was kept, the layer returns the changed activation, and everything after
-it runs for real: skip connections, tokens and modules used twice need no care of their own. Four
-facts shape it.
+The clean pass keeps the output of every module that finishes before the layer. In a replay, these
+modules return their kept outputs, the layer returns the changed activation, and everything after it
+runs for real. Skip connections, tokens and modules that run twice need no special care. Four facts
+shape it.
 
-* Kept is what modules return that are not inside another one and do not hold the layer; those
-  inside them need not run either. Functions between them run again, which is cheap.
-* A hook cannot keep a module from running, so its `forward` is wrapped. A user's hooks run as in
-  any pass, on what the module itself returned then.
-* Most of what is kept only goes into modules that return what was kept themselves. What the rest
-  needs is found by watching one replay; all else is NaN without memory, and never a wrong value.
-* Functions may remember or change in place what came before the layer. Then replaying the clean
+* Only outermost modules that do not contain the layer are kept; the modules inside them need not
+  run. Functions between modules run again, which is cheap.
+* A hook cannot stop a module from running, so its `forward` is wrapped. The user's hooks run as in
+  any pass, on the output of the clean pass.
+* Most kept outputs only go into modules that return kept outputs themselves. A trial replay shows
+  which outputs the rest needs. All others are NaN without memory, so they are never silently wrong.
+* Functions may remember or change in place what came before the layer. Then a replay of the clean
   activation does not give the clean output, and the model runs in full, with a hook on the layer.
 """
 
@@ -36,21 +36,21 @@ from camlib.passes.names import call_of, find, unwrap
 from camlib.passes.running import answer, with_graph
 
 _IMAGE = -1
-"""The image, in a row with the numbers of what was kept."""
+"""The number of the image, next to the numbers of kept outputs."""
 
 
 _ALL = frozenset(range(_IMAGE, 2**12))
-"""The numbers of all that a model keeps, however much that is."""
+"""The numbers of all kept outputs, for a model of any size."""
 
 
 @dataclass
 class Needs:
-    """What the tail needs of what came before it.
+    """What a tail needs from the part of the model before it.
 
     Attributes:
-        kept: numbers of the outputs kept that it uses; ``None`` until the first replay.
-        replayable: whether replaying the clean activation gives the clean output.
-        apart: whether the answer to a sample is the same whatever the others are.
+        kept: the numbers of the kept outputs that it uses; ``None`` until the first replay.
+        replayable: whether a replay of the clean activation gives the clean output.
+        apart: whether the answer to a sample does not depend on the other samples.
     """
 
     kept: frozenset[int] | None = None
@@ -59,15 +59,15 @@ class Needs:
 
 
 class Tail:
-    """What follows a layer, to be run again on changed activations.
+    """The part of a model after a layer, which can run again on changed activations.
 
     Args:
-        model: without wrappers.
-        name: of the layer; ``"head@2"`` is its third call.
-        needs: what earlier passes found for inputs of the same size.
+        model: the model, without wrappers.
+        name: the name of the layer; ``"head@2"`` is its third call.
+        needs: the needs that earlier passes found for inputs of the same size.
 
     Attributes:
-        graphed: whether the model needs a graph from the image on to run at all.
+        graphed: whether the model always needs a graph from the image on.
     """
 
     def __init__(self, model: nn.Module, name: str, needs: Needs) -> None:
@@ -82,7 +82,7 @@ class Tail:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """The clean pass is the one in the block."""
+        """Keep the outputs of the clean pass in the block."""
         self._kept = []
         if not self.needs.replayable:
             yield
@@ -116,7 +116,7 @@ class Tail:
         if finished:
             del self._kept[finished[_call(self.name, len(finished))] :]
 
-    def settle(
+    def try_replay(
         self,
         inputs: Inputs,
         calls: int,
@@ -125,15 +125,15 @@ class Tail:
         right: Callable[[Any], bool],
         apart: Callable[[Any], bool],
     ) -> None:
-        """Find what is needed of what was kept, and whether that is enough.
+        """Find out which kept outputs a replay needs, and whether it gives the right answer.
 
         Args:
-            inputs: of the clean pass.
-            calls: how often the layer ran in it.
-            samples: by number, ``(M,)``; to try it with.
-            activation: theirs, as the layer returns it.
-            right: whether an output for them is that of the clean pass.
-            apart: whether it is, as far as samples that are mixed would show.
+            inputs: the inputs of the clean pass.
+            calls: the number of the layer's calls in the clean pass.
+            samples: the numbers of the samples to replay, ``(M,)``.
+            activation: the layer's output for these samples.
+            right: tells whether an output for them equals that of the clean pass.
+            apart: tells whether it does so within the larger error of a model that mixes samples.
         """
         every = frozenset(range(_IMAGE, len(self._kept)))
         needs = Needs(every, self._calls == calls)
@@ -143,16 +143,16 @@ class Tail:
 
         if needs.replayable:
             with torch.no_grad():
-                with suppress(Exception), _Watching() as watching:  # not all can be watched
+                with suppress(Exception), _Watching() as watching:  # some models fail if watched
                     replay(watching)
                     needs.kept = frozenset(watching.used)
                 try:
                     needs.replayable = right(replay())
-                except Exception:  # what was kept does not fit so many samples
+                except Exception:  # the kept outputs may not fit another number of samples
                     needs.replayable = False
         if not needs.replayable:
             needs.kept = every
-            with suppress(Exception), torch.no_grad():  # the passes to come tell what is wrong
+            with suppress(Exception), torch.no_grad():  # the method's own passes will raise it
                 needs.apart = apart(replay())
             self._kept = []
         for number, (module, output) in enumerate(self._kept):
@@ -165,25 +165,24 @@ class Tail:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether something of what came before the layer stands there as NaN."""
+        """Whether a kept output is replaced by NaN."""
         kept = self.needs.kept
         return self.needs.replayable and kept is not None and not _ALL.issubset(kept)
 
     def distrust(self) -> None:
-        """Run in full from here on in this call, and keep everything in those to come."""
+        """Run in full for the rest of this call, and keep all outputs in later calls."""
         self.needs.kept = _ALL
         self.needs = Needs(_ALL, False, self.needs.apart)
         self._kept = []
 
     def output(self, inputs: Inputs, calls: int, samples: Tensor, changed: Tensor) -> Any:
-        """What the model returns for changed activations of `samples` ``(M,)``, by number.
+        """The output of the model for changed outputs of the layer.
 
         Args:
-            inputs: of the clean pass.
-            calls: how often the layer ran in it.
-            samples: which sample each is a change of.
-            changed: ``M`` samples, shaped as the layer returns them; given away, as the model may
-                change it in place.
+            inputs: the inputs of the clean pass.
+            calls: the number of the layer's calls in the clean pass.
+            samples: the number of the sample that each change belongs to, ``(M,)``.
+            changed: the layer's output for ``M`` samples; the model may change it in place.
         """
         return self._output(inputs, calls, samples, changed, self.needs)
 
@@ -206,13 +205,13 @@ class Tail:
             if not _needed(needs, number, tensor):
                 shape = (len(samples), *tensor.shape[1:]) if sampled else tensor.shape
                 return _hollow(tensor, shape)
-            # Copies, as functions between the modules may change them in place.
-            found = tensor[samples.to(tensor.device)] if sampled else tensor.clone()
+            # A copy, because functions between modules may change it in place.
+            copied = tensor[samples.to(tensor.device)] if sampled else tensor.clone()
             if self.graphed:
-                found = with_graph(found)
+                copied = with_graph(copied)
             if watching is not None:
-                watching.given[id(found)] = found, number
-            return found
+                watching.given[id(copied)] = copied, number
+            return copied
 
         def play(module: nn.Module, forward: Callable[[], Any]) -> Any:
             if not queues[id(module)]:
@@ -229,7 +228,7 @@ class Tail:
 
 
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes which of the tensors given out operators work on."""
+    """Notes which of the given tensors operators use."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -250,25 +249,25 @@ def _needed(needs: Needs, number: int, tensor: Tensor) -> bool:
 
 
 def _hollow(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """NaN in `shape` that takes no memory, in place of `tensor`."""
+    """A tensor of NaN with `shape` that takes no memory, like `tensor`."""
     return tensor.new_full((), torch.nan).expand(shape)
 
 
 def _call(name: str, calls: int) -> int:
-    """Which of `calls` of the layer is meant by `name`, counted from 0."""
+    """The number of the call in `name`, from 0; the last of `calls` by default."""
     call = call_of(name)
     return calls - 1 if call is None else call
 
 
 def _apart_from(model: nn.Module, layer: nn.Module) -> list[nn.Module]:
-    """The modules of `model` that do not hold `layer`, it among them."""
+    """The modules of `model` that do not contain `layer`, and `layer` itself."""
     modules = dict(model.named_modules(remove_duplicate=False))
     holding = {id(model)}
     for name, module in modules.items():
         if module is layer:
             while name := name.rpartition(".")[0]:
                 holding.add(id(modules[name]))
-    # Wrappers hand on to the module inside, and scripted modules do not look at their `forward`.
+    # Wrappers call the module inside, and scripted modules ignore their `forward` attribute.
     return [
         module
         for module in model.modules()

@@ -1,8 +1,8 @@
-"""Running a model as leanly as it allows: without a graph, unless its own `forward` needs one.
+"""Run a model without a graph, or with one if its own `forward` fails without it.
 
-Some models put hooks on tensors as they run, keep gradients or take them: without a graph they
-fail. Nothing says so beforehand, so they are run again with a graph from the image on. An error of
-another cause comes again then, and the first is the one that is raised.
+Some models take gradients in their `forward`, or put hooks on tensors, and fail without a graph.
+This cannot be known before, so a model that fails runs again with a graph from the image on. If it
+fails again, the first error is raised.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from camlib.errors import CamlibError
 from camlib.passes.chunks import out_of_memory
 from camlib.passes.inputs import Inputs, detached
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def completed(attempt: Callable[[Inputs], Found], given: Inputs, *, whole: bool = False) -> Found:
-    """What `attempt` returns for `given`; if it fails, for an image at which a graph starts.
+def completed(attempt: Callable[[Inputs], Result], given: Inputs, *, whole: bool = False) -> Result:
+    """The result of `attempt` for `given`; if it fails, for an image at which a graph starts.
 
     Args:
-        attempt: runs a model, with no trace of an attempt before.
-        given: the arguments of its call.
+        attempt: runs a model; a second call must not depend on the first.
+        given: the arguments of the model's call.
         whole: whether a graph starts at the image anyway.
 
     Raises:
         CamlibError: an attempt raised it.
-        Exception: that of the first attempt, if the second fails too.
+        Exception: the error of the first attempt, if both fail.
     """
     try:
         return attempt(given)
@@ -50,12 +50,12 @@ def completed(attempt: Callable[[Inputs], Found], given: Inputs, *, whole: bool 
 
 
 def answer(model: nn.Module, given: Inputs, *, graphed: bool) -> Any:
-    """What `model` returns for `given`, with no more of a graph than the caller records.
+    """The output of `model` for `given`, with a graph only if the caller records one.
 
     Args:
-        model: without wrappers.
-        given: the arguments of its call; the image is given away.
-        graphed: whether `model` needs a graph from the image on.
+        model: the model, without wrappers.
+        given: the arguments of its call; the model may change the image in place.
+        graphed: whether `model` always needs a graph from the image on.
     """
     if not graphed:
         return given.run(model)
@@ -71,7 +71,7 @@ def started(given: Inputs) -> Inputs:
 
 
 def with_graph(tensor: Tensor) -> Tensor:
-    """`tensor` as a result that autograd follows, which may be changed in place."""
+    """`tensor` as the result of an operator with a graph, so that it may change in place."""
     if tensor.requires_grad or not tensor.is_floating_point():
         return tensor
     with torch.enable_grad():

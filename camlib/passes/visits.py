@@ -1,4 +1,4 @@
-"""Which modules run in a forward pass, in what order, and what they return."""
+"""Record the modules that run in a forward pass: their order, shapes and courses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from camlib.state.undoing import Undoing
 
 @dataclass(frozen=True)
 class Visit:
-    """One module in the order of a forward pass: who it is and what it returned.
+    """A module that ran in a forward pass.
 
     Attributes:
         name: dotted name.
         module: the module.
-        shapes: of the first floating-point tensor that it returned, in each of its calls.
-        courses: what became of the image on the way to each of these.
-        parts: how many floating-point tensors it returned side by side with the first.
-        passed_on: whether it returned what it was given by another module, as a dropout does in
+        shapes: the shape of the first floating-point tensor that each call returned.
+        courses: what happened to the image on the way to each of these.
+        parts: the number of floating-point tensors next to the first one, including it.
+        passed_on: whether it returned the output of another module, as a dropout does in
             evaluation mode.
     """
 
@@ -42,30 +42,30 @@ class Visit:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what it returned in its last call."""
+        """The shape that the last call returned."""
         return self.shapes[-1]
 
     @property
     def course(self) -> Course:
-        """What became of the image on the way to what it returned in its last call."""
+        """What happened to the image on the way to the output of the last call."""
         return self.courses[-1]
 
     @property
     def calls(self) -> int:
-        """How often it ran."""
+        """The number of calls."""
         return len(self.shapes)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A call of a module with weights in which an image enters the part of a model that learns.
+    """A call in which an image enters the first module with weights on its way.
 
     Attributes:
         name: dotted name of the module.
-        call: which of its calls.
+        call: the number of the call.
         module: the module.
-        shape: of the image as the module gets it.
-        course: what became of the image before.
+        shape: the shape of the image that the module gets.
+        course: what happened to the image before.
     """
 
     name: str
@@ -79,10 +79,10 @@ class Visits(list[Visit]):
     """The modules of a pass in the order in which they finish.
 
     Attributes:
-        entries: where the image enters, by way of each branch; those numbered in a `Course`.
-        finished: the calls in the order in which they finish, ``"name@call"``; those numbered in a
-            `Course`.
-        cuts: where places were cut, padded and rolled; another model for all that is read.
+        entries: the entries of the image into each branch; a `Course` has their numbers.
+        finished: the calls in the order in which they finish, ``"name@call"``; a `Course` has their
+            numbers.
+        cuts: the cuts, paddings and rolls of positions. Other cuts need other readings.
     """
 
     def __init__(self) -> None:
@@ -96,11 +96,11 @@ class Visits(list[Visit]):
 def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     """The modules of `model` that run in the block, in the order in which they finish.
 
-    A module that runs more than once stands where its last run finished.
+    A module that runs more than once has the place of its last call.
 
     Args:
         model: the model that will be called.
-        axes: how many the grid of the image has; 0 to leave out where it enters.
+        axes: the number of axes of the image's grid; 0 to record no entries.
     """
     visited: dict[str, Visit] = {}
     order = Visits()
@@ -139,11 +139,11 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
     def noter(name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:
             leave()
-            found = activations(output)
-            if not found:
+            tensors = activations(output)
+            if not tensors:
                 return
-            path, first = found[0]
-            parts = sum(len(other) == len(path) for other, _ in found)
+            path, first = tensors[0]
+            parts = sum(len(other) == len(path) for other, _ in tensors)
             earlier = visited.pop(name, None)
             course = courses.of(first)
             passed_on = any(first is given for given in args) and by_a_module(first)
@@ -157,7 +157,7 @@ def visits(model: nn.Module, axes: int = 0) -> Iterator[Visits]:
                 passed_on,
             )
             order.finished.append(f"{name}@{visited[name].calls - 1}")
-            for _, tensor in found:
+            for _, tensor in tensors:
                 if (known := courses.of(tensor)) is not None:
                     number = len(order.finished) - 1
                     courses.set(tensor, replace(known, behind=number, cut=()))

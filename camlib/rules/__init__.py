@@ -1,1 +1,1 @@
-"""What a call inside the model does instead."""
+"""Rules that replace what calls inside a model do, such as the gradient of a ReLU."""

@@ -1,7 +1,7 @@
-"""Attention worked out as it is written, so that its matrix can be read and differentiated.
+"""Compute attention step by step, so that its matrix can be read and differentiated.
 
-Fused kernels never hold ``A = softmax(q k^T / sqrt(d))``. A `TorchFunctionMode` sees each call of
-attention, fused or written out, in this thread alone; the model is untouched. While it is there,
+Fused kernels never store ``A = softmax(q k^T / sqrt(d))``. A `TorchFunctionMode` sees each call of
+attention, fused or written out, in this thread only. The model is unchanged. In this mode,
 `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` do not take their fast paths either.
 """
 
@@ -26,10 +26,10 @@ class Attention:
     """One call of attention, of ``N`` samples from ``S`` tokens to ``T``.
 
     Attributes:
-        shape: ``(N, heads, T, S)``, or another where windows or groups attend apart.
-        matrix: ``A`` with as many values, as it takes part in the graph; without a graph its mean
-            over heads ``(N, 1, T, S)``, which is all that is ever asked of it.
-        within: the modules that ran it and the number of their call, the outermost first.
+        shape: ``(N, heads, T, S)``, or another shape if windows or groups attend separately.
+        matrix: ``A`` with as many values, as part of the graph; without a graph, its mean over
+            heads ``(N, 1, T, S)``, which is all that methods need.
+        within: the modules around the call and the numbers of their calls, the outermost first.
     """
 
     shape: tuple[int, ...]
@@ -37,22 +37,22 @@ class Attention:
     within: tuple[tuple[nn.Module, int], ...] = ()
 
     def per_head(self, values: Tensor) -> Tensor:
-        """`values` ``(..., *matrix.shape)`` as ``(..., N, heads, T, S)``, in float32 at least."""
+        """`values` ``(..., *matrix.shape)`` as ``(..., N, heads, T, S)``, in float32 or better."""
         lead = values.shape[: values.ndim - self.matrix.ndim]
         count, _, *tokens = self.shape
         return precise(values).reshape(*lead, count, -1, *tokens)
 
 
 class Attending(FunctionMode):
-    """Calls of attention in the block are worked out as they are written, and kept.
+    """Computes calls of attention in the block step by step, and keeps them.
 
     Args:
-        start: number of the call at which autograd starts to record; ``None`` for nowhere.
+        start: the number of the call at which autograd starts to record; ``None`` for no graph.
 
     Attributes:
         found: the calls, in order.
-        interrupted: whether the model switched grad mode off between calls that are recorded, so
-            that part of the graph is missing.
+        interrupted: whether the model switched grad mode off between recorded calls, so that part
+            of the graph is missing.
     """
 
     def __init__(self, start: int | None = None) -> None:
@@ -64,14 +64,14 @@ class Attending(FunctionMode):
         self._runs: Counter[int] = Counter()
 
     def __enter__(self) -> Self:
-        """Nothing has been found yet."""
+        """Start without any calls."""
         self.found, self.interrupted = [], False
         self._running, self._runs = [], Counter()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def running(self, module: nn.Module, forward: Callable[[], Any]) -> Any:
-        """What `forward` of `module` returns; attention in it is noted as within `module`."""
+        """The output of `forward` of `module`; attention in it is noted as within `module`."""
         self._running.append((module, self._runs[id(module)]))
         self._runs[id(module)] += 1
         try:
@@ -82,7 +82,7 @@ class Attending(FunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """The call, its attention worked out and kept if it is one."""
+        """Make the call; if it is attention, compute it step by step and keep it."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._dot_product(*args, **kwargs)
@@ -90,7 +90,7 @@ class Attending(FunctionMode):
             return self._multi_head(**_MULTI_HEAD.bind(*args, **kwargs).arguments)
         result = func(*args, **kwargs)
         if getattr(func, "__name__", "") == "softmax" and _attends(result, args, kwargs):
-            return self._kept(result).clone()  # what follows may change it in place
+            return self._kept(result).clone()  # the model may change it in place
         return result
 
     def _dot_product(
@@ -119,18 +119,18 @@ class Attending(FunctionMode):
         return F.dropout(matrix, dropout_p).to(value.dtype) @ value
 
     def _multi_head(self, **given: Any) -> tuple[Tensor, Tensor | None]:
-        """What `F.multi_head_attention_forward` returns, where it does not call a fused kernel."""
+        """The result of `F.multi_head_attention_forward` without a fused kernel."""
         needed = given.pop("need_weights", True), given.pop("average_attn_weights", True)
         query = given["query"]
         if self._recording() and not query.requires_grad:
             started = query.detach().requires_grad_()
-            # Key and value may be the same tensor, and have to stay it.
+            # Key and value may be the same tensor, and must stay the same.
             given = {k: started if v is query else v for k, v in given.items()}
         output, weights = F.multi_head_attention_forward(
             **given, need_weights=True, average_attn_weights=False
         )
         assert weights is not None
-        # The weights are a view of what was multiplied with the values.
+        # The weights are a view of the matrix that multiplies the values.
         matrix = weights if weights._base is None else weights._base
         self._kept(matrix, tuple(weights.shape))
         if not needed[0]:
@@ -138,7 +138,7 @@ class Attending(FunctionMode):
         return output, weights.mean(-3) if needed[1] else weights
 
     def _recording(self) -> bool:
-        """Whether autograd records the next call; it does from here on."""
+        """Whether autograd records the next call; starts recording if it does."""
         if self.start is None or len(self.found) < self.start:
             return False
         self.interrupted |= len(self.found) > self.start and not torch.is_grad_enabled()
@@ -146,9 +146,9 @@ class Attending(FunctionMode):
         return True
 
     def _kept(self, matrix: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-        """`matrix`, with its graph from here on if it has none yet."""
+        """Keep `matrix`, and start its graph if recording has begun and it has none."""
         shape = shape or tuple(matrix.shape)
-        if len(shape) == 3:  # of one head
+        if len(shape) == 3:  # one head
             shape = shape[0], 1, *shape[1:]
         kept = matrix
         if not self._recording():
@@ -163,7 +163,7 @@ _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 
 def _attends(result: Tensor, args: Any, kwargs: Any) -> bool:
-    """Whether a softmax makes the matrix of an attention: over the last axis, tokens by tokens."""
+    """Whether a softmax computes an attention matrix: over the last axis, tokens by tokens."""
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
     if axis not in (-1, result.ndim - 1):
         return False

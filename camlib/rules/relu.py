@@ -1,8 +1,9 @@
-"""What an activation function passes back: the gradient, or the rule of a paper.
+"""Replace the gradient of ReLUs by the rule of the deconvnet or of guided backpropagation.
 
 A `TorchFunctionMode` sees every call of every ReLU, module or function, in place or not, in this
-thread alone; the model is untouched. For a ReLU with input ``a`` and signal ``R`` from above, the
-gradient passes ``1[a > 0] R``, the deconvnet ``1[R > 0] R``, guided backpropagation both gates.
+thread only. The model is unchanged. For a ReLU with input ``a`` and signal ``R`` from above, the
+gradient passes ``1[a > 0] R`` and the deconvnet ``1[R > 0] R``; guided backpropagation applies both
+gates.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from camlib.errors import GraphError, warn
 from camlib.state.ambient import FunctionMode
 
 Rule = Literal["guided", "deconvnet"]
-"""The rule by which a rectifier passes its signal back."""
+"""The rule by which a rectifier passes a signal back."""
 
 Explained = TypeVar("Explained")
 
 
 class Rectifying(FunctionMode):
-    """Calls in the block pass signals back by `rule`.
+    """Makes rectifiers in the block pass signals back by `rule`.
 
     ReLU, ReLU6, Hardtanh from 0, and clamping or thresholding at 0 are rectifiers. With
-    `generalize`, other activation functions ``f`` follow too: ``f'(a) max(R, 0)`` for guided
+    `generalize`, other activation functions ``f`` follow a rule too: ``f'(a) max(R, 0)`` for guided
     backpropagation, ``max(R, 0)`` for the deconvnet.
 
     Attributes:
-        met: how many calls followed the rule.
-        passed: names of activation functions that did not.
-        in_force: whether backward passes follow it.
-        masks: whether guided backpropagation keeps masks of where rectifiers were open; else it
-            reads that off what they returned.
+        met: the number of calls that followed the rule.
+        passed: the names of activation functions that did not.
+        in_force: whether backward passes follow the rule.
+        masks: whether guided backpropagation keeps masks of open rectifiers; without masks, it
+            looks at their outputs.
     """
 
     def __init__(self, rule: Rule, *, generalize: bool = False, masks: bool = False) -> None:
@@ -49,10 +50,10 @@ class Rectifying(FunctionMode):
         self.masks = masks
 
     def tried(self, explain: Callable[[], Explained]) -> Explained:
-        """What `explain` returns; it runs again, with masks, if it turns out that they are needed.
+        """The result of `explain`; it runs again with masks if they turn out to be needed.
 
-        What a ReLU returned is in the graph anyway and tells where it was open, but not in a model
-        that changes it in place.
+        The output of a ReLU is in the graph anyway and shows where it was open. In a model that
+        changes the output in place, only a mask shows it.
         """
         before = self.masks
         try:
@@ -60,13 +61,13 @@ class Rectifying(FunctionMode):
         except RuntimeError:
             if self.masks == before:
                 raise
-        return explain()  # here, where the error no longer keeps the first graph
+        return explain()  # outside of `except`, where the error no longer keeps the first graph
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Backward passes in the block are the ordinary ones of the very same forward pass.
+        """Make backward passes in the block ordinary ones, of the same forward pass.
 
-        The deconvnet does not keep what that takes.
+        The deconvnet does not keep the values that this needs.
         """
         assert self.rule == "guided"
         self.in_force = False
@@ -76,16 +77,16 @@ class Rectifying(FunctionMode):
             self.in_force = True
 
     def warn_if_unmet(self, method: str, model: str) -> None:
-        """A warning if no call followed the rule, so that `method` was the plain gradient."""
+        """Warn if no call followed the rule, so that `method` is the plain gradient."""
         if not self.met:
             names = ", ".join(sorted(self.passed))
-            met = f"; generalize=True applies its rule to {names}" if names else ""
-            warn(f"{method} met no ReLU in {model}, so this is the plain gradient{met}")
+            advice = f"; generalize=True applies its rule to {names}" if names else ""
+            warn(f"{method} met no ReLU in {model}, so this is the plain gradient{advice}")
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """The call, its signal passed back by the rule if it is an activation function."""
+        """Make the call; if it is a rectifier's, its signal passes back by the rule."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         in_place = name.endswith("_") or kwargs.get("inplace", False) is True
@@ -101,7 +102,7 @@ class Rectifying(FunctionMode):
                 self.passed.add(name)
                 return func(*args, **kwargs)
             self.met += 1
-            # An in-place call would overwrite what its own backward pass needs.
+            # An in-place call would overwrite the value that its own backward pass needs.
             value = func(source.clone() if in_place else source, *args[1:], **kwargs)
             if self.rule == "guided":
                 result = _Positive.apply(value, self)
@@ -113,13 +114,13 @@ class Rectifying(FunctionMode):
 
 @contextmanager
 def without_recomputation(rule: str = "ReLU") -> Iterator[None]:
-    """A backward pass that must find what the forward pass left, and not run layers again.
+    """Turn an error of a backward pass in the block into advice if layers run again in it.
 
     Args:
-        rule: what the rule of the forward pass is for.
+        rule: the name of what the rule of the forward pass applies to.
 
     Raises:
-        GraphError: the model recomputes activations, where no rule is in force.
+        GraphError: the model recomputes activations, where the rule is not in force.
     """
     from torch.utils.checkpoint import CheckpointError  # loads SymPy in older versions
 
@@ -133,14 +134,14 @@ def without_recomputation(rule: str = "ReLU") -> Iterator[None]:
 
 
 class _Rectified(torch.autograd.Function):
-    """``min(max(a, 0), upper)``, and the rule of `Rectifying` on the way back."""
+    """``min(max(a, 0), upper)`` forward, the rule of `Rectifying` backward."""
 
     @staticmethod
     def forward(
         ctx: Any, source: Tensor, upper: float | None, rule: Rectifying, in_place: bool
     ) -> Tensor:
         ctx.batches, ctx.rule = True, rule
-        # In the precision of the values, which are compared with it.
+        # Rounded to the precision of the values that are compared with it.
         bound = inf if upper is None else source.new_tensor(upper, device="cpu").item()
         open_ = (source > 0) & (source < bound) if rule.masks else None
         if in_place:
@@ -150,7 +151,7 @@ class _Rectified(torch.autograd.Function):
             result = source.clamp(min=0, max=upper)
         if rule.rule == "guided":
             ctx.bound = bound
-            # To be marked as changed in place counts as one more change.
+            # Marking a tensor as changed in place counts as one more change.
             ctx.version = None if result.is_inference() else result._version + in_place
             # Checkpointing tells a layer that it runs again by how many tensors it keeps; the
             # ordinary one keeps one, and may have changed it in place unseen.
@@ -167,13 +168,13 @@ class _Rectified(torch.autograd.Function):
 
 
 def _gated(signal: Tensor, ctx: Any) -> Tensor:
-    """A new tensor: `signal` where the rectifier was open."""
+    """A new tensor: `signal` where the rectifier was open, else zero."""
     try:
         kept, _ = ctx.saved_tensors
         if kept.dtype == torch.bool:
             return signal.where(kept, 0)
-        if kept._version != ctx.version:  # under hooks for saved tensors, nobody else looks
-            raise RuntimeError("what a rectifier returned was changed in place")
+        if kept._version != ctx.version:  # autograd does not check under hooks for saved tensors
+            raise RuntimeError("the output of a rectifier was changed in place")
     except RuntimeError:
         ctx.rule.masks = True
         raise
@@ -186,7 +187,7 @@ def _gated(signal: Tensor, ctx: Any) -> Tensor:
 
 
 class _Positive(torch.autograd.Function):
-    """The identity; only positive signals come back."""
+    """The identity, which passes only positive signals back."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, rule: Rectifying) -> Tensor:
@@ -221,7 +222,7 @@ def _six(_args: Any, _kwargs: Any) -> tuple[float]:
 
 
 def _from_zero(first: str, second: str | None) -> Callable[[Any, Any], tuple[float | None] | None]:
-    """The upper bound of a call whose lower bound, argument `first`, is 0; else ``None``."""
+    """A function that returns the upper bound of a call if its lower bound, `first`, is 0."""
 
     def bounds(args: Any, kwargs: Any) -> tuple[float | None] | None:
         lower = args[1] if len(args) > 1 else kwargs.get(first)
@@ -248,7 +249,7 @@ _BOUNDS: dict[str, Callable[[Any, Any], tuple[float | None] | None]] = {
     "clip": _from_zero("min", "max"),
     "threshold": _threshold,
 }
-"""Upper bound of a rectifier by function name, ``None`` where the call is not a rectifier's."""
+"""The upper bound of a rectifier by function name; ``None`` if the call is no rectifier's."""
 
 _SMOOTH = {
     "celu", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish", "prelu", "rrelu", "selu",

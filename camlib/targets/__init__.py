@@ -1,7 +1,7 @@
-"""What is explained: the model's output -> a score per sample, or several.
+"""Targets turn the model's output into the scores to explain, one or several for each sample.
 
-A target is settled once, on the clean output: "the predicted class" becomes a class index per
-sample, and methods that run the model again on changed inputs ask about the same class.
+A target is resolved once, on the clean output: "the predicted class" becomes a class index for each
+sample. Methods that run the model again on changed inputs explain the same class.
 """
 
 from camlib.targets.base import Target
@@ -42,3 +42,8 @@ __all__ = [
     "logits",
     "resolve",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, without helper modules."""
+    return __all__

@@ -1,8 +1,8 @@
-"""Whether a target keeps samples apart: the same score for a sample, whatever else is in the batch.
+"""Rearrange the samples of an output, to check that a target keeps samples apart.
 
-Methods that change the input or an activation ask about batches of other samples, in another order
-and number. A function that has the labels of the clean batch in a closure, or takes a mean over it,
-would answer about the wrong ones.
+Methods that change the input or an activation explain batches with other samples, in another order
+and number. A function with the labels of the clean batch in a closure, or with a mean over the
+batch, would give wrong scores.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from camlib.targets.parts import named, parts
 
 
 def in_another_batch(output: Any, count: int) -> tuple[Any, Tensor]:
-    """`output` for other samples, and their numbers ``(count + 1,)`` among those it is of.
+    """`output` with its samples in another order, and their original numbers ``(count + 1,)``.
 
-    They come in another order, and one more follows that is none of them where it is a part of a
-    tensor: the last one again, with its values halved. Samples are told by their number, on the
-    first axis of a tensor or else on the second, or as parts of a list. A single tensor for one
-    sample without any such axis is repeated.
+    One more sample follows: in a tensor, the last one again with its values halved, so that it
+    equals none. Samples are found by their number, on the first axis of a tensor or else on the
+    second, or as parts of a list. A single tensor for one sample without such an axis is repeated.
 
     Raises:
         ValueError: nothing in `output` has an entry for each sample.
@@ -45,7 +44,7 @@ def in_another_batch(output: Any, count: int) -> tuple[Any, Tensor]:
 
 
 def _chosen(value: Any, numbers: Tensor, count: int) -> Any:
-    """`value` for the samples of these `numbers`, the last of them halved."""
+    """`value` for the samples with these `numbers`; the values of the last one are halved."""
     if isinstance(value, Tensor):
         axis = next((n for n, size in enumerate(value.shape[:2]) if size == count), None)
         if axis is None:
@@ -67,13 +66,13 @@ def _chosen(value: Any, numbers: Tensor, count: int) -> Any:
     if isinstance(value, SimpleNamespace) or is_dataclass(value):
         other = copy.copy(value)
         for name, part in held.items():
-            object.__setattr__(other, name, part)  # also where it is frozen
+            object.__setattr__(other, name, part)  # works for frozen dataclasses too
         return other
     return value
 
 
 def _listed(value: tuple[Any, ...] | list[Any], numbers: Tensor, count: int) -> list[Any]:
-    """The parts of a tuple or list: each for other samples, or other ones if they are samples."""
+    """The parts of a tuple or list for the samples; the parts may be the samples themselves."""
     inside = [_chosen(part, numbers, count) for part in value]
     before, after = ([id(p.tensor) for p in parts(list(each))] for each in (value, inside))
     if len(value) == count and before == after:

@@ -1,4 +1,4 @@
-"""What every target is: scores of the model's output, the same question in every pass."""
+"""The base class of targets: scores of the model's output, the same in every pass."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from camlib.targets.apart import in_another_batch
 
 
 class Target(ABC):
-    """What is explained, for a batch.
+    """The scores to explain, for a batch.
 
-    What was asked for is settled once, on the clean output: "the predicted class" becomes a class
-    index per sample, and methods that run the model again on changed inputs ask about the same.
-    Until then the attributes hold what was asked for.
+    A target is resolved once, on the clean output: "the predicted class" becomes a class index for
+    each sample. Methods that run the model again on changed inputs explain the same class. Before
+    that, the attributes hold what the user asked for.
 
     Attributes:
-        classes: the classes explained, ``(N,)`` or ``(N, K)``; ``None`` where there is no class.
-        signed: whether what lowers the score says as much as what raises it.
-        placed: whether it asks about places in the image. If so, `augmented` moves them with it.
-        resolved: whether it is settled.
-        clean: the clean output and its number of samples, while the target has yet to be tried in
-            another batch; ``None`` if it has been, or need not be.
+        classes: the classes explained, ``(N,)`` or ``(N, K)``; ``None`` if the target is no class.
+        signed: whether evidence that lowers the score matters as much as evidence that raises it.
+        placed: whether the target refers to places in the image. Then `augmented` moves them with
+            the image.
+        resolved: whether the target is resolved.
+        clean: the clean output and its number of samples, until the target is checked in another
+            batch; ``None`` if it is checked or needs no check.
     """
 
     classes: Tensor | None = None
@@ -44,30 +45,30 @@ class Target(ABC):
     """Whether there is a score to explain."""
 
     per_sample: ClassVar[tuple[str, ...]] = ()
-    """Names of the attributes that hold one entry for each sample, tensors ``(N, ...)``."""
+    """The names of the attributes with one entry for each sample, tensors ``(N, ...)``."""
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
-        """The target that asks in every pass what this one asks of the clean `output`.
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
+        """The target with everything that depends on the clean `output` fixed.
 
         Args:
-            output: what the model returned.
+            output: the model's clean output.
             count: the number of samples.
-            size: of the input, without samples and channels.
+            size: the size of the input, without samples and channels.
 
         Raises:
-            TargetError: what was asked for does not fit `output`.
+            TargetError: the target does not fit `output`.
         """
         return self
 
     @abstractmethod
     def __call__(self, output: Any) -> Tensor:
-        """The scores in the model's `output`: ``(N,)``, or ``(N, K)`` for several a sample."""
+        """The scores of the model's `output`: ``(N,)``, or ``(N, K)`` for several per sample."""
 
     def __getitem__(self, samples: Tensor) -> Target:
         """The target of the samples numbered `samples` ``(M,)``.
 
         Raises:
-            TargetError: the score of a sample depends on the batch it is in.
+            TargetError: the score of a sample depends on the rest of the batch.
         """
         if self.clean is not None:
             self._check_apart(*self.clean)
@@ -75,20 +76,20 @@ class Target(ABC):
         return self._of(samples)
 
     def augmented(self, augmentation: Augmentation) -> Target:
-        """The target that asks of changed images what this one asks of the images.
+        """The target for images changed by `augmentation`.
 
         Raises:
-            TargetError: it asks about places, and does not say how they move along.
+            TargetError: the target refers to places, and does not define how they move.
         """
         if self.placed:
             raise TargetError(
-                f"the image is moved, and {type(self).__name__} asks about places in it, which do "
-                "not move along; give it an `augmented`, pass a class, or use Smooth"
+                f"the image moves, but the places that {type(self).__name__} refers to do not; "
+                "define `augmented` in it, pass a class, or use Smooth"
             )
         return self
 
     def replaced(self, **attributes: Any) -> Self:
-        """The same target with other attributes."""
+        """A copy of the target with other attributes."""
         twin = copy.copy(self)
         vars(twin).update(attributes)
         return twin
@@ -98,19 +99,23 @@ class Target(ABC):
         return self.replaced(**{name: v[samples.to(v.device)] for name, v in values.items()})
 
     def _check_apart(self, output: Any, count: int) -> None:
-        """Nothing, if samples have the same scores in another batch."""
+        """Check that samples have the same scores in another batch.
+
+        Raises:
+            TargetError: they do not.
+        """
         with torch.no_grad():
             clean = self(output)
             try:
                 other, numbers = in_another_batch(output, count)
-                found, numbers = self._of(numbers)(other)[:count], numbers[:count].to(clean.device)
+                scores = self._of(numbers)(other)[:count]
+                numbers = numbers[:count].to(clean.device)
                 margin = torch.finfo(clean.dtype).eps ** 0.5
-                wrong = ~torch.isclose(
-                    found, clean[numbers], margin, margin * float(clean.abs().max()), equal_nan=True
-                )
+                least = margin * float(clean.abs().max())
+                wrong = ~torch.isclose(scores, clean[numbers], margin, least, equal_nan=True)
                 wrong = numbers[wrong.flatten(1).any(1) if wrong.ndim > 1 else wrong]
-                why = f"another score for sample {int(wrong[0])}" if len(wrong) else ""
-            except Exception as error:  # of the user's own function, which may fail in any way
+                why = f"sample {int(wrong[0])} has another score" if len(wrong) else ""
+            except Exception as error:  # the user's own function may fail in any way
                 why = str(error) or type(error).__name__
         if why:
             raise TargetError(_MIXING.format(why))
@@ -121,8 +126,8 @@ class Target(ABC):
 
 
 _MIXING = (
-    "the target does not keep samples apart (in another batch: {}): with labels in a closure or a "
-    "mean over the batch it cannot be asked of changed inputs; make it a camlib.targets.Target "
-    "whose per_sample names what belongs to each sample (docs/guide.md, 'Labels and losses'), or "
-    "use a method that changes nothing, such as GradCAM"
+    "the target does not keep samples apart (in another batch: {}); a target with labels in a "
+    "closure, or a mean over the batch, cannot score changed inputs; make it a "
+    "camlib.targets.Target whose per_sample names what belongs to each sample (docs/guide.md, "
+    "'Labels and losses'), or use a method that does not change inputs, such as GradCAM"
 )

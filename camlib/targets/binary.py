@@ -1,9 +1,9 @@
-"""What a single output decides: one logit ``y`` for two classes.
+"""Classes of a model with a single output: one logit ``y`` for two classes.
 
-Class 1 ("yes") has the logit ``y`` and class 0 ("no") has ``-y``, so that what speaks for one
-speaks against the other. A logit says yes above 0. A model that ends in a sigmoid returns a
-probability instead, which says yes from 0.5 on; the two differ only between 0 and 0.5. There the
-graph tells which it is, and nothing else can.
+Class 1 ("yes") has the logit ``y`` and class 0 ("no") has ``-y``, so evidence for one is evidence
+against the other. A logit means yes above 0. A model that ends in a sigmoid returns a probability
+instead, which means yes from 0.5 on. The two differ only between 0 and 0.5, and there only the
+graph shows which one it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from camlib.targets.parts import flat
 
 
 def both(scores: Tensor, dim: int = 1) -> Tensor:
-    """The scores of all classes along `dim`: of a single logit ``y`` those of no and yes, -y, y."""
+    """The scores of all classes along `dim`; a single logit ``y`` becomes ``-y, y``: no, yes."""
     return torch.cat([-scores, scores], dim) if scores.shape[dim] == 1 else scores
 
 
@@ -28,10 +28,10 @@ def predicted(scores: Tensor) -> Tensor:
     """The predicted class of `scores` ``(N, classes, ...)``, ``(N, ...)``.
 
     Args:
-        scores: with their graph, if there is one.
+        scores: the scores, with their graph if there is one.
 
     Raises:
-        TargetError: it cannot be told whether a single output is a logit or a probability.
+        TargetError: a single output may be a logit or a probability, and they differ.
     """
     if scores.shape[1] > 1:
         return scores.detach().argmax(1)
@@ -42,36 +42,36 @@ def predicted(scores: Tensor) -> Tensor:
     probability = _is_probability(scores)
     if probability is None:
         raise TargetError(
-            f"the single output is {values[doubtful][0]:.3g}: a logit says yes above 0, a "
-            "probability from 0.5 on, and which of them it is cannot be told; pass target=1 for "
-            "yes, or target=0 for no"
+            f"the single output is {values[doubtful][0]:.3g}, which means yes as a logit (above 0) "
+            "and no as a probability (below 0.5), and camlib cannot tell which it is; pass "
+            "target=1 for yes, or target=0 for no"
         )
     return (values >= 0.5 if probability else values > 0).long()
 
 
 def undecided(target: Any, output: Any) -> bool:
-    """Whether only a graph can tell what `output` decides, and `target` may ask for that."""
+    """Whether only a graph can show which class `output` predicts, and `target` may need it."""
     if isinstance(target, Target) and target.resolved:
         return False
     if callable(target) and not isinstance(target, Target):
         return False
-    found = scores_in(output)
-    if found is None or not found.is_floating_point() or found.shape[1:2].numel() != 1:
+    scores = scores_in(output)
+    if scores is None or not scores.is_floating_point() or scores.shape[1:2].numel() != 1:
         return False
     named = getattr(target, "classes", target) is not None
-    if named and flat(found).ndim < 3:
+    if named and flat(scores).ndim < 3:
         return False
-    return found.grad_fn is None and bool(_doubtful(found.detach()).any())
+    return scores.grad_fn is None and bool(_doubtful(scores.detach()).any())
 
 
 def _doubtful(values: Tensor) -> Tensor:
-    """Which of `values` a logit and a probability would decide differently, bool."""
+    """Which of `values` mean yes as a logit and no as a probability, bool."""
     possible = ((values >= 0) & (values <= 1)).all()
     return possible & (values > 0) & (values < 0.5)
 
 
 def _is_probability(scores: Tensor) -> bool | None:
-    """Whether `scores` come from a sigmoid or softmax, or a linear layer; ``None`` if neither."""
+    """Whether `scores` come from a sigmoid or softmax, not a linear layer; ``None`` if unclear."""
     node: Any = scores.grad_fn
     while node is not None:
         name = node.name().partition("Backward")[0]
@@ -92,4 +92,4 @@ _SHAPING = (
     "Split Squeeze Stack T ToCopy Transpose Unbind UnsafeView Unsqueeze View"
 )
 _PASSING = frozenset(_SHAPING.split())
-"""Operations after which a probability is one still, and a logit a logit."""
+"""Operations after which a probability is still a probability, and a logit a logit."""

@@ -1,4 +1,4 @@
-"""Targets of one class at a time."""
+"""Targets for single classes: Category, Probability, LogProbability, Counterfactual, TopK."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from camlib.targets.outputs import logits
 
 
 class ClassTarget(Target):
-    """A score of each class, for the classes asked for.
+    """A score for each class.
 
     A model with a single output ``y`` has two classes: 1 ("yes"), whose logit is ``y``, and 0
-    ("no"), whose logit is ``-y``. It predicts 1 where ``y`` is above 0, or from 0.5 on if it ends
-    in a sigmoid.
+    ("no"), whose logit is ``-y``. It predicts 1 if ``y`` is above 0, or from 0.5 on if it ends in a
+    sigmoid.
 
     Args:
-        classes: ``None`` (the predicted class), a class for all samples, one a sample, several a
-            sample ``(N, K)`` or ``(1, K)``.
+        classes: ``None`` (the predicted class), a class for all samples, one for each sample, or
+            several for each, ``(N, K)`` or ``(1, K)``.
     """
 
     per_sample = ("classes",)
@@ -35,8 +35,8 @@ class ClassTarget(Target):
     def __init__(self, classes: Classes = None) -> None:
         self.classes: Tensor = classes
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
-        """The target of class indices."""
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Target:
+        """The target with class indices."""
         scores = logits(output, count)
         if self.classes is None:
             return self.replaced(classes=predicted(scores))
@@ -44,16 +44,16 @@ class ClassTarget(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The scores of the classes, shaped like `classes`."""
-        found = logits(output, len(self.classes))
-        if found.shape[1] == 1:
-            return picked(torch.cat([self.scores(-found), self.scores(found)], 1), self.classes)
-        return picked(self.scores(found), self.classes)
+        raw = logits(output, len(self.classes))
+        if raw.shape[1] == 1:
+            return picked(torch.cat([self.scores(-raw), self.scores(raw)], 1), self.classes)
+        return picked(self.scores(raw), self.classes)
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
-        """The score of every class, from the `logits` ``(N, classes)``, of the same shape.
+        """The score of every class, with the shape of `logits` ``(N, classes)``.
 
-        Of a single output, ``(N, 1)``, it is asked once for each class, with the logit of that.
+        For a single output it is called once for each class, with that class's logit ``(N, 1)``.
         """
 
 
@@ -74,8 +74,8 @@ class Probability(ClassTarget):
 
     Args:
         classes: see `ClassTarget`.
-        activation: ``"softmax"`` over all classes, or ``"sigmoid"`` of the class's own output, as
-            always of a single one.
+        activation: ``"softmax"`` over all classes, or ``"sigmoid"`` of the class's own output; a
+            single output always gets a sigmoid.
     """
 
     @checked
@@ -86,27 +86,27 @@ class Probability(ClassTarget):
         self.activation = activation
 
     def scores(self, logits: Tensor) -> Tensor:
-        """The probabilities, in float32 at least."""
+        """The probabilities, in float32 or better."""
         logits = precise(logits)
         softmax = self.activation == "softmax" and logits.shape[1] > 1
         return logits.softmax(1) if softmax else logits.sigmoid()
 
 
 class LogProbability(ClassTarget):
-    """The logarithm of a class's softmax probability; of its sigmoid, if the output is single.
+    """The logarithm of a class's softmax probability, or of its sigmoid for a single output.
 
     Args:
         classes: see `ClassTarget`.
     """
 
     def scores(self, logits: Tensor) -> Tensor:
-        """The logarithms of the probabilities, in float32 at least."""
+        """The logarithms of the probabilities, in float32 or better."""
         logits = precise(logits)
         return logits.log_softmax(1) if logits.shape[1] > 1 else F.logsigmoid(logits)
 
 
 class Counterfactual(ClassTarget):
-    """What speaks against a class, score ``-y_c``.
+    """The evidence against a class, score ``-y_c``.
 
     Selvaraju et al., ICCV 2017, arXiv:1610.02391, counterfactual explanations: the regions that
     would make the network change its answer.
@@ -121,23 +121,26 @@ class Counterfactual(ClassTarget):
 
 
 class TopK(Target):
-    """The outputs of the best classes, ``(N, k)``, best first; see `ClassTarget` for single ones.
+    """The outputs of the ``k`` best classes, ``(N, k)``, the best first.
+
+    A single output has two classes; see `ClassTarget`.
 
     Args:
-        k: how many.
+        k: the number of classes.
     """
 
     @checked
     def __init__(self, k: Count) -> None:
         self.k = k
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Category:
-        """The classes that are best on the clean output."""
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Category:
+        """The best classes on the clean output."""
         scores = logits(output, count)
         available = max(scores.shape[1], 2)
         if self.k > available:
             raise TargetError(
-                f"k={self.k} asks for more than there are: the model has {available} classes"
+                f"k={self.k} is too large: the model has {available} classes; pass k={available} "
+                "or less"
             )
         if scores.shape[1] == 1:
             best = predicted(scores)
@@ -146,20 +149,20 @@ class TopK(Target):
 
     def __call__(self, output: Any) -> Tensor:
         """The highest scores of each sample, ``(N, k)``."""
-        return self.settled(output, len(logits(output)), ())(output)
+        return self.resolve(output, len(logits(output)), ())(output)
 
 
 Asked = Literal["probability", "logit"]
-"""What of a class: its softmax probability, or its output before that."""
+"""The score of a class: its softmax probability, or its output before that."""
 
 
 def asked_as(target: Target, score: Asked) -> Target:
-    """`target`, settled, with a `Category` asked about by `score`."""
+    """The resolved `target`; a `Category` becomes a `Probability` if `score` says so."""
     probable = isinstance(target, Category) and score == "probability"
     return Probability(target.classes) if probable else target
 
 
 def picked(scores: Tensor, classes: Tensor) -> Tensor:
-    """Of `scores` ``(N, C)`` those of `classes` ``(N,)`` or ``(N, K)``, shaped like them."""
-    found = scores.gather(1, classes.reshape(len(classes), -1).to(scores.device))
-    return found.reshape(classes.shape)
+    """The `scores` ``(N, C)`` of `classes` ``(N,)`` or ``(N, K)``, shaped like `classes`."""
+    chosen = scores.gather(1, classes.reshape(len(classes), -1).to(scores.device))
+    return chosen.reshape(classes.shape)

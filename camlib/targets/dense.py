@@ -1,4 +1,4 @@
-"""Targets of models that answer at every place, such as segmentation."""
+"""The target for models with an answer at every place, such as segmentation: Segment."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from camlib.targets.outputs import check_samples, class_scores, is_dense
 class Segment(Target):
     """A class over a region: the mean of its output, before softmax, over a mask.
 
-    The mean where Seg-Grad-CAM sums (Vinogradova et al., AAAI 2020, arXiv:2002.11434), so that the
-    score does not depend on the size of the mask; Grad-CAM in [0, 1] is the same.
+    Seg-Grad-CAM (Vinogradova et al., AAAI 2020, arXiv:2002.11434) takes the sum. The mean does not
+    depend on the size of the mask; Grad-CAM in [0, 1] is the same for both. A single output has two
+    classes, as in `ClassTarget`: 1 where it means yes, 0 elsewhere.
 
     Args:
-        classes: in the forms of `Category`. ``None``: the class predicted at most places (of
-            `mask`, if given); class 0, by convention the background, only if there is no other.
-        mask: ``(H, W)`` for all samples or ``(N, H, W)``, bool or 0 and 1, of any size: the output
-            decides at its own grid, nearest neighbours fit the mask to it. ``None``: the places
-            where the model predicts the class on the clean output.
-
-    A single output has two classes, as in `ClassTarget`: 1 where it says yes, 0 elsewhere.
+        classes: as for `Category`. ``None`` takes the class predicted at most places (of `mask`, if
+            given); it takes class 0, by convention the background, only if there is no other.
+        mask: ``(H, W)`` for all samples or ``(N, H, W)``, bool or 0 and 1, of any size; it is
+            resized to the output's grid by nearest neighbours. ``None`` takes the places where the
+            model predicts the class on the clean output.
     """
 
     per_sample = ("classes", "mask")
@@ -40,29 +39,29 @@ class Segment(Target):
         self.classes: Tensor = classes
         self.mask: Tensor = mask
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Segment:
-        """The target of classes and a mask ``(N, *grid)``, or one a class ``(N, K, *grid)``."""
-        found = class_scores(output)
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Segment:
+        """The target with classes and a mask ``(N, *grid)``, or ``(N, K, *grid)`` by class."""
+        raw = class_scores(output)
         if not is_dense(output, size):
             raise TargetError(
                 f"Segment expects class scores at places, (N, classes, *grid) with {len(size)} "
-                f"axes in the grid, the model returned {tuple(found.shape)}; use Category"
+                f"axes in the grid, but the model returned {tuple(raw.shape)}; use Category"
             )
-        check_samples(found, count)
-        scores = both(found.detach())
+        check_samples(raw, count)
+        scores = both(raw.detach())
         mask = None if self.mask is None else _fitted(self.mask, scores)
         if self.classes is None:
-            classes = _commonest(predicted(found), mask, scores.shape[1])
+            classes = _commonest(predicted(raw), mask, scores.shape[1])
         else:
             classes = classes_in(scores, self.classes)
         if mask is None:
-            mask = _where(predicted(found), classes)
+            mask = _where(predicted(raw), classes)
         elif classes.ndim == 2:
             mask = mask[:, None]
         return self.replaced(classes=classes, mask=mask)
 
     def augmented(self, augmentation: Augmentation) -> Segment:
-        """The target of the mask in changed images; `__call__` fits it to their size."""
+        """The target with the mask mirrored like the images; `__call__` fits it to their size."""
         return self.replaced(mask=augmentation.mirrored(self.mask))
 
     def __call__(self, output: Any) -> Tensor:
@@ -71,14 +70,14 @@ class Segment(Target):
         several = self.classes.reshape(len(self.classes), -1).to(scores.device)
         places = several.reshape(*several.shape, *[1] * (scores.ndim - 2))
         grid = scores.shape[2:]
-        found = precise(scores.gather(1, places.expand(-1, -1, *grid))).flatten(2)
+        chosen = precise(scores.gather(1, places.expand(-1, -1, *grid))).flatten(2)
         mask = self.mask.to(scores.device).reshape(len(scores), -1, *self.mask.shape[-len(grid) :])
         mask = _resized(mask, grid).flatten(2)
-        return (found.where(mask, 0).sum(2) / mask.sum(2)).reshape(self.classes.shape)
+        return (chosen.where(mask, 0).sum(2) / mask.sum(2)).reshape(self.classes.shape)
 
 
 def _fitted(given: Any, scores: Tensor) -> Tensor:
-    """The mask `given`, bool ``(N, *grid)``, at the grid of `scores` ``(N, C, *grid)``."""
+    """The mask `given` at the grid of `scores` ``(N, C, *grid)``, bool ``(N, *grid)``."""
     count, grid = len(scores), scores.shape[2:]
     mask = numbers(given, "mask", scores.device)
     if mask.ndim == len(grid):
@@ -90,8 +89,8 @@ def _fitted(given: Any, scores: Tensor) -> Tensor:
         )
     if not ((mask == 0) | (mask == 1)).all():
         raise TargetError(
-            f"a mask holds 0 and 1, or bool; got values from {mask.min():g} to {mask.max():g}: "
-            "compare first, such as mask=labels == 3"
+            f"expected a mask of bool, or of 0 and 1, got values from {mask.min():g} to "
+            f"{mask.max():g}; compare first, such as mask=labels == 3"
         )
     fitted = F.interpolate(mask[:, None].float(), grid, mode="nearest-exact")[:, 0] > 0
     for held, where in ((mask, ""), (fitted, f" at the output's grid {tuple(grid)}")):
@@ -102,17 +101,17 @@ def _fitted(given: Any, scores: Tensor) -> Tensor:
 
 
 def _resized(mask: Tensor, grid: torch.Size) -> Tensor:
-    """`mask` ``(N, K, *size)`` at another `grid`, where a place is marked if any of it was."""
+    """`mask` ``(N, K, *size)`` at another `grid`; a place is marked if any part of it was."""
     if mask.shape[2:] == grid:
         return mask
-    larger = [max(pair) for pair in zip(mask.shape[2:], grid, strict=True)]
-    found = F.interpolate(mask.float(), larger, mode="nearest-exact")
+    size = [max(pair) for pair in zip(mask.shape[2:], grid, strict=True)]
+    larger = F.interpolate(mask.float(), size, mode="nearest-exact")
     pools = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-    return pools[len(grid) - 1](found, grid) > 0
+    return pools[len(grid) - 1](larger, grid) > 0
 
 
 def _commonest(labels: Tensor, mask: Tensor | None, classes: int) -> Tensor:
-    """The class at most places of `labels` ``(N, *grid)``, 0 only if there is no other."""
+    """The most frequent class in `labels` ``(N, *grid)``; 0 only if there is no other."""
     counted = torch.ones_like(labels) if mask is None else mask
     counts = torch.zeros(
         len(labels), classes, dtype=torch.float32, device=labels.device
@@ -122,7 +121,7 @@ def _commonest(labels: Tensor, mask: Tensor | None, classes: int) -> Tensor:
 
 
 def _where(labels: Tensor, classes: Tensor) -> Tensor:
-    """Where each of `classes` is in `labels` ``(N, *grid)``, bool ``(*classes, *grid)``."""
+    """The places of each of `classes` in `labels` ``(N, *grid)``, bool ``(*classes, *grid)``."""
     count, *grid = labels.shape
     ones = [1] * len(grid)
     places = labels.reshape(count, *[1] * (classes.ndim - 1), *grid)

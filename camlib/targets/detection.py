@@ -1,4 +1,4 @@
-"""Targets of models that detect objects."""
+"""The target for models that detect objects: Detection."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from camlib.targets.proposals import Proposals, overlap, proposals
 class Detection(Target):
     """An object in a box: the largest ``IoU * score`` among the model's proposals of its label.
 
-    The similarity of D-RISE (Petsiuk et al., CVPR 2021, arXiv:2006.03204) without the cosine
-    between class vectors: the score of the one label stands for it. The gradient flows through the
-    score; the overlap is a constant. Where nothing overlaps the score is 0.
+    This is the similarity of D-RISE (Petsiuk et al., CVPR 2021, arXiv:2006.03204), with the score
+    of the label instead of the cosine between class vectors. The gradient flows through the score;
+    the overlap is a constant. The score is 0 if no proposal overlaps.
 
     Args:
         box: ``(4,)`` for all samples or ``(N, 4)``, ``x1 y1 x2 y2`` in pixels of the input.
-            ``None``: the model's own detection on the clean output, the one at `rank`.
-        label: in the forms of `Category`, counted as the model counts them. ``None``: that of the
-            detection chosen, or of the one that fits `box` best.
+            ``None`` takes the model's own detection on the clean output, the one at `rank`.
+        label: as for `Category`, with the model's numbers. ``None`` takes the label of the chosen
+            detection, or of the one that fits `box` best.
         rank: 0 for the detection with the highest score (of `label`, if given), 1 for the next.
-        activation: of DETR-like class scores: ``"softmax"``, the last class for "no object", or
-            ``"sigmoid"`` (Deformable DETR).
+        activation: the activation of DETR-like class scores: ``"softmax"``, with the last class for
+            "no object", or ``"sigmoid"`` (Deformable DETR).
 
     Attributes:
-        boxes: the boxes explained, ``(N, 4)``, or ``(N, K, 4)`` for several labels a sample.
+        boxes: the boxes explained, ``(N, 4)``, or ``(N, K, 4)`` for several labels per sample.
     """
 
     per_sample = ("boxes", "classes")
@@ -53,21 +53,21 @@ class Detection(Target):
         self.activation = activation
         self.size: tuple[int, ...] = ()
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Detection:
-        """The target of boxes and labels."""
-        found = proposals(output, count, size, self.activation)
-        labels = None if self.classes is None else _labels(self.classes, found)
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Detection:
+        """The target with boxes and labels."""
+        proposed = proposals(output, count, size, self.activation)
+        labels = None if self.classes is None else _labels(self.classes, proposed)
         if self.boxes is None:
-            boxes, labels = _ranked(found, labels, self.rank)
+            boxes, labels = _ranked(proposed, labels, self.rank)
         else:
-            boxes = _boxes(self.boxes, found)
-            labels = _fitting(found, boxes) if labels is None else labels
+            boxes = _boxes(self.boxes, proposed)
+            labels = _fitting(proposed, boxes) if labels is None else labels
             if labels.ndim == 2:
                 boxes = boxes[:, None].expand(-1, labels.shape[1], -1)
         return self.replaced(boxes=boxes, classes=labels, size=size)
 
     def augmented(self, augmentation: Augmentation) -> Detection:
-        """The target of the boxes in changed images."""
+        """The target with the boxes in the changed images."""
         size = augmentation.size(self.size)
         factors = [new / old for new, old in zip(size[::-1], self.size[::-1], strict=True)]
         boxes = self.boxes * self.boxes.new_tensor(factors * 2)
@@ -79,33 +79,33 @@ class Detection(Target):
     def __call__(self, output: Any) -> Tensor:
         """The scores, shaped like `classes`."""
         count = len(self.classes)
-        found = proposals(output, count, self.size, self.activation)
-        device = found.boxes.device
-        overlaps = overlap(self.boxes.reshape(count, -1, 4).to(device), found.boxes)
-        scores = found.scores_of(self.classes.reshape(count, -1).to(device))
+        proposed = proposals(output, count, self.size, self.activation)
+        device = proposed.boxes.device
+        overlaps = overlap(self.boxes.reshape(count, -1, 4).to(device), proposed.boxes)
+        scores = proposed.scores_of(self.classes.reshape(count, -1).to(device))
         return (overlaps * scores).amax(2).reshape(self.classes.shape)
 
 
-def _labels(given: Classes, found: Proposals) -> Tensor:
+def _labels(given: Classes, proposed: Proposals) -> Tensor:
     """The labels `given`, ``(N,)`` or ``(N, K)``."""
-    count, device = len(found.boxes), found.boxes.device
+    count, device = len(proposed.boxes), proposed.boxes.device
     labels = indices(given, count, device, name="label", noun="label")
-    if found.every is not None:
-        return within(labels, found.every.shape[2], "label")
+    if proposed.every is not None:
+        return within(labels, proposed.every.shape[2], "label")
     check_positive(labels, "label")
     return labels
 
 
-def _boxes(given: Any, found: Proposals) -> Tensor:
+def _boxes(given: Any, proposed: Proposals) -> Tensor:
     """The boxes `given`, ``(N, 4)``."""
-    count = len(found.boxes)
-    boxes = precise(numbers(given, "box", found.boxes.device).to(found.boxes.dtype))
+    count = len(proposed.boxes)
+    boxes = precise(numbers(given, "box", proposed.boxes.device).to(proposed.boxes.dtype))
     if boxes.ndim == 1:
         boxes = boxes[None]
     if boxes.ndim != 2 or len(boxes) not in (1, count) or boxes.shape[1] != 4:
         raise TargetError(
             f"a box of shape {tuple(boxes.shape)} does not fit {count} samples; pass x1 y1 x2 y2 "
-            f"for all, or ({count}, 4)"
+            f"for all samples, or ({count}, 4)"
         )
     bad = (~(boxes[:, 2:] > boxes[:, :2]).all(1)).nonzero().flatten().tolist()
     if bad:
@@ -116,10 +116,10 @@ def _boxes(given: Any, found: Proposals) -> Tensor:
     return boxes.expand(count, 4)
 
 
-def _ranked(found: Proposals, labels: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
-    """Box and label of the detection at `rank`, of each of `labels` if given."""
+def _ranked(proposed: Proposals, labels: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
+    """Box and label of the detection at `rank`, for each of `labels` if given."""
     several = None if labels is None else labels.reshape(len(labels), -1, 1)
-    own = found.labels[:, None]
+    own = proposed.labels[:, None]
     wanted = own >= 0 if several is None else own == several  # (N, K, Q)
     short = (wanted.sum(2) <= rank).nonzero().tolist()
     if short:
@@ -128,24 +128,24 @@ def _ranked(found: Proposals, labels: Tensor | None, rank: int) -> tuple[Tensor,
         there = int(wanted[sample, place].sum())
         number = f"only {there} objects" if there else "nothing"
         raise TargetError(
-            f"the model detects {number}{kind} in sample {sample}, rank={rank} is not there; pass "
-            "box= and label=, or another sample"
+            f"the model detects {number}{kind} in sample {sample}, so there is none with "
+            f"rank={rank}; pass box= and label=, or another sample"
         )
-    scores = found.scores.detach()[:, None].where(wanted, -torch.inf)
+    scores = proposed.scores.detach()[:, None].where(wanted, -torch.inf)
     chosen = scores.argsort(dim=2, descending=True, stable=True)[..., rank]  # (N, K)
-    boxes = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+    boxes = proposed.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
     shape = chosen.shape[:1] if labels is None else labels.shape
-    return boxes.reshape(*shape, 4), found.labels.gather(1, chosen).reshape(shape)
+    return boxes.reshape(*shape, 4), proposed.labels.gather(1, chosen).reshape(shape)
 
 
-def _fitting(found: Proposals, boxes: Tensor) -> Tensor:
+def _fitting(proposed: Proposals, boxes: Tensor) -> Tensor:
     """The label of the detection that fits each of `boxes` ``(N, 4)`` best."""
-    scores = found.scores.detach().where(found.labels >= 0, 0)
-    best, place = (overlap(boxes[:, None], found.boxes)[:, 0] * scores).max(1)
+    scores = proposed.scores.detach().where(proposed.labels >= 0, 0)
+    best, place = (overlap(boxes[:, None], proposed.boxes)[:, 0] * scores).max(1)
     alone = (best <= 0).nonzero().flatten().tolist()
     if alone:
         raise TargetError(
             f"nothing that the model detects overlaps box {boxes[alone[0]].tolist()} in sample "
             f"{alone[0]}; pass label="
         )
-    return found.labels.gather(1, place[:, None])[:, 0]
+    return proposed.labels.gather(1, place[:, None])[:, 0]

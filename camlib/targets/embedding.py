@@ -1,4 +1,7 @@
-"""Targets of models that embed: retrieval, CLIP-like encoders, self-supervised backbones."""
+"""The target for models that return embeddings: Similarity.
+
+Such models are retrieval networks, encoders like CLIP and self-supervised backbones.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ from camlib.targets.parts import listed, parts
 
 
 class Similarity(Target):
-    """How similar the model's embedding is to a given one.
+    """The similarity of the model's embedding to a given one.
 
     Args:
-        embedding: ``(D,)`` for all samples, ``(N, D)`` one a sample, ``(1, K, D)`` or ``(N, K, D)``
-            for several. ``None``: the sample's own on the clean output. The cosine with itself is
-            1, its highest value, and has no gradient; so the score is the dot product with its
-            direction, taken as a constant: what makes this embedding as large as it is.
-        metric: ``"cosine"`` or ``"dot"``; without `embedding` it makes no difference.
+        embedding: ``(D,)`` for all samples, ``(N, D)`` for one per sample, ``(1, K, D)`` or
+            ``(N, K, D)`` for several. ``None`` takes the sample's own embedding on the clean
+            output. Its cosine with itself is 1, the maximum, and has no gradient. So the score is
+            the dot product with its direction as a constant: what makes the embedding so large.
+        metric: ``"cosine"`` or ``"dot"``; it makes no difference without `embedding`.
     """
 
     per_sample = ("embedding",)
@@ -34,8 +37,8 @@ class Similarity(Target):
         self.embedding: Tensor = embedding
         self.metric = metric
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Similarity:
-        """The target of an embedding ``(N, D)`` or ``(N, K, D)`` for each sample."""
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Similarity:
+        """The target with embeddings ``(N, D)`` or ``(N, K, D)``."""
         own = _embedding(output).detach()
         check_samples(own, count)
         if self.embedding is None:
@@ -47,11 +50,13 @@ class Similarity(Target):
         if given.ndim not in (2, 3) or len(given) not in (1, count) or given.shape[-1] != width:
             raise TargetError(
                 f"an embedding of shape {tuple(given.shape)} does not fit the model's "
-                f"{tuple(own.shape)}; pass ({width},) for all samples, ({count}, {width}) or "
+                f"{tuple(own.shape)}; pass ({width},) for all samples, ({count}, {width}), or "
                 f"(1, K, {width}) for several"
             )
         if not given.numel() or not given.isfinite().all() or not given.any(-1).all():
-            raise TargetError("an embedding is zero, empty or not finite: it has no direction")
+            raise TargetError(
+                "an embedding is zero, empty or not finite, so it has no direction; pass another"
+            )
         return self.replaced(embedding=given.expand(count, *given.shape[1:]))
 
     def __call__(self, output: Any) -> Tensor:
@@ -63,9 +68,9 @@ class Similarity(Target):
 
 
 def _embedding(output: Any) -> Tensor:
-    """The embedding ``(N, D)`` in `output`, in float32 at least."""
-    found = embedding_in(output)
-    if found is None or not found.is_floating_point():
+    """The embedding ``(N, D)`` in `output`, in float32 or better."""
+    embedding = embedding_in(output)
+    if embedding is None or not embedding.is_floating_point():
         usable = [p for p in parts(output) if p.tensor.is_floating_point() and p.tensor.ndim > 1]
         best = min(usable, key=lambda part: (not part.embeds, not part.fits), default=None)
         mean = ".flatten(1, -2).mean(1)" if best and best.tensor.ndim > 2 else ""
@@ -75,6 +80,6 @@ def _embedding(output: Any) -> Tensor:
             else "let it return a floating-point embedding (N, D)"
         )
         raise TargetError(
-            f"cannot tell the embedding in the model's output ({listed(output)}); {advice}"
+            f"camlib cannot find the embedding in the model's output ({listed(output)}); {advice}"
         )
-    return precise(found)
+    return precise(embedding)

@@ -1,4 +1,4 @@
-"""Finding the tensor that is meant in what a model returned, or saying why it cannot be told."""
+"""Find the class scores or the embedding in the output of a model, or raise a helpful error."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from camlib.targets.parts import EMBEDDINGS, TOKENS, Part, flat, listed, named, 
 
 
 def scores_in(output: Any) -> Tensor | None:
-    """The class scores in `output`, of any shape; ``None`` where they cannot be told.
+    """The class scores in `output`, of any shape; ``None`` if it is not clear which they are.
 
-    They are what is called ``logits``; or the only candidate; or, beside embeddings, hidden states
-    and maps, the only one that is named like an answer, or that comes first in a tuple without
-    names, if no other fits ``(N, classes)``.
+    A tensor named ``logits`` comes first, then the only candidate. Next to embeddings, hidden
+    states and maps, it is the only tensor with a name like an answer, or the first one of a tuple
+    without names, if no other fits ``(N, classes)``.
     """
     if isinstance(output, Tensor):
         return output
     held = named(output)
     if isinstance(known := held.get("logits"), Tensor):
         return known
-    found = parts(output)
-    if len(found) == 1 and not found[0].embeds:
-        return found[0].tensor
-    candidates = [part for part in found if part.candidate]
-    if len(candidates) == 1 and not any(part.embeds for part in found):
+    every = parts(output)
+    if len(every) == 1 and not every[0].embeds:
+        return every[0].tensor
+    candidates = [part for part in every if part.candidate]
+    if len(candidates) == 1 and not any(part.embeds for part in every):
         return candidates[0].tensor
     if held:
         answers = [part for part in candidates if part.answers]
@@ -40,9 +40,9 @@ def scores_in(output: Any) -> Tensor | None:
 
 
 def embedding_in(output: Any) -> Tensor | None:
-    """The embedding ``(N, D)`` in `output`; ``None`` where it cannot be told.
+    """The embedding ``(N, D)`` in `output`; ``None`` if it is not clear which it is.
 
-    The mean over ``last_hidden_state`` ``(N, T, D)`` where nothing better is there.
+    If there is nothing better, it is the mean over ``last_hidden_state`` ``(N, T, D)``.
     """
     if isinstance(output, Tensor):
         return flat(output) if flat(output).ndim == 2 else None
@@ -61,24 +61,24 @@ def embedding_in(output: Any) -> Tensor | None:
 
 def only_embeds(output: Any) -> bool:
     """Whether `output` holds an embedding and nothing that could be class scores."""
-    found = [] if isinstance(output, Tensor) else parts(output)
-    unknown = any(part.candidate for part in found)
-    return bool(found) and not unknown and embedding_in(output) is not None
+    every = [] if isinstance(output, Tensor) else parts(output)
+    unknown = any(part.candidate for part in every)
+    return bool(every) and not unknown and embedding_in(output) is not None
 
 
 def class_scores(output: Any, count: int | None = None) -> Tensor:
-    """The class scores in what a model returned, ``(N, classes)`` or of more axes.
+    """The class scores in the output of a model, ``(N, classes)`` or with more axes.
 
     Args:
-        output: what the model returned.
-        count: the number of samples, if it is to be checked.
+        output: the output.
+        count: the number of samples to check for; ``None`` for no check.
 
     Raises:
-        TargetError: there is no such tensor, more than one, one without a gradient, or not one row
-            for each sample.
+        TargetError: `output` has no class scores, or several tensors that could be, or integers, or
+            another number of rows.
     """
-    found = scores_in(output)
-    if found is None:
+    scores = scores_in(output)
+    if scores is None:
         usable = [p for p in parts(output) if p.tensor.is_floating_point() and p.tensor.ndim]
         best = min(usable, key=_likely, default=None)
         advice = (
@@ -87,39 +87,41 @@ def class_scores(output: Any, count: int | None = None) -> Tensor:
             else "let it return floating-point scores"
         )
         raise TargetError(
-            f"cannot tell the class scores in the model's output ({listed(output)}); {advice}"
+            f"camlib cannot find the class scores in the model's output ({listed(output)}); "
+            f"{advice}"
         )
-    if not found.is_floating_point():
+    if not scores.is_floating_point():
         raise TargetError(
-            f"the model returned {found.dtype} of shape {tuple(found.shape)}: integers have no "
+            f"the model returned {scores.dtype} of shape {tuple(scores.shape)}: integers have no "
             "gradient; let it return its scores, before argmax or a threshold"
         )
     if count is not None:
-        check_samples(found, count, place_of(found, output))
-    return found
+        check_samples(scores, count, place_of(scores, output))
+    return scores
 
 
 def logits(output: Any, count: int | None = None) -> Tensor:
-    """The class scores ``(N, classes)`` in what a model returned.
+    """The class scores ``(N, classes)`` in the output of a model.
 
     Args:
-        output: what the model returned.
-        count: the number of samples, if it is to be checked.
+        output: the output.
+        count: the number of samples to check for; ``None`` for no check.
 
     Raises:
-        TargetError: there is no such tensor, more than one, or not one row for each sample.
+        TargetError: `output` has no such class scores, or several tensors that could be, or another
+            number of rows.
     """
-    found = class_scores(output, count)
-    scores = found.reshape(-1, 1) if found.ndim < 2 else flat(found)
+    raw = class_scores(output, count)
+    scores = raw.reshape(-1, 1) if raw.ndim < 2 else flat(raw)
     if scores.ndim == 2:
         return scores
-    function = f"such as target=lambda out: {example(found, place_of(found, output), count)}"
+    function = f"such as target=lambda out: {example(raw, place_of(raw, output), count)}"
     if "pred_boxes" in named(output):
         advice = f"use camlib.targets.Detection(), or pass a function, {function}"
-    elif found.ndim == 3:
+    elif raw.ndim == 3:
         advice = (
-            "for a text, (N, positions, vocabulary), use camlib.targets.Token(position); for the "
-            f"predictions of a detector pass a function that gives each sample a score, {function}"
+            "for a text (N, positions, vocabulary), use camlib.targets.Token(position); for a "
+            f"detector, pass a function that gives each sample a score, {function}"
         )
     else:
         advice = (
@@ -127,89 +129,91 @@ def logits(output: Any, count: int | None = None) -> Tensor:
             f"score, {function}"
         )
     raise TargetError(
-        f"expected class scores (N, classes), the model returned {tuple(found.shape)}; {advice}"
+        f"expected class scores (N, classes), but the model returned {tuple(raw.shape)}; {advice}"
     )
 
 
 def is_dense(output: Any, size: tuple[int, ...]) -> bool:
     """Whether `output` holds class scores at more than one place of an input of `size`."""
-    found = scores_in(output)
-    return found is not None and found.ndim == len(size) + 2 and flat(found).ndim > 2
+    scores = scores_in(output)
+    return scores is not None and scores.ndim == len(size) + 2 and flat(scores).ndim > 2
 
 
-def check_samples(found: Tensor, count: int, where: str = "out") -> None:
-    """Nothing, if `found` has a row for each of `count` samples.
+def check_samples(scores: Tensor, count: int, where: str = "out") -> None:
+    """Check that `scores` have a row for each of `count` samples.
 
     Args:
-        found: a tensor in the output.
+        scores: a tensor in the output.
         count: the number of samples.
-        where: how to get at it.
+        where: the expression for it.
 
     Raises:
-        TargetError: it has not.
+        TargetError: they do not.
     """
-    shape = tuple(found.shape)
-    # One value for one sample: the axis of samples may be missing, and nothing is in doubt.
+    shape = tuple(scores.shape)
+    # A single value for a single sample is unambiguous without an axis of samples.
     if shape[:1] == (count,) or (not shape and count == 1):
         return
-    plural = "s" * (count > 1)
-    problem = f"the model returned scores of shape {shape} for {count} sample{plural}"
-    if found.ndim in (2, 3) and shape[1] == count:
-        raise samples_on_axis_1(found, count, where)
+    if scores.ndim in (2, 3) and shape[1] == count:
+        raise samples_on_axis_1(scores, count, where)
+    problem = _returned(shape, count)
     if count == 1 and shape:
         width = shape[-1]
         function = (
             f", or pass target=lambda out: {where}.reshape(-1, {width})[:, {_class(width)}]"
-            if found.ndim == 1
+            if scores.ndim == 1
             else ""
         )
         raise TargetError(
-            f"{problem}: it drops the axis of samples where there is one alone, as squeeze() "
-            f"without a dimension does; let it use flatten(1) or squeeze(dim){function}"
+            f"{problem}: it drops the axis of samples if there is only one, like squeeze() "
+            f"without a dimension; let it use flatten(1) or squeeze(dim){function}"
         )
     raise TargetError(f"{problem}; does the input lack a batch axis?")
 
 
-def samples_on_axis_1(found: Tensor, count: int, where: str = "out") -> TargetError:
-    """The error for scores, of which the second axis has the samples."""
-    plural = "s" * (count > 1)
+def samples_on_axis_1(scores: Tensor, count: int, where: str = "out") -> TargetError:
+    """The error for scores with samples on their second axis."""
     return TargetError(
-        f"the model returned scores of shape {tuple(found.shape)} for {count} sample{plural}: the "
-        "samples are on axis 1, as in the steps of a sequence (T, N, classes); pass a function, "
-        f"such as target=lambda out: {example(found, where, count)}, or let the model return "
-        "out.transpose(0, 1)"
+        f"{_returned(tuple(scores.shape), count)}: the samples are on axis 1, as in the steps of a "
+        "sequence (T, N, classes); pass a function, such as target=lambda out: "
+        f"{example(scores, where, count)}, or let the model return out.transpose(0, 1)"
     )
 
 
-def place_of(found: Tensor, output: Any) -> str:
-    """How to get at the tensor `found` in `output`."""
-    return next((part.where for part in parts(output) if part.tensor is found), "out")
+def _returned(shape: tuple[int, ...], count: int) -> str:
+    samples = "1 sample" if count == 1 else f"{count} samples"
+    return f"the model returned scores of shape {shape} for {samples}"
 
 
-def example(found: Tensor, where: str, count: int | None) -> str:
-    """An expression for a score of each sample in `found`, to be had at `where`."""
-    if found.ndim < 2:
+def place_of(scores: Tensor, output: Any) -> str:
+    """An expression for the tensor `scores` in `output`."""
+    return next((part.where for part in parts(output) if part.tensor is scores), "out")
+
+
+def example(scores: Tensor, where: str, count: int | None) -> str:
+    """An expression for a score of each sample in `scores`, which is at `where`."""
+    if scores.ndim < 2:
         return where
-    first, second, last = found.shape[0], _class(found.shape[1]), _class(found.shape[-1])
-    if count is not None and first != count == found.shape[1]:
-        return (
-            f"{where}[{_class(first)}]" if found.ndim == 2 else f"{where}[{first // 2}, :, {last}]"
-        )
-    if found.ndim == 2:
+    first, second, last = scores.shape[0], _class(scores.shape[1]), _class(scores.shape[-1])
+    if count is not None and first != count == scores.shape[1]:
+        if scores.ndim == 2:
+            return f"{where}[{_class(first)}]"
+        return f"{where}[{first // 2}, :, {last}]"
+    if scores.ndim == 2:
         return f"{where}[:, {second}]"
-    if found.ndim == 3:
-        _, one, other = found.shape
-        # Of a detector: the values for a place are fewer than the places, and its box comes first.
+    if scores.ndim == 3:
+        _, one, other = scores.shape
+        # A detector has more places than values at each, and the values start with the box.
         value = f":, {min(4, one - 1)}" if one < other else f":, :, {min(4, other - 1)}"
         return f"{where}[{value}].amax(1)"
     return f"{where}[:, {second}].flatten(1).mean(1)"
 
 
 def _class(available: int) -> int:
-    """A class to show in an example."""
+    """A class for an example."""
     return min(3, available - 1)
 
 
 def _likely(part: Part) -> tuple[bool, bool, bool]:
-    """Sorts what is likely to be the class scores before what is not."""
+    """A sort key that puts likely class scores first."""
     return not part.answers, not part.candidate, not part.fits

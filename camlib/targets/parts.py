@@ -1,7 +1,7 @@
-"""The tensors in what a model returned, and what their names say of them.
+"""The tensors in the output of a model, and what their names mean.
 
-Models return tensors, tuples, lists, mappings (Hugging Face's outputs among them), dataclasses and
-namespaces, one in the other.
+Models return tensors, tuples, lists, mappings (such as the outputs of Hugging Face), dataclasses
+and namespaces, nested in each other.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _NAMES = {
 }
 
 ANSWERS = frozenset(_NAMES["answers"].split())
-"""Names of what a model answers."""
+"""Names of a model's answer."""
 
 EMBEDDINGS = _NAMES["embeddings"].split()
 """Names of the embedding of an image, the best first."""
 
 HIDDEN = frozenset(_NAMES["hidden"].split())
-"""Names of what is neither an answer nor the embedding of an image, and may look like either."""
+"""Names of tensors that may look like an answer or an image's embedding and are neither."""
 
 BESIDE = frozenset(_NAMES["beside"].split())
-"""Names of what comes with an answer."""
+"""Names of tensors that come with an answer."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Part:
     """A tensor in an output.
 
     Attributes:
-        where: how to get at it: ``out['pred']``, ``out[1]``, ``out.logits``.
-        names: on the way to it, in lower case; ``""`` for a place in a tuple or list.
-        tensor: itself.
+        where: the expression for it: ``out['pred']``, ``out[1]``, ``out.logits``.
+        names: the names on the way to it, in lower case; ``""`` for an index.
+        tensor: the tensor.
     """
 
     where: str
@@ -59,7 +59,7 @@ class Part:
 
     @property
     def embeds(self) -> bool:
-        """Whether its name is that of an embedding or of hidden states."""
+        """Whether its name is one of an embedding or of hidden states."""
         return any(name in HIDDEN or name in EMBEDDINGS for name in self.names)
 
     @property
@@ -74,22 +74,22 @@ class Part:
 
     @property
     def answers(self) -> bool:
-        """Whether its name is that of an answer."""
+        """Whether its name is one of an answer."""
         return len(self.names) == 1 and self.names[0] in ANSWERS
 
     @property
     def fits(self) -> bool:
-        """Whether its shape is ``(N, classes)``, or ``(N,)`` as of a single output."""
+        """Whether its shape is ``(N, classes)``, or ``(N,)`` for a single output."""
         return self.tensor.ndim == 1 or flat(self.tensor).ndim == 2
 
 
 def parts(output: Any) -> list[Part]:
-    """The tensors in `output`, in its order."""
+    """The tensors in `output`, in order."""
     return list(_parts(output, "out", ()))
 
 
 def named(output: Any) -> dict[str, Any]:
-    """What `output` holds by name, without what is ``None``; nothing if it has no names."""
+    """The named values in `output` that are not ``None``; none if it has no names."""
     held: Mapping[str, Any] = {}
     if isinstance(output, Mapping):
         held = output
@@ -103,18 +103,20 @@ def named(output: Any) -> dict[str, Any]:
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """`tensor` as ``(N, C)`` if its other axes have one place only."""
+    """`tensor` as ``(N, C)`` if its other axes have length 1, else unchanged."""
     return tensor.flatten(1) if tensor.ndim > 2 and tensor.shape[2:].numel() == 1 else tensor
 
 
 def listed(output: Any) -> str:
-    """What `output` holds, in few words."""
+    """A short list of the tensors in `output`, for a message."""
     if isinstance(output, Tensor):
         return f"{str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}"
-    found = [f"{part.where} {tuple(part.tensor.shape)}" for part in parts(output)]
+    shapes = [f"{part.where} {tuple(part.tensor.shape)}" for part in parts(output)]
     most = 8
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more if found else f"{type(output).__name__} without a tensor"
+    more = f" and {len(shapes) - most} more" if len(shapes) > most else ""
+    if not shapes:
+        return f"{type(output).__name__} without a tensor"
+    return ", ".join(shapes[:most]) + more
 
 
 def _parts(value: Any, where: str, names: tuple[str, ...]) -> Iterator[Part]:

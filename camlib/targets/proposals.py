@@ -1,4 +1,4 @@
-"""What a detector proposes, whatever the form in which it says so."""
+"""The boxes, labels and scores that a detector proposes, in one form for all detectors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from camlib.targets.parts import listed, named
 
 @dataclass(frozen=True)
 class Proposals:
-    """The ``Q`` proposals of each sample, for fewer filled up with empty ones.
+    """The ``Q`` proposals of each sample; empty ones fill up samples with fewer.
 
     Attributes:
         boxes: ``(N, Q, 4)``, ``x1 y1 x2 y2`` in pixels of the input, detached.
-        labels: the best label of each, ``(N, Q)``; -1 where nothing is proposed.
-        scores: of that label, ``(N, Q)``.
-        every: the score of every label, ``(N, Q, labels)``, if the model tells.
+        labels: the best label of each proposal, ``(N, Q)``; -1 for an empty one.
+        scores: the score of that label, ``(N, Q)``.
+        every: the score of every label, ``(N, Q, labels)``, if the model returns it.
     """
 
     boxes: Tensor
@@ -42,7 +42,7 @@ class Proposals:
 
 
 def detects(output: Any) -> bool:
-    """Whether `output` is that of a detector."""
+    """Whether `output` comes from a detector."""
     return "pred_boxes" in named(output) or _listed(output)
 
 
@@ -50,35 +50,41 @@ def proposals(output: Any, count: int, size: tuple[int, ...], activation: str) -
     """The proposals in `output` for `count` images of `size`.
 
     Args:
-        output: a list of mappings with ``boxes``, ``labels`` and ``scores``, one a sample
+        output: a list of mappings with ``boxes``, ``labels`` and ``scores``, one for each sample
             (torchvision), or class scores ``(N, Q, labels)`` with ``pred_boxes`` ``(N, Q, 4)`` as
             centre, width and height in [0, 1] (DETR).
         count: the number of samples.
-        size: of the input, height and width.
-        activation: of the class scores: ``"softmax"``, the last of them for "no object", or
-            ``"sigmoid"``.
+        size: the height and width of the input.
+        activation: the activation of class scores: ``"softmax"``, with the last class for "no
+            object", or ``"sigmoid"``.
 
     Raises:
-        TargetError: `output` is of no such form.
+        TargetError: `output` has another form.
     """
     if not detects(output):
         raise TargetError(
             "Detection expects a list of mappings with boxes, labels and scores, or logits with "
-            f"pred_boxes; the model returned {listed(output)}"
+            f"pred_boxes, but the model returned {listed(output)}"
         )
     if "pred_boxes" in named(output):
         return _queried(output, count, size, activation)
     if len(output) != count:
-        raise TargetError(f"the model returned detections of {len(output)} images for {count}")
+        raise TargetError(
+            f"the model returned detections of {len(output)} images; expected one entry for each "
+            f"of the {count} images"
+        )
     boxes, labels, scores = ([one[name] for one in output] for name in _LISTED)
     if not all(score.is_floating_point() for score in scores):
-        raise TargetError(f"the scores of the detections are {scores[0].dtype}, not floating-point")
-    # A box without an area shows no object, and overlaps with nothing, itself included.
+        raise TargetError(
+            f"expected floating-point scores of detections, but the model returned "
+            f"{scores[0].dtype}"
+        )
+    # A box without an area shows no object and does not even overlap with itself.
     labels = [
         label.where((box[:, 2:] > box[:, :2]).all(1), -1)
         for label, box in zip(labels, boxes, strict=True)
     ]
-    # One empty proposal more: there is always one to take the maximum of.
+    # One more empty proposal, so that there is always one to take the maximum of.
     return Proposals(
         pad(pad_sequence([precise(b.detach()) for b in boxes], batch_first=True), (0, 0, 0, 1)),
         pad(pad_sequence(labels, batch_first=True, padding_value=-1), (0, 1), value=-1),
@@ -112,7 +118,7 @@ def _queried(output: Any, count: int, size: tuple[int, ...], activation: str) ->
     if scores.ndim != 3 or boxes.shape != (*scores.shape[:2], 4) or len(size) != 2:
         raise TargetError(
             f"expected class scores (N, queries, labels) and boxes (N, queries, 4) of 2-D images, "
-            f"the model returned {tuple(scores.shape)} and {tuple(boxes.shape)}"
+            f"but the model returned {tuple(scores.shape)} and {tuple(boxes.shape)}"
         )
     check_samples(scores, count)
     centre, extent = boxes[..., :2], boxes[..., 2:]
@@ -122,6 +128,7 @@ def _queried(output: Any, count: int, size: tuple[int, ...], activation: str) ->
         every = scores.sigmoid()
         best, labels = every.max(2)
         return Proposals(boxes, labels, best, every)
-    every, nothing = (probability := scores.softmax(2))[..., :-1], probability[..., -1]
+    probabilities = scores.softmax(2)
+    every, no_object = probabilities[..., :-1], probabilities[..., -1]
     best, labels = every.max(2)
-    return Proposals(boxes, labels.where(best > nothing, -1), best, every)
+    return Proposals(boxes, labels.where(best > no_object, -1), best, every)

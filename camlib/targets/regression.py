@@ -1,4 +1,4 @@
-"""Targets of models that predict values."""
+"""The target for models that predict values: Regression."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from camlib.targets.outputs import logits
 class Regression(Target):
     """A value that a regression head predicts.
 
-    It is signed: a map keeps what lowers the value, unless told otherwise.
+    The target is signed: maps keep the evidence that lowers the value, unless ``relu=True``.
 
     Args:
-        index: which of the values ``(N, R)``: one for all samples, one a sample, or ``(N, K)``;
-            negative ones count from the end.
+        index: the index among the values ``(N, R)``: one for all samples, one for each, or
+            ``(N, K)``; negative indices count from the end.
     """
 
     signed = True
@@ -28,8 +28,8 @@ class Regression(Target):
     def __init__(self, index: Any = 0) -> None:
         self.index: Tensor = index
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Regression:
-        """The target of an index for each sample."""
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Regression:
+        """The target with an index for each sample."""
         values = logits(output, count)
         index = indices(self.index, count, values.device, name="index", noun="value")
         return self.replaced(index=within(index, values.shape[1], "value", from_end=True))

@@ -1,4 +1,4 @@
-"""From what the user passes as ``target=`` to a target settled on the clean output."""
+"""Resolve the user's ``target=`` on the clean output of the model."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from camlib.targets.outputs import is_dense, only_embeds
 from camlib.targets.proposals import detects
 
 Score = Callable[[Any], Tensor]
-"""A differentiable function of the model's output, ``(N,)`` or ``(N, K)``."""
+"""A differentiable function from the model's output to scores ``(N,)`` or ``(N, K)``."""
 
 
 Indices = SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]] | Tensor
-"""A class for all samples, one a sample, or several a sample."""
+"""A class for all samples, one for each, or several for each."""
 
 TargetLike = Target | Score | Indices | None
-"""What may be explained: see `resolve`."""
+"""The forms of a target: see `resolve`."""
 
 
 def resolve(target: Any, output: Any, count: int, size: tuple[int, ...]) -> Target:
-    """`target` as asked for by the user, settled on the clean `output` of `count` samples.
+    """Resolve the user's `target` on the clean `output` of `count` samples.
 
-    What is settled already stays as it is: passes on changed inputs ask the same.
+    A resolved target stays unchanged, so passes on changed inputs explain the same scores.
 
     Args:
-        target: ``None`` (the predicted class), a class for all samples, one class a sample (a list
-            or a 1-D tensor or array), several a sample ``(N, K)`` or ``(1, K)``, a `Target`, or a
-            function of the output. Classes of a dense output mean `Segment`, those of a detector
-            `Detection`; ``None`` means `Similarity` where there are embeddings alone.
-        output: what the model returned.
+        target: ``None`` (the predicted class), a class for all samples, one for each sample (a list
+            or a 1-D tensor or array), several for each, ``(N, K)`` or ``(1, K)``, a `Target`, or a
+            function of the output. Classes of a dense output mean `Segment`, and those of a
+            detector `Detection`. ``None`` means `Similarity` if there are only embeddings.
+        output: the model's clean output.
         count: the number of samples.
-        size: of the input, without samples and channels.
+        size: the size of the input, without samples and channels.
 
     Raises:
-        TargetError: `target` is of no such form, or does not fit `output`.
+        TargetError: `target` has another form, or does not fit `output`.
     """
     if not isinstance(target, Target):
         target = Custom(target, count) if callable(target) else _meant(target, output, size)
     asked: Target = target
     if asked.resolved:
         return asked
-    found = asked.settled(output, count, size).replaced(resolved=True)
-    if isinstance(found, Custom) or not type(found).__module__.startswith(f"{__package__}."):
-        found.clean = output, count
-    return found
+    resolved = asked.resolve(output, count, size).replaced(resolved=True)
+    if isinstance(resolved, Custom) or not type(resolved).__module__.startswith(f"{__package__}."):
+        resolved.clean = output, count
+    return resolved
 
 
 def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
-    """What `classes` mean for an output of this kind."""
+    """The target that `classes` mean for this kind of output."""
     if detects(output):
         return Detection(label=classes)
     if classes is None and only_embeds(output):
@@ -67,7 +67,7 @@ def _meant(classes: Classes, output: Any, size: tuple[int, ...]) -> Target:
 
 
 class Custom(Target):
-    """A user's function of the output, for `count` samples."""
+    """A user's function of the output, for a batch of `count` samples."""
 
     per_sample = ("samples",)
 
@@ -76,10 +76,10 @@ class Custom(Target):
         self.samples = torch.arange(count, device="cpu")
 
     def __call__(self, output: Any) -> Tensor:
-        """What the function returns.
+        """The scores that the function returns.
 
         Raises:
-            TargetError: it is no score for each sample.
+            TargetError: it does not return a score for each sample.
         """
         scores, count = self.function(output), len(self.samples)
         if not isinstance(scores, Tensor) or scores.is_complex():
@@ -87,7 +87,7 @@ class Custom(Target):
             raise TargetError(
                 f"expected the target to return a tensor of real numbers, got {given}"
             )
-        if not scores.is_floating_point():  # counts, say: scores without a gradient
+        if not scores.is_floating_point():  # scores without a gradient, such as counts
             scores = scores.to(torch.get_default_dtype())
         if scores.ndim not in (1, 2) or scores.shape[0] != count or not scores.numel():
             raise TargetError(

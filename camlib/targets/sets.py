@@ -1,4 +1,4 @@
-"""Targets of several classes that make one score."""
+"""Targets that combine several classes into one score: Contrast and MultiLabel."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from camlib.targets.outputs import logits
 
 
 class Contrast(Target):
-    """This class and not those, ``y_c - strength * sum_d p_d y_d / sum_d p_d``.
+    """A class as opposed to others, ``y_c - strength * sum_d p_d y_d / sum_d p_d``.
 
     The target of Finer-CAM: Zhang et al., CVPR 2025, arXiv:2501.11309. The weights ``p_d`` are the
-    softmax probabilities on the clean output, constants for the gradient. Of a single output the
-    two classes are told apart, see `ClassTarget`.
+    softmax probabilities on the clean output, constants for the gradient. A single output has two
+    classes; see `ClassTarget`.
 
     Args:
-        category: what is explained, in the forms of `Category`.
-        others: what it is told from, in the same forms; ``(N, D)`` or ``(1, D)`` for several.
-            ``None``: the `nearest` classes, those whose output is closest to that of `category`.
-        nearest: how many of them; all others where the model has no more.
-        strength: how much of what they share is taken away.
+        category: the class to explain, as for `Category`.
+        others: the classes to compare with, in the same forms; ``(N, D)`` or ``(1, D)`` for
+            several. ``None`` takes the `nearest` ones, whose outputs are closest to that of
+            `category`.
+        nearest: the number of those; all other classes if the model has no more.
+        strength: the weight of the other classes.
     """
 
     per_sample = ("classes", "others", "weights")
@@ -49,12 +50,12 @@ class Contrast(Target):
         self.nearest = nearest
         self.strength = strength
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Contrast:
-        """The classes, the others ``(N, K, D)`` of each, and their weights."""
-        found = logits(output, count)
-        scores = both(precise(found.detach()))
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Contrast:
+        """The target with classes, the other classes ``(N, K, D)`` of each, and their weights."""
+        raw = logits(output, count)
+        scores = both(precise(raw.detach()))
         available = scores.shape[1]
-        classes = predicted(found) if self.classes is None else classes_in(scores, self.classes)
+        classes = predicted(raw) if self.classes is None else classes_in(scores, self.classes)
         several = classes.reshape(count, -1, 1)
         every = scores[:, None].expand(-1, several.shape[1], -1)
         if self.others is None:
@@ -70,7 +71,7 @@ class Contrast(Target):
                     f"class {int(several[sample, place])} of sample {sample} is contrasted with "
                     "itself; leave it out of others="
                 )
-        # Probabilities that add up to 1 among these: a softmax over these alone.
+        # Probabilities divided by their sum are a softmax over the other classes alone.
         weights = every.gather(2, others).softmax(2)
         return self.replaced(classes=classes, others=others, weights=weights)
 
@@ -83,11 +84,12 @@ class Contrast(Target):
 
 
 class MultiLabel(Target):
-    """A set of labels jointly: the sum of their outputs before the sigmoid.
+    """A set of labels together: the sum of their outputs before the sigmoid.
 
     Args:
-        labels: a set for all samples ``{3, 7}``, or a list of sets or lists, one a sample, of any
-            length. ``None``: the labels whose sigmoid exceeds `threshold` on the clean output.
+        labels: a set for all samples, ``{3, 7}``, or a list of sets or lists of any length, one for
+            each sample. ``None`` takes the labels whose sigmoid exceeds `threshold` on the clean
+            output.
         threshold: see `labels`.
     """
 
@@ -100,8 +102,8 @@ class MultiLabel(Target):
         self.labels: Tensor = labels
         self.threshold = threshold
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> MultiLabel:
-        """The target of membership, bool ``(N, labels)``."""
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> MultiLabel:
+        """The target with membership in the sets, bool ``(N, labels)``."""
         scores = logits(output, count).detach()
         if self.labels is None:
             members = precise(scores).sigmoid() > self.threshold
@@ -111,7 +113,9 @@ class MultiLabel(Target):
             reason = "the set of labels of sample {} is empty"
         empty = (~members.any(1)).nonzero().flatten().tolist()
         if empty:
-            raise TargetError(reason.format(empty[0]) + "; pass labels=, at least one a sample")
+            raise TargetError(
+                reason.format(empty[0]) + "; pass labels= with at least one for each sample"
+            )
         return self.replaced(labels=members)
 
     def __call__(self, output: Any) -> Tensor:
@@ -130,18 +134,20 @@ def _sets(labels: Any, count: int) -> list[Any]:
         if all(nested) and len(given) == count:
             return list(given)
     raise TargetError(
-        f"labels={labels!r} is neither a set of labels for all, nor a list of {count} sets, one a "
-        "sample"
+        f"labels={labels!r} is neither a set of labels for all samples, nor a list of {count} "
+        "sets, one for each sample"
     )
 
 
 def _members(labels: Any, scores: Tensor) -> Tensor:
-    """Which of the labels of `scores` ``(N, labels)`` are in the set `labels`, bool."""
-    found = integers(labels if hasattr(labels, "ndim") else list(labels))
+    """Which labels of `scores` ``(N, labels)`` are in the set `labels`, bool."""
+    chosen = integers(labels if hasattr(labels, "ndim") else list(labels))
     members = scores.new_zeros(scores.shape[1], dtype=torch.bool)
     if isinstance(labels, Collection) and not len(labels):
         return members
-    if found is None or found.ndim != 1:
-        raise TargetError(f"labels={labels!r} are no label indices")
-    members[within(found.to(scores.device, torch.int64), scores.shape[1], "label")] = True
+    if chosen is None or chosen.ndim != 1:
+        raise TargetError(
+            f"labels={labels!r} are not label indices; pass integers, such as {{3, 7}}"
+        )
+    members[within(chosen.to(scores.device, torch.int64), scores.shape[1], "label")] = True
     return members

@@ -1,4 +1,4 @@
-"""Targets of models that write: captions and answers about an image."""
+"""The target for models that write texts about an image, such as captions: Token."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Token(Target):
     """A token of a text: the output of a vocabulary entry at a position, before softmax.
 
     Args:
-        position: in the text: one for all samples, one a sample, or several ``(N, K)``; negative
-            positions count from the end.
-        index: of the vocabulary, in the same forms; ``None`` for the entry predicted there.
+        position: the position in the text: one for all samples, one for each, or several
+            ``(N, K)``; negative positions count from the end.
+        index: the index in the vocabulary, in the same forms; ``None`` for the predicted entry.
     """
 
     per_sample = ("position", "classes")
@@ -29,8 +29,8 @@ class Token(Target):
         self.position: Tensor = position
         self.classes: Tensor = index
 
-    def settled(self, output: Any, count: int, size: tuple[int, ...]) -> Token:
-        """The target of positions and vocabulary entries, of the same shape."""
+    def resolve(self, output: Any, count: int, size: tuple[int, ...]) -> Token:
+        """The target with positions and vocabulary entries of the same shape."""
         scores = _vocabulary(output, count)
         _, length, vocabulary = scores.shape
         place = indices(self.position, count, scores.device, name="position", noun="position")
@@ -44,7 +44,7 @@ class Token(Target):
         if 1 not in (place.shape[-1], index.shape[-1]) and place.shape != index.shape:
             raise TargetError(
                 f"positions {tuple(place.shape)} and vocabulary entries {tuple(index.shape)} do "
-                "not go together; pass as many of one as of the other"
+                "not match; pass the same number of both"
             )
         shape = max(place.shape, index.shape, key=torch.Size.numel)
         return self.replaced(position=place.expand(shape), classes=index.expand(shape))
@@ -60,7 +60,7 @@ def _vocabulary(output: Any, count: int) -> Tensor:
     scores = class_scores(output, count)
     if scores.ndim != 3:
         raise TargetError(
-            "Token expects scores (N, positions, vocabulary), the model returned "
+            "Token expects scores (N, positions, vocabulary), but the model returned "
             f"{tuple(scores.shape)}"
         )
     return scores

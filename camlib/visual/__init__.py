@@ -1,4 +1,4 @@
-"""Maps and attributions made visible. What draws or reads files is imported where it is used."""
+"""Draw maps and attributions. Libraries that draw or read files are imported on first use."""
 
 from camlib.visual.attribution import to_image
 from camlib.visual.concepts import concept_figure
@@ -24,3 +24,8 @@ __all__ = [
     "to_image",
     "to_png",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, without helper modules."""
+    return __all__

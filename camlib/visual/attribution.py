@@ -1,7 +1,8 @@
-"""Signed attributions of input pixels, made visible.
+"""Show signed attributions of pixels as pictures.
 
 An attribution has no natural range: its unit is that of the score per unit of input, and a few
-pixels often dwarf all others. Each image is scaled by itself; a flat one is plain, never NaN.
+pixels are often much larger than all others. Each image has its own scale. A constant one gives a
+plain picture, never NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Mode = Literal["centered", "diverging", "magnitude"]
-"""How an attribution is shown, see `to_image`."""
+"""How an attribution is shown; see `to_image`."""
 
 Attribution = TypeVar("Attribution", bound="Tensor | NDArray[Any]")
 """The same kind of attribution in and out."""
@@ -40,26 +41,26 @@ def to_image(
 ) -> Attribution:
     """`attribution` as a picture: uint8, three channels, the same kind, layout and device.
 
-    ``"centered"``: ``0.1 (x - mean) / (std + 1e-5) + 0.5`` per image, clipped to [0, 1]; the view
-    in which guided backpropagation is usually shown, with grey for zero. The constant takes over
-    below a deviation of 1e-5; the other modes know no scale.
-    ``"diverging"``: the sum over channels, zero in the middle of the colour map (white).
-    ``"magnitude"``: the sum of absolute values over channels, zero at its lower end (black).
+    ``"centered"``: ``0.1 (x - mean) / (std + 1e-5) + 0.5`` per image, clipped to [0, 1], with grey
+    for zero. Guided backpropagation is usually shown so. The constant matters for deviations below
+    1e-5; the other modes do not depend on the scale.
+    ``"diverging"``: the sum over channels; zero is the middle of the colour map (white).
+    ``"magnitude"``: the sum of absolute values over channels; zero is its lower end (black).
 
     Args:
-        attribution: of any scale; a tensor ``(C, H, W)``, ``(N, C, H, W)`` or, of volumes and
-            clips, ``(N, C, D, H, W)``; or a NumPy array ``(H, W)`` or ``(H, W, C)``. For
-            ``"centered"`` C is 1 or 3.
-        mode: how it is shown.
-        percentile: of an image's absolute values, what becomes the colour map's end.
-        colormap: of ``"diverging"`` and ``"magnitude"``, any of matplotlib's; by default
-            ``"seismic"`` and ``"gray"``.
+        attribution: values of any scale: a tensor ``(C, H, W)``, ``(N, C, H, W)`` or, for volumes
+            and clips, ``(N, C, D, H, W)``; or a NumPy array ``(H, W)`` or ``(H, W, C)``. For
+            ``"centered"``, C is 1 or 3.
+        mode: how the attribution is shown.
+        percentile: the percentile of an image's absolute values that gets the colour map's end.
+        colormap: the colour map for ``"diverging"`` and ``"magnitude"``, any of matplotlib's;
+            ``"seismic"`` and ``"gray"`` by default.
 
     Raises:
-        InputError: values that are not finite, a shape or mode that cannot be shown.
+        InputError: values are not finite, or the shape or mode cannot be shown.
     """
     if is_volume(attribution):
-        # Scaled as a whole: a slice where nothing happens stays plain.
+        # One scale for the whole volume, so that an empty slice stays plain.
         slices = to_image(attribution.flatten(2, 3), mode, percentile=percentile, colormap=colormap)
         return slices.reshape(len(slices), 3, *attribution.shape[2:])  # type: ignore[return-value]
     values = _unpack(attribution)
@@ -68,7 +69,7 @@ def to_image(
     else:
         values = values.sum(1) if mode == "diverging" else values.abs().sum(1)
         values = values / _peak(values, percentile)
-        # Zero needs a colour of its own, which an odd number of steps has in the middle.
+        # An odd number of steps has a middle one, for zero alone.
         table = color_table(colormap or _COLORMAPS[mode], values.device, steps=257)
         picture = look_up(values / 2 + 0.5 if mode == "diverging" else values, table)
     picture = to_uint8(picture)
@@ -80,7 +81,7 @@ def to_image(
 def _centered(values: Tensor) -> Tensor:
     if values.shape[1] not in (1, 3):
         raise InputError(
-            f"attribution with {values.shape[1]} channels has no colours; expected 1 or 3; use "
+            f"attribution has {values.shape[1]} channels; expected 1 or 3 for mode='centered'; use "
             "mode='diverging'"
         )
     std, mean = torch.std_mean(values, (1, 2, 3), correction=0, keepdim=True)
@@ -89,9 +90,9 @@ def _centered(values: Tensor) -> Tensor:
 
 
 def _peak(values: Tensor, percentile: float) -> Tensor:
-    """What divides each of `values` ``(N, H, W)``: ``(N, 1, 1)``, never zero."""
+    """The divisor of each image of `values` ``(N, H, W)``: ``(N, 1, 1)``, never zero."""
     size = values.abs().flatten(1)
-    # torch.quantile would interpolate, and refuses more than 16 million values.
+    # torch.quantile interpolates, and refuses more than 16 million values.
     peak = size.kthvalue(math.ceil(percentile / 100 * size.shape[1]), dim=1).values
     # An attribution of a few pixels is zero up to a high percentile.
     peak = peak.where(peak > 0, size.amax(1))
@@ -121,13 +122,13 @@ def _unpack(attribution: Any) -> Tensor:
     if isinstance(attribution, Tensor):
         values = attribution.detach().reshape(-1, *shape[-3:])
     else:
-        # A copy, because torch warns of read-only arrays and refuses negative strides.
+        # A copy, as torch warns of read-only arrays and refuses negative strides.
         values = torch.from_numpy(np.array(attribution)).reshape(1, *shape[:2], -1)
         values = values.permute(0, 3, 1, 2)
     values = values.float()
     if not torch.isfinite(values).all():
         raise InputError(
-            f"attribution of shape {shape} holds values that are not finite; expected numbers; "
-            "look for a division by zero, or an overflow of half precision, where it was made"
+            f"attribution of shape {shape} has values that are not finite; expected finite "
+            "numbers; look for a division by zero or an overflow of half precision"
         )
     return values

@@ -1,4 +1,4 @@
-"""The colours of matplotlib's maps, as tables on any device."""
+"""Matplotlib's colour maps as tables of colours on any device."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from camlib.visual.style import imported
 
 
 def look_up(heatmap: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
-    """The rows of `table` ``(steps, 3)`` that `heatmap` ``(..., H, W)`` in [0, 1] points at.
+    """The colours ``(..., 3, H, W)`` in `table` ``(steps, 3)`` for `heatmap` ``(..., H, W)``.
 
     Args:
-        heatmap: where in the table; what is outside [0, 1] gets the colour at the end.
-        table: colours.
-        out: memory for the result ``(..., 3, H, W)``, a view of it: ``(3, ..., H, W)``.
+        heatmap: values in [0, 1]; values outside get the first or last colour.
+        table: the colours.
+        out: memory for the result, as ``(3, ..., H, W)``; the result is a view of it.
     """
     step = (heatmap.detach().float() * len(table)).clamp_(0, len(table) - 1).int().flatten()
     planes = table.new_empty(table.shape[1], *heatmap.shape) if out is None else out
-    # One colour at a time: rows of the table would have to be taken apart again.
+    # One colour plane at a time avoids a transpose of whole rows.
     for values, plane in zip(table.t().contiguous(), planes, strict=True):
         torch.index_select(values, 0, step, out=plane.view(-1))
     return planes.movedim(0, -3)
 
 
 def color_table(colormap: Any, device: torch.device, steps: int = 256) -> Tensor:
-    """The colours ``(steps, 3)`` of a matplotlib colour map, or of its name, on `device`.
+    """The colours ``(steps, 3)`` of a matplotlib colour map, given itself or by name, on `device`.
 
     Raises:
         InputError: matplotlib has no such colour map.

@@ -1,4 +1,4 @@
-"""What the columns of a figure show: heatmaps, attributions and explanations, told apart."""
+"""Turn heatmaps, attributions, regions and explanations into the columns of a figure."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ Labels = Sequence[str] | Mapping[int, str]
 
 @dataclass(frozen=True)
 class Column:
-    """What stands in one column.
+    """One column of a figure.
 
     Attributes:
-        title: above it, in one or two lines.
+        title: the text above it, in one or two lines.
         maps: heatmaps ``(N, *size)`` or attributions ``(N, C, *size)``.
-        cells: the heatmaps on the layer's own grid, ``(N, *grid)`` in [0, 1], where it is known.
-        captions: under each map, in one or two lines.
+        cells: the heatmaps on the layer's own grid, ``(N, *grid)`` in [0, 1], if it is known.
+        captions: the text under each map, in one or two lines.
         signed: whether the maps are attributions.
-        boxes: around regions of each map, ``(B, 4)``: left, top, right and bottom in its pixels.
-        seen: the size of what the model saw, where it is known.
+        boxes: boxes around regions of each map, ``(B, 4)``: left, top, right and bottom in its
+            pixels.
+        seen: the size of the model's input, if it is known.
     """
 
     title: str
@@ -46,7 +47,7 @@ class Column:
 
 
 def painted(column: Column, mode: Mode) -> Column:
-    """`column` with attributions of pictures and volumes as pictures ``(N, 3, *size)``, uint8."""
+    """`column` with its attributions as pictures ``(N, 3, *size)``, uint8."""
     if not column.signed:
         return column
     if mode == "centered" and column.maps.shape[1] not in (1, 3):
@@ -60,14 +61,14 @@ def columns_of(
 ) -> list[Column]:
     """The columns for one entry of a figure's maps, with a row for each of `count` samples.
 
-    An explanation gives one for each class, and for each layer if it kept them apart.
+    An explanation gives one column for each class, and for each layer if it keeps layers apart.
 
     Args:
-        title: of the entry.
-        value: heatmaps, attributions or an explanation.
+        title: the title of the entry.
+        value: heatmaps, attributions, regions or an explanation.
         count: the number of samples.
-        kind: what they are.
-        channels: how many channels they have, where it is known; attributions have as many.
+        kind: the kind of the samples.
+        channels: the number of their channels, and of attributions, if it is known.
         labels: the names of the classes.
 
     Raises:
@@ -83,7 +84,7 @@ def columns_of(
             "or an explanation"
         )
     axes = AXES[kind]
-    # A copy, because torch warns of read-only arrays and refuses negative strides.
+    # A copy, as torch warns of read-only arrays and refuses negative strides.
     maps = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     if maps.ndim == axes or (maps.ndim == axes + 1 and count == 1 and len(maps) > 1):
         maps = maps[None]
@@ -95,8 +96,8 @@ def columns_of(
         size = ", ".join("DHW"[3 - axes :] if axes > 1 else "L")
         raise InputError(
             f"maps[{title!r}] of shape {tuple(value.shape)} does not fit {count} image(s); "
-            f"expected heatmaps (N, {size}) or attributions (N, C, {size}); give each class a "
-            f"column; if these are no {kind}s, say so by kind="
+            f"expected heatmaps (N, {size}) or attributions (N, C, {size}); pass each class as its "
+            f"own entry; if these are not {kind}s, pass kind="
         )
     return [Column(title, maps, maps, [""] * count, signed)]
 
@@ -108,8 +109,8 @@ def _boxed(title: str, value: Regions, count: int, kind: Kind) -> Column:
             f"{count} {kind}(s), as in images"
         )
     heat = normalize(value.heatmaps[:, None])[:, 0]
-    found = [len(boxes) for boxes in value.boxes]
-    captions = [f"{each} region{'s' * (each != 1)}" for each in found]
+    counts = [len(boxes) for boxes in value.boxes]
+    captions = ["1 region" if each == 1 else f"{each} regions" for each in counts]
     return Column(title, heat, heat, captions, False, value.boxes)
 
 
@@ -120,7 +121,7 @@ def _explained(
     if len(value.size) != axes:
         raise InputError(
             f"maps[{title!r}] explains inputs of size {value.size}; expected an explanation of "
-            f"{kind}s, as the others"
+            f"{kind}s, like the others"
         )
     if len(heatmap) != count:
         raise InputError(
@@ -128,11 +129,11 @@ def _explained(
         )
     if value.score.ndim == 1:
         heatmap, raw = heatmap[:, None], raw[:, None]
-    further = heatmap.ndim > axes + 2
+    by_layer = heatmap.ndim > axes + 2
     scores = value.score.reshape(count, -1).tolist()
     target = None if value.target is None else value.target.reshape(count, -1).tolist()
     seen = value.size if axes == AXES["picture"] else ()
-    found = []
+    columns = []
     for k in range(heatmap.shape[1]):
         captions = [
             _caption(None if target is None else target[i][k], scores[i][k], labels)
@@ -142,29 +143,29 @@ def _explained(
         if value.attribution:
             maps = value.channels_first(maps)
             name = ", ".join(value.layers)
-            found.append(Column(f"{title}\n{name}", maps, maps, captions, signed=True))
+            columns.append(Column(f"{title}\n{name}", maps, maps, captions, signed=True))
             continue
-        if not further:
+        if not by_layer:
             maps, cells = maps[:, None], cells[:, None]
         cells = normalize(cells)
-        for j, name in enumerate(value.layers if further else [", ".join(value.layers)]):
+        for j, name in enumerate(value.layers if by_layer else [", ".join(value.layers)]):
             heads = f"{title}\n{name}"
-            found.append(Column(heads, maps[:, j], cells[:, j], captions, False, seen=seen))
-    return found
+            columns.append(Column(heads, maps[:, j], cells[:, j], captions, False, seen=seen))
+    return columns
 
 
 def _caption(index: int | None, score: float, labels: Labels | None) -> str:
-    """The name of the class, if there is one, and the score."""
+    """The name of the class, if there is a class, and the score."""
     if index is None:
         return "" if math.isnan(score) else f"score {score:.3g}"
     return f"{label_of(index, labels)}\nscore {score:.3g}"
 
 
 def label_of(index: int, labels: Labels | None) -> str:
-    """The name of the class `index`, or its number where there are no names.
+    """The name of class `index`, or its number if there are no names.
 
     Raises:
-        InputError: `labels` lacks it.
+        InputError: `labels` lacks the class.
     """
     if labels is None:
         return f"class {index}"
@@ -172,5 +173,5 @@ def label_of(index: int, labels: Labels | None) -> str:
         return str(labels[index])
     except LookupError:
         raise InputError(
-            f"labels has no entry {index}; expected the name of each class explained"
+            f"labels has no entry {index}; expected the names of all classes explained"
         ) from None

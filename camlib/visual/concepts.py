@@ -1,4 +1,4 @@
-"""The concepts of a batch in one figure: a colour for each, and what it stands for."""
+"""Draw the concepts of a batch in one figure, with a colour and a legend for each."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LARGEST = 8.0
-"""Points of the letters of the legend."""
+"""The largest font size of the legend, in points."""
 
 _COLORS = 10, 20
-"""How many colours the tables of matplotlib have that are made to be told apart."""
+"""The numbers of colours in matplotlib's tables of distinct colours."""
 
 
 def concept_figure(
@@ -37,27 +37,28 @@ def concept_figure(
     classes: int = 2,
     alpha: float = 0.7,
 ) -> Figure:
-    """A row for each image: the image, its concepts in colours, and how much of each it has.
+    """A figure with a row for each image: the image, its concepts in colours, and their shares.
 
-    A place has the colour of the concept that is strongest there, the more of it the stronger. The
-    last column is the legend: a bar for each concept, as long as its share of the image's maps,
-    with the classes that it speaks for most and their scores.
+    Each place has the colour of its strongest concept, more opaque where the concept is stronger.
+    The last column is the legend: a bar for each concept, as long as its share of the image's maps,
+    with the classes that it supports most and their scores.
 
     Args:
-        concepts: of pictures.
+        concepts: concepts of pictures.
         images: the pictures, as for `camlib.figure`; ``None`` shows the colours on black.
-        labels: the names of the classes; by default their numbers.
-        classes: how many of them to name for each concept.
-        alpha: how much of the colour is seen where a concept is strongest.
+        labels: the names of the classes; their numbers by default.
+        classes: the number of classes to name for each concept.
+        alpha: the opacity of the colour where a concept is strongest.
 
     Raises:
-        InputError: the concepts are of no pictures, or an argument does not fit.
+        InputError: the inputs are not pictures, or an argument does not fit.
     """
     heat = concepts.heatmaps.detach().float()
     count, kinds, *size = heat.shape
     if len(size) != 2:
         raise InputError(
-            f"concepts of inputs of size {tuple(size)} are no picture; draw each by itself: "
+            f"concepts of inputs of size {tuple(size)} cannot be drawn; expected pictures; draw "
+            "each concept by itself: "
             "camlib.figure(inputs, {'concept 1': concepts.heatmaps[:, 0]})"
         )
     if not 0 <= alpha <= 1:
@@ -67,7 +68,7 @@ def concept_figure(
     else:
         pictures = [picture.to(heat) for picture in read(images, "picture")]
     if len(pictures) != count:
-        raise InputError(f"images holds {len(pictures)} pictures; expected {count}, as in concepts")
+        raise InputError(f"images has {len(pictures)} pictures; expected {count}, as in concepts")
     colors = _colors(kinds).to(heat)
     shares = heat.flatten(2).sum(2)
     shares = shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
@@ -80,7 +81,7 @@ def concept_figure(
         blended = picture + alpha * weight.clamp(0, 1) * (colored - picture)
         legend = Legend(tuple(picture.shape[1:]), named, share.tolist(), colors.tolist())
         rows.append(Row([to_array(picture), to_array(blended), legend], [""] * 3))
-    return draw(["image", f"concepts\n{concepts.layer}", "share, and classes it speaks for"], rows)
+    return draw(["image", f"concepts\n{concepts.layer}", "share, and classes it supports"], rows)
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ class Legend:
     """A bar for each concept, with its name on it.
 
     Attributes:
-        shape: its proportions, height and width.
-        names: of the concepts; may have several lines.
+        shape: the proportions of the panel, height and width.
+        names: the names of the concepts, in one or more lines.
         shares: the lengths of the bars, in [0, 1].
-        colors: of the bars.
+        colors: the colours of the bars.
     """
 
     shape: tuple[int, ...]
@@ -100,7 +101,7 @@ class Legend:
     colors: Sequence[Sequence[float]]
 
     def draw(self, axes: Axes) -> None:
-        """Draw into `axes`."""
+        """Draw the legend into `axes`."""
         places = range(len(self.names))
         lines = len(self.names) * max(name.count("\n") + 1 for name in self.names)
         points = min(_LARGEST, 0.6 * 72 * PANEL * self.shape[0] / self.shape[1] / lines)
@@ -113,7 +114,7 @@ class Legend:
 
 
 def _colors(count: int) -> Tensor:
-    """A colour ``(count, 3)`` for each concept; they repeat after twenty."""
+    """A colour for each concept, ``(count, 3)``; colours repeat after twenty."""
     few, many = _COLORS
     steps = few if count <= few else many
     table = color_table(f"tab{steps}", torch.device("cpu"), steps)
@@ -121,7 +122,7 @@ def _colors(count: int) -> Tensor:
 
 
 def _named(number: int, scores: Tensor, classes: int, labels: Labels | None) -> str:
-    """The classes that the concept `number` speaks for most, a line each; never against."""
+    """The classes that concept `number` supports most, one in each line; only positive scores."""
     best = scores.topk(min(classes, len(scores)))
     known = [
         f"{shortened(label_of(index, labels), 0.75 * PANEL)}  {score:.2g}"

@@ -1,4 +1,4 @@
-"""Pictures of coordinates, and the line through the positions that arrive."""
+"""Make pictures of coordinates, and fit a line to the positions that come out of a transform."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MODES = ("L", "LA", "RGB", "RGBA")
-"""Of PIL images, those in which every grey can be said."""
+"""The modes of PIL images that can hold every grey value."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Line:
 
     Attributes:
         axis: the axis of the input: 0 for its height, 1 for its width.
-        ends: the positions at its beginning and end.
+        ends: the positions at its start and end.
     """
 
     axis: int
@@ -42,7 +42,7 @@ class Line:
 
 
 class Grey(NamedTuple):
-    """A picture of coordinates: ``base + across x + down y``, for positions 0 to 1."""
+    """A picture of coordinates: ``base + across x + down y``, for positions from 0 to 1."""
 
     base: float
     across: float = 0
@@ -50,24 +50,24 @@ class Grey(NamedTuple):
 
     @property
     def negative(self) -> Grey:
-        """White less this picture."""
+        """White minus this picture."""
         return Grey(1 - self.base, -self.across, -self.down)
 
     def at(self, x: Any, y: Any) -> Any:
-        """Its values at the positions `x` and `y`."""
+        """The values at positions `x` and `y`."""
         return self.base + self.across * x + self.down * y
 
 
 BLACK, WHITE = Grey(0), Grey(1)
 ACROSS, DOWN = Grey(0, 0.9, 0.1), Grey(0, 0.1, 0.9)
-"""Growing from left to right, and from top to bottom. Along one axis alone, every row would be
-rounded to 8 bits alike; so rounding differs from row to row, and their mean is right."""
+"""Ramps from left to right, and from top to bottom. A little of the other axis makes the rounding
+to 8 bits differ from row to row, so that the mean is right."""
 BLEND = Grey(0.2, 0.2, 0.4)
-"""Of less contrast than the others: what stretches values to their range shows in it."""
+"""A picture with less contrast, which reveals transforms that stretch values to their range."""
 
 
 def upright(across: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions `x` and `y` from the values of `ACROSS` and `DOWN`."""
+    """Positions `x` and `y` from the values of `ACROSS` and `DOWN`."""
     return (9 * across - down) / 8, (9 * down - across) / 8
 
 
@@ -75,7 +75,7 @@ def size_of(photo: Any) -> tuple[int, int]:
     """Height and width of `photo`.
 
     Raises:
-        InputError: it is no picture.
+        InputError: `photo` is not a picture.
     """
     if isinstance(photo, Tensor) and photo.ndim in (3, 4):
         return photo.shape[-2], photo.shape[-1]
@@ -91,7 +91,7 @@ def size_of(photo: Any) -> tuple[int, int]:
 
 
 def like(photo: Any) -> Iterator[Callable[[Grey], Any]]:
-    """Ways to make a picture: of the kind and size of `photo` first, then of others."""
+    """Functions that make a picture of the size of `photo`, first of its kind, then of others."""
     size = size_of(photo)
     pil = sys.modules.get("PIL.Image")
     image = pil is not None and isinstance(photo, pil.Image)
@@ -103,7 +103,7 @@ def like(photo: Any) -> Iterator[Callable[[Grey], Any]]:
         made = fromarray(_dithered(grey, size))
         made = made.convert(photo.mode if image and photo.mode in _MODES else "RGB")
         if image and "exif" in photo.info:
-            made.info["exif"] = photo.info["exif"]  # a transform may turn the photo upright
+            made.info["exif"] = photo.info["exif"]  # a transform may rotate the photo by it
         return made
 
     def as_array(grey: Grey) -> Any:
@@ -127,20 +127,20 @@ def like(photo: Any) -> Iterator[Callable[[Grey], Any]]:
 
 
 def line_through(positions: Tensor, seen: Tensor, length: int) -> Line | None:
-    """The line that most of `positions` lie on along one axis; ``None`` where there is none.
+    """The line that most of `positions` lie on along one axis; ``None`` if there is no such line.
 
-    What lies beside it, as the mirror image of a photo that was padded by reflection, is left out.
+    Positions off the line are ignored, such as the mirror image in a reflecting padding.
 
     Args:
-        positions: on one axis of a photo, 0 to 1, of each pixel ``(h, w)`` of an input.
-        seen: which of them show the photo.
-        length: of that axis, in pixels.
+        positions: the position of each pixel ``(h, w)`` of an input on one axis of a photo, 0 to 1.
+        seen: which pixels show the photo.
+        length: the length of that axis, in pixels.
     """
     lines = [_along(positions, seen, axis, length) for axis in (0, 1)]
     steep = [abs(line.ends[1] - line.ends[0]) if line else 0.0 for line in lines]
     axis = int(steep[1] >= steep[0])
     line = lines[axis]
-    # Along the other axis positions must stand still, by a pixel of the photo or a 300th of it.
+    # Along the other axis, positions may change by one pixel or a 300th of the photo.
     return line if line and steep[1 - axis] < max(1 / length, 1 / 300) else None
 
 
@@ -153,7 +153,7 @@ def _along(positions: Tensor, seen: Tensor, axis: int, length: int) -> Line | No
     x, y = (steps.double() + 0.5) / n, means[steps]
     if len(steps) < 2:
         return None
-    # The line through two of the points that most others lie on.
+    # Among lines through two of the points, the one that most points lie on.
     tolerance = 1.5 / 255 + 0.75 / length
     first = torch.linspace(
         0, len(steps) - 1, min(64, len(steps)), dtype=torch.float32, device=steps.device
@@ -168,9 +168,9 @@ def _along(positions: Tensor, seen: Tensor, axis: int, length: int) -> Line | No
     on = near[near.sum(1).argmax()]
     if on.sum() < max(2, 0.3 * len(steps)):
         return None
-    if on.sum() > 8:  # a resampling has less to average at the borders of a photo
-        [found] = torch.where(on)
-        on[found[:2]] = on[found[-2:]] = False
+    if on.sum() > 8:  # resampling averages over fewer pixels at the borders of a photo
+        [steps_on] = torch.where(on)
+        on[steps_on[:2]] = on[steps_on[-2:]] = False
     design = torch.stack([x[on], torch.ones_like(x[on])], 1)
     slope, shift = torch.linalg.lstsq(design, y[on, None]).solution[:, 0]
     return Line(axis, (float(shift), float(shift + slope)))
@@ -183,16 +183,16 @@ def _exact(grey: Grey, size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _dithered(grey: Grey, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """`grey` in 8 bits ``(H, W)`` that are right on the average of any few pixels."""
-    # In steps of a 256th of 8 bits, one axis at a time: a photo may have a hundred megapixels.
+    """`grey` in 8 bits ``(H, W)``, exact on average over any few pixels."""
+    # In 16 bits, one axis at a time, as a photo may have a hundred megapixels.
     rows, columns = ((np.arange(length) + 0.5) / length for length in size)
     across, down = (
-        # Through signed integers: where one falls below zero, the sum does not.
+        # Through signed integers: a summand may be negative, but the sum is not.
         (each * 65280).astype(np.int32).astype(np.uint16)
         for each in (grey.base + grey.across * columns, grey.down * rows)
     )
     steps: NDArray[np.uint16] = down[:, None] + across[None]
-    # Golden ratios in two dimensions: even over any neighbourhood.
+    # A golden ratio in two dimensions spreads the thresholds evenly over any neighbourhood.
     height, width = (np.arange(length) for length in size)
     noise = (height * 193).astype(np.uint8)[:, None] + (width * 147).astype(np.uint8)[None]
     up = (steps & 255).astype(np.uint8) > noise

@@ -1,4 +1,4 @@
-"""Methods beside each other in one figure."""
+"""Draw the maps of several methods side by side in one figure."""
 
 from __future__ import annotations
 
@@ -50,50 +50,50 @@ def figure(
     colorbar: bool = False,
     panel: Positive | None = None,
 ) -> Figure:
-    """A matplotlib figure: a row for each image and view, a column for each entry of `maps`.
+    """A matplotlib figure with a row for each image and view, and a column for each of `maps`.
 
-    The first column is the image. What `cam.explain(...)` returned also tells its layer, class
-    and score, which then stand above and below; several classes or layers get a column each.
+    The first column is the image. A result of `cam.explain(...)` also shows its layer, class and
+    score; several classes or layers get a column each.
 
-    Signals are lines in the colours of their heatmap or, diverging, of their attribution. Of
-    volumes and clips some slices or frames are shown, among them the hottest of each column.
+    Signals are drawn as lines in the colours of their heatmap, or in diverging colours of their
+    attribution. For volumes and clips, the figure shows some slices or frames, including the
+    hottest of each column.
 
     Args:
-        images: one picture as for `overlay`, a batch ``(N, C, H, W)``, a list of pictures, which
-            may differ in size, or what `camlib.load` returned; a tensor of signals ``(N, C, L)`` or
-            of volumes or clips ``(N, C, D, H, W)``; ``None`` shows the maps alone. Pictures and
-            volumes of a tensor with neither 1 nor 3 channels are shown as the mean of their
-            channels in grey, from the smallest value to the largest.
+        images: one picture as for `overlay`, a batch ``(N, C, H, W)``, a list of pictures of any
+            sizes, or the result of `camlib.load`; a tensor of signals ``(N, C, L)`` or of volumes
+            or clips ``(N, C, D, H, W)``; ``None`` shows the maps alone. A tensor of pictures or
+            volumes with neither 1 nor 3 channels is shown in grey: the mean of its channels, from
+            the smallest value to the largest.
         maps: by column title: heatmaps ``(N, H, W)`` in [0, 1], signed attributions
-            ``(N, C, H, W)`` with 1 or 3 channels or those of `images`, or what
-            `cam.explain(...)` or `camlib.localize(...)` returned; of signals and volumes likewise.
-            N may be left out for one image. NumPy attributions have their channels last.
-        names: what stands under each image.
-        labels: the names of the classes, for maps that know their class.
+            ``(N, C, H, W)`` with 1 or 3 channels or those of `images`, or the result of
+            `cam.explain(...)` or `camlib.localize(...)`; the same for signals and volumes. N may be
+            left out for one image. NumPy attributions have their channels last.
+        names: the text under each image.
+        labels: the names of the classes, for explanations.
         views: the rows of each image. ``("overlay", "emphasized")`` is the usual comparison;
-            ``"cells"`` shows a map as the layer has it, without interpolation.
-        mode: how attributions are shown, see `to_image`; instead of ``"centered"``, those whose
-            channels are no colours are shown as ``"magnitude"`` and those of signals as
-            ``"diverging"``.
-        alpha: how much of the colour is seen in an overlay.
-        colormap: of the heatmaps.
-        threshold: where an overlay leaves the picture as it is, see `overlay`.
-        slices: how many of each volume.
-        kind: what one sample is, where shapes cannot tell. By default explanations do, then a
-            tensor of five axes holds volumes, one whose heatmaps are ``(N, L)`` signals, and
-            everything else is a picture.
-        transform: what made the model's input from pictures, see `overlay`; attributions too then
-            lie where the model looked.
+            ``"cells"`` shows a map on the layer's grid, without interpolation.
+        mode: how attributions are shown, see `to_image`. Instead of ``"centered"``, attributions of
+            more channels are shown as ``"magnitude"``, and those of signals as ``"diverging"``.
+        alpha: the opacity of the colours in an overlay.
+        colormap: the colour map of the heatmaps.
+        threshold: see `overlay`.
+        slices: the number of slices of each volume.
+        kind: the kind of one sample, if shapes are ambiguous. By default explanations tell it;
+            otherwise a tensor with five axes holds volumes, one with heatmaps ``(N, L)`` holds
+            signals, and everything else is a picture.
+        transform: the transform that made the model's input from pictures, see `overlay`; it places
+            attributions too.
         fit: see `overlay`.
         channels: ``"BGR"`` for pictures as OpenCV reads them.
-        veil: how dark the part of a picture becomes that the model did not see, from 0 to 1.
-        columns: how many images stand side by side.
-        colorbar: whether a bar tells the colours of heatmaps: each map has them from its own lowest
-            to its own highest value, unless it was given on another scale.
+        veil: how much to darken the part of a picture that the model did not see, from 0 to 1.
+        columns: the number of images side by side.
+        colorbar: whether to draw a colour bar for heatmaps: each map runs from its own lowest to
+            its own highest value, unless it has another scale.
         panel: the width of a picture in inches.
 
     Raises:
-        InputError: an argument that does not fit; the message says what to do.
+        InputError: an argument does not fit; the message says what to do.
 
     Example:
         >>> seen = {"Grad-CAM": GradCAM(model).explain(x), "Score-CAM": ScoreCAM(model).explain(x)}
@@ -101,8 +101,8 @@ def figure(
     """
     if not isinstance(maps, Mapping) or not maps:
         raise InputError(
-            f"maps={type(maps).__name__} is no mapping of titles to maps, or empty; expected for "
-            "example {'Grad-CAM': heatmaps}"
+            f"maps of type {type(maps).__name__} is not a mapping, or is empty; expected titles "
+            "with maps, such as {'Grad-CAM': heatmaps}"
         )
     if not views or not set(views) <= set(get_args(View)):
         known = ", ".join(map(repr, get_args(View)))
@@ -131,7 +131,8 @@ def figure(
     ]
     places = [""] * count
     if kind == "volume":
-        samples, shown, names, places = as_slices(samples, shown, names, slices, mode)
+        cut = as_slices(samples, shown, names, slices, mode)
+        samples, shown, names, places = cut.pictures, cut.columns, cut.names, cut.places
     elif kind == "picture":
         shown = [painted(column, mode) for column in shown]
     brush = Brush(mode, alpha, colormap, placements, fit, veil, threshold)
@@ -162,10 +163,10 @@ def figure(
 
 
 def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
-    """`rows`, so many of each image, with `wide` images in each."""
+    """`rows`, of which each image has `views`, with `wide` images side by side."""
     if wide == 1:
         return list(rows)
-    found = []
+    joined = []
     for start in range(0, len(rows), wide * views):
         for view in range(views):
             side = rows[start + view : start + wide * views : views]
@@ -173,7 +174,7 @@ def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
             captions = [each for row in side for each in row.captions]
             missing = (wide - len(side)) * len(side[0].panels)
             blank = np.full((1, 1, 3), 255, np.uint8)
-            found.append(
+            joined.append(
                 Row(
                     panels=[*panels, *[blank] * missing],
                     captions=[*captions, *[""] * missing],
@@ -181,7 +182,7 @@ def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
                     samples=wide,
                 )
             )
-    return found
+    return joined
 
 
 def _scale(colormap: Any) -> Scale:

@@ -1,4 +1,4 @@
-"""Pictures and figures as files, written whole or not at all."""
+"""Save pictures and figures, so that a file is either complete or not there at all."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
 def to_png(picture: Any) -> bytes:
-    """One picture or figure in the PNG format."""
+    """One picture or figure in PNG format."""
     return _encoded(picture, ".png")
 
 
 def save_picture(picture: Any, path: str | os.PathLike[str]) -> Path:
-    """The path of the file that now holds `picture`, whole or not at all.
+    """Save `picture` and return the path of the file.
 
-    The file appears under its name only when complete; one that was there before stays as it was
-    if anything fails.
+    The file gets its name when it is complete. If saving fails, an older file stays unchanged.
 
     Args:
         picture: one PIL image, NumPy array or tensor, which becomes RGB, or a matplotlib figure.
-        path: the suffix decides the format.
+        path: the path; its suffix chooses the format.
 
     Raises:
-        InputError: the folder does not exist, the suffix is unknown, or `picture` is no picture.
+        InputError: the folder does not exist, the suffix is unknown, or `picture` is not a picture.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     suffixes = _FIGURE_SUFFIXES if hasattr(picture, "savefig") else _IMAGE_SUFFIXES
     if suffix not in suffixes:
         raise InputError(
-            f"cannot write {path.name!r}; expected a name that ends in one of {', '.join(suffixes)}"
+            f"cannot write {path.name!r}; expected a name with one of the suffixes "
+            f"{', '.join(suffixes)}"
         )
     if not path.parent.is_dir():
         raise InputError(f"folder {str(path.parent)!r} does not exist; create it first")
@@ -46,8 +46,8 @@ def save_picture(picture: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def write_whole(content: bytes, path: Path) -> Path:
-    """The path of the file that now holds `content`; a failure leaves what was there before."""
-    # A name of our own rather than tempfile's, whose files only their owner may read.
+    """Write `content` to `path` and return the path; a failure leaves an older file unchanged."""
+    # Not by tempfile, whose files only their owner may read.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         partial.write_bytes(content)
@@ -69,7 +69,7 @@ def _encoded(picture: Any, suffix: str) -> bytes:
     if len(values) != 1:
         raise InputError(
             f"image of shape {tuple(picture.shape)} holds {len(values)} pictures; expected one; "
-            "save them one by one"
+            "save them one at a time"
         )
     image = fromarray(to_array(values[0].clamp(0, 1)))
     image.save(buffer, format=registered_extensions()[suffix], quality=95)

@@ -1,4 +1,7 @@
-"""What excites the feature maps of a layer: the picture by which deconvnets are known."""
+"""Find the images that excite the channels of a layer most, and show what excites them.
+
+Deconvnets are known for this picture.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The images that excite each of some channels most, strongest first.
+    """The images that excite each of ``K`` channels most, the strongest first.
 
     Attributes:
         layer: dotted name of the layer.
-        channels: the channels, of which there are ``K``.
-        samples: numbers of the images in the order they were given, ``(K, count)``.
-        scores: activation of the strongest unit, ``(K, count)``.
-        images: as the model got them, ``(K, count, C, H, W)``.
-        reconstructions: deconvnet's projection of the strongest unit, ``(K, count, C, H, W)``.
-        boxes: top, left, bottom and right of what the unit sees of the image, ``(K, count, 4)``.
+        channels: the ``K`` channels.
+        samples: the numbers of the images in the given order, ``(K, count)``.
+        scores: the activation of the strongest unit, ``(K, count)``.
+        images: the images as the model takes them, ``(K, count, C, H, W)``.
+        reconstructions: the deconvnet's projection of the strongest unit, ``(K, count, C, H, W)``.
+        boxes: top, left, bottom and right of the part that the unit sees, ``(K, count, 4)``.
     """
 
     layer: str
@@ -48,11 +51,11 @@ class Gallery:
     boxes: Tensor
 
     def figure(self, restore: Callable[[Tensor], Tensor] | None = None) -> Figure:
-        """Two panels a channel: the reconstructions, and the patches of the images they are of.
+        """A figure with two panels for each channel: reconstructions, and patches of the images.
 
         Args:
             restore: turns the model's input ``(N, 3, H, W)`` back into pictures in [0, 1]; not
-                needed where the model takes such pictures.
+                needed if the model takes such pictures.
 
         Raises:
             InputError: the pictures are not in [0, 1].
@@ -83,7 +86,7 @@ def gallery(
     *,
     count: Count = 9,
 ) -> Gallery:
-    """The `count` images that excite each channel of a layer most, and what excites it there.
+    """Find the `count` images that excite each channel of a layer most, and what excites it.
 
     Zeiler and Fergus, ECCV 2014, arXiv:1311.2901, figure 2: the strongest unit of the channel in
     each image, projected down to the pixels with all others set to zero.
@@ -94,7 +97,7 @@ def gallery(
         channels: one channel of the layer, or several.
         images: batches ``(N, C, H, W)``, as a data loader gives them, with or without labels, all
             of one size; or one tensor of images.
-        count: how many images to keep for each channel; fewer if there are fewer.
+        count: the number of images to keep for each channel; fewer if there are fewer.
 
     Raises:
         InputError: there are no images.
@@ -104,34 +107,33 @@ def gallery(
     deconvnet = Deconvnet(model, layer)
     assert deconvnet.layer is not None
     chosen = (channels,) if isinstance(channels, int) else tuple(channels)
-    best: tuple[Tensor, Tensor, Tensor] | None = None
+    best: _Excited | None = None
     start = 0
     for batch in [images] if isinstance(images, Tensor) else images:
         pixels = batch[0] if isinstance(batch, tuple | list) else batch
         scores = _peaks(model, deconvnet.layer, chosen, pixels)
         samples = torch.arange(start, start + len(pixels), device=scores.device).expand_as(scores)
-        found = scores, samples, pixels.expand(len(chosen), *pixels.shape)
-        best = _best(found, count) if best is None else _best(_joined(best, found), count)
+        excited = _Excited(scores, samples, pixels.expand(len(chosen), *pixels.shape))
+        best = (excited if best is None else best.joined(excited)).best(count)
         start += len(pixels)
     if best is None:
-        raise InputError("there are no images to look at; pass at least one batch")
-    scores, samples, kept = best
+        raise InputError("images is empty; pass at least one batch")
     drawn = torch.stack(
-        [deconvnet(own, unit=channel) for own, channel in zip(kept, chosen, strict=True)]
+        [deconvnet(own, unit=channel) for own, channel in zip(best.pixels, chosen, strict=True)]
     )
     return Gallery(
         layer=deconvnet.layer,
         channels=chosen,
-        samples=samples,
-        scores=scores,
-        images=kept,
+        samples=best.samples,
+        scores=best.scores,
+        images=best.pixels,
         reconstructions=drawn,
         boxes=torch.stack([torch.stack([_extent(one) for one in own]) for own in drawn]),
     )
 
 
 def _peaks(model: nn.Module, layer: str, channels: tuple[int, ...], pixels: Tensor) -> Tensor:
-    """The strongest activation of each channel in each image, ``(K, N)``."""
+    """The largest activation of each channel in each image, ``(K, N)``."""
     network = unwrap(model)
     reading = capture(network, [layer], graph="none")
     with Called(), explaining(network, pixels.device), reading as seen:
@@ -141,29 +143,39 @@ def _peaks(model: nn.Module, layer: str, channels: tuple[int, ...], pixels: Tens
     for channel in channels:
         if not -available <= channel < available:
             raise TargetError(
-                f"there is no channel {channel} in layer {layer!r}, which has {available}; pass 0 "
-                f"to {available - 1}"
+                f"channel {channel} is out of range: layer {layer!r} has {available} channels; "
+                f"pass 0 to {available - 1}"
             )
     return activation.flatten(2).amax(2).mT[list(channels)]
 
 
-def _joined(
-    one: tuple[Tensor, Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    scores, samples, pixels = (torch.cat(both, 1) for both in zip(one, other, strict=True))
-    return scores, samples, pixels
+@dataclass(frozen=True)
+class _Excited:
+    """Images for each channel: scores and samples ``(K, N)``, and pixels ``(K, N, C, H, W)``."""
 
+    scores: Tensor
+    samples: Tensor
+    pixels: Tensor
 
-def _best(found: tuple[Tensor, Tensor, Tensor], count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` entries of the highest score of each channel, strongest first."""
-    scores, samples, pixels = found
-    order = scores.argsort(stable=True, dim=1, descending=True)[:, :count]
-    rows = torch.arange(len(order), device=order.device)[:, None]
-    return scores[rows, order], samples[rows, order], pixels[rows, order]
+    def joined(self, other: _Excited) -> _Excited:
+        """The images of both."""
+        return _Excited(
+            torch.cat([self.scores, other.scores], 1),
+            torch.cat([self.samples, other.samples], 1),
+            torch.cat([self.pixels, other.pixels], 1),
+        )
+
+    def best(self, count: int) -> _Excited:
+        """The `count` images with the highest scores of each channel, the highest first."""
+        order = self.scores.argsort(stable=True, dim=1, descending=True)[:, :count]
+        rows = torch.arange(len(order), device=order.device)[:, None]
+        return _Excited(
+            self.scores[rows, order], self.samples[rows, order], self.pixels[rows, order]
+        )
 
 
 def _extent(reconstruction: Tensor) -> Tensor:
-    """Top, left, bottom and right of what is not zero in ``(C, H, W)``; all of it if nothing is."""
+    """Top, left, bottom and right of the nonzero part of ``(C, H, W)``; of all if all is zero."""
     marked = (reconstruction != 0).any(0)
     if not marked.any():
         marked = torch.ones_like(marked)
@@ -177,7 +189,7 @@ def _cut(picture: Tensor, box: Sequence[int]) -> Tensor:
 
 
 def _sheet(pictures: Sequence[Tensor]) -> NDArray[Any]:
-    """Pictures ``(3, h, w)`` of any size as a square sheet, row by row."""
+    """Pictures ``(3, h, w)`` of any size on one square sheet, row by row."""
     from torchvision.transforms.functional import resize
     from torchvision.utils import make_grid
 

@@ -1,7 +1,7 @@
-"""A heatmap laid over its image, in colour.
+"""Blend a heatmap onto its image, in colour.
 
-The image keeps its own brightness: a dark photograph stays dark under the map. Tensors stay on
-their device; the only wait for it is the check that the values are in range.
+The image keeps its brightness, so a dark photo stays dark. Tensors stay on their device. The check
+that values are in range is the only synchronisation.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 Fit = Literal["stretch"]
-"""How a map is laid on a photo that is not of the size that the model saw."""
+"""How a map is laid on a photo whose size is not that of the model's input."""
 
 Channels = Literal["RGB", "BGR"]
 """The order of the colours of an image."""
 
 _CACHED = 2**18
-"""How many pixels are blended at once on a CPU."""
+"""The number of pixels that are blended at once on a CPU."""
 
 
 @checked
@@ -60,33 +60,34 @@ def overlay(
     channels: Channels = "RGB",
     veil: Share = 0,
 ) -> Picture:
-    """`image` under the colours of `heatmap`: ``(1 - alpha) * image + alpha * colour``.
+    """Blend `heatmap` onto `image`: ``(1 - alpha) * image + alpha * colour``.
 
-    The result is of the image's kind, dtype and device, and has three channels.
+    The result has the image's kind, dtype and device, and three channels.
 
     Args:
         image: a PIL image of any mode; a NumPy array ``(H, W)`` or ``(H, W, C)``; a tensor
             ``(C, H, W)``, ``(N, C, H, W)`` or, for volumes and clips, ``(N, C, D, H, W)``, of
             which each slice or frame is blended. 1 or 3 channels, uint8 or floating point in
-            [0, 1]. A list of these, or what `camlib.load` returned, gives a list.
-        heatmap: values in [0, 1]; ``(H, W)`` or ``(1, H, W)`` for one image, ``(N, H, W)`` for N;
-            ``(N, D, H, W)`` for volumes. One of another size is resized, linearly. Or what
-            ``cam.explain(...)`` returned.
-        alpha: how much of the colour is seen: 0 none, 1 nothing else.
+            [0, 1]. A list of these, or the result of `camlib.load`, gives a list.
+        heatmap: values in [0, 1]: ``(H, W)`` or ``(1, H, W)`` for one image, ``(N, H, W)`` for N,
+            ``(N, D, H, W)`` for volumes; another size is resized linearly. Or the result of
+            ``cam.explain(...)``.
+        alpha: the opacity of the colours, from 0 to 1.
         colormap: any matplotlib colour map, or its name.
-        emphasize: push the values apart, ``h = 1 / (1 + exp(-50 (h - 0.5)))``, so that the better
-            half stands out.
-        threshold: where the (emphasized) heatmap is below, the image is left as it is.
-        transform: what made the model's input from `image`: a torchvision transform, an image
-            processor of Hugging Face, a transform of albumentations or any function from a picture
-            to a tensor. The map then lies where the model looked, see `camlib.visual.measured`.
-        fit: ``"stretch"`` says that `image` was resized to the model's input as a whole, so that
-            there is nothing to warn of.
-        channels: ``"BGR"`` for arrays and tensors as OpenCV reads them; so is the result.
-        veil: how dark the part becomes that the model did not see: 0 as it is, 1 black.
+        emphasize: whether to push values apart, ``h = 1 / (1 + exp(-50 (h - 0.5)))``, so that the
+            higher half stands out.
+        threshold: leave the image unchanged where the (emphasized) heatmap is lower.
+        transform: the transform that made the model's input from `image`: of torchvision or
+            albumentations, an image processor of Hugging Face, or any function from a picture to a
+            tensor. It places the map where the model looked; see `camlib.visual.measured`.
+        fit: ``"stretch"`` if the whole image was resized to the model's input; it stops the warning
+            about different shapes.
+        channels: ``"BGR"`` for arrays and tensors as OpenCV reads them; the result has the same
+            order.
+        veil: how much to darken the part that the model did not see: 0 not at all, 1 to black.
 
     Raises:
-        InputError: an argument that does not fit; the message says what to do.
+        InputError: an argument does not fit; the message says what to do.
     """
     if isinstance(image, list | tuple | Photos):
         options = {
@@ -105,8 +106,8 @@ def overlay(
     if is_signal(image, heatmap):
         raise InputError(
             f"image of shape {tuple(image.shape)} with heatmap of shape {tuple(heatmap.shape)} is "
-            "a signal, which has no pixels to colour; draw it as a line: camlib.visual.figure(image"
-            ", {'heatmap': heatmap})"
+            "a signal, which has no pixels; draw it as a line: camlib.visual.figure(image, "
+            "{'heatmap': heatmap})"
         )
     pixels, restore = unpack_stored(image)
     count, size = len(pixels), pixels.shape[2:]
@@ -129,7 +130,7 @@ def overlay(
         colors = colors.flip(1)
     deep = len(pixels) // count
     blended = pixels.new_empty(pixels.shape)
-    # Parts that stay in the processor's cache: memory takes longer than arithmetic.
+    # Parts small enough for the processor's cache, as memory is slower than arithmetic.
     step = max(1, _CACHED // max(math.prod(size), 1)) if pixels.device.type == "cpu" else count
     planes = colors.new_empty(3, min(step, count) * deep, *size[-2:])
     for start in range(0, count, step):
@@ -140,7 +141,7 @@ def overlay(
         if emphasize:
             here = emphasized(here)
         mixed = look_up(here, colors, out=planes[:, : len(here)])
-        # Bytes by way of other types, for which there are faster kernels.
+        # Bytes are converted through types with faster kernels.
         under = pixels[part].float() if stored else pixels[part]
         mixed = torch.add(mixed, under, alpha=1 - alpha, out=mixed if stored else blended[part])
         if threshold is not None:
@@ -166,9 +167,9 @@ def emphasized(heat: Tensor) -> Tensor:
 
 
 def colorize(heatmap: Tensor, colormap: Any = "jet") -> Tensor:
-    """The colours ``(..., 3, H, W)`` of `heatmap` ``(..., H, W)``, in [0, 1], on its device.
+    """The colours ``(..., 3, H, W)`` in [0, 1] of `heatmap` ``(..., H, W)``, on its device.
 
-    Values are cut into 256 steps as matplotlib does.
+    Values are rounded down to 256 steps, as in matplotlib.
 
     Raises:
         InputError: matplotlib has no such colour map, or values are outside [0, 1].
@@ -180,7 +181,7 @@ def colorize(heatmap: Tensor, colormap: Any = "jet") -> Tensor:
 
 
 def _each(images: Any, heatmaps: Any, transform: Any, options: dict[str, Any]) -> Any:
-    """The overlay of each of several images, or of the only one of a photo that was loaded."""
+    """The overlay of each of several images; a single one for a photo that was loaded alone."""
     pictures = images.pictures if isinstance(images, Photos) else images
     seen = heatmaps.size if isinstance(heatmaps, Explanation) else None
     maps = _heatmap(heatmaps) if isinstance(heatmaps, Explanation) else heatmaps
@@ -197,18 +198,18 @@ def _each(images: Any, heatmaps: Any, transform: Any, options: dict[str, Any]) -
         for picture in pictures if options["fit"] is None else ():
             check_shape(seen, size_of(picture), exact=True)
         options["fit"] = "stretch"
-    found = [
+    overlays = [
         overlay(picture, heat, transform=place, **options)
         for picture, heat, place in zip(pictures, maps, places, strict=True)
     ]
-    return found[0] if isinstance(images, Photos) and images.single else found
+    return overlays[0] if isinstance(images, Photos) and images.single else overlays
 
 
 def _heatmap(explanation: Explanation) -> Tensor:
     if explanation.attribution:
         raise InputError(
-            f"{explanation.method} explains single pixels, with signed values that are no heatmap; "
-            "show them by seen.figure(images), or as a picture by camlib.to_image(seen.heatmap)"
+            f"{explanation.method} returns signed values of pixels, not a heatmap; show them with "
+            "seen.figure(images), or as a picture with camlib.to_image(seen.heatmap)"
         )
     return explanation.heatmap
 
@@ -216,26 +217,26 @@ def _heatmap(explanation: Explanation) -> Tensor:
 def _placement(
     transform: Any, image: Any, grid: Sequence[int], seen: Sequence[int] | None
 ) -> Placement | None:
-    """Where the map lies on `image`, if a `transform` tells."""
+    """Where the map lies on `image`, if there is a `transform`."""
     if transform is None:
         return None
     placement = measured(transform, image)
     if not (placement.seen == tuple(seen) if seen else may_be_grid(grid, placement.seen)):
         raise InputError(
-            f"transform makes an input of {by(placement.seen)} from this photo, but the heatmap is "
-            f"of one of {by(seen or grid)}; pass the transform that made the input"
+            f"transform makes an input of {by(placement.seen)} from this photo, but the heatmap "
+            f"belongs to one of {by(seen or grid)}; pass the transform that made the input"
         )
     return placement
 
 
 def _heat(heatmap: Any, count: int, axes: int) -> Tensor:
-    """`heatmap` as ``(N, H, W)``, or ``(N, D, H, W)`` of three `axes`; one for each image."""
+    """`heatmap` as ``(N, H, W)``, or ``(N, D, H, W)`` for three `axes`; one for each image."""
     if not isinstance(heatmap, Tensor | np.ndarray):
         raise InputError(
             f"heatmap is of type {type(heatmap).__name__!r}; expected a tensor or a NumPy "
             "array; convert it first"
         )
-    # A copy, because torch warns of read-only arrays and refuses negative strides.
+    # A copy, as torch warns of read-only arrays and refuses negative strides.
     heat = torch.from_numpy(np.array(heatmap)) if isinstance(heatmap, np.ndarray) else heatmap
     shape = tuple(heat.shape)
     if not heat.is_floating_point():
@@ -245,11 +246,11 @@ def _heat(heatmap: Any, count: int, axes: int) -> Tensor:
         )
     batched = axes + 1
     if len(shape) == batched and shape[-1] == 1 and shape[0] > 1 and count == 1:
-        heat, shape = heat[..., 0], shape[:-1]  # (H, W, 1), as some libraries have it
+        heat, shape = heat[..., 0], shape[:-1]  # (H, W, 1), as in some libraries
     if len(shape) == batched + 1 or (len(shape) == batched and count == 1 and shape[0] > 1):
         several = "heatmap[:, k]" if len(shape) > batched else "heatmap[k]"
         raise InputError(
-            f"heatmap of shape {shape} holds several maps for an image; expected one; loop over "
+            f"heatmap of shape {shape} holds several maps for each image; expected one; loop over "
             f"them: [overlay(image, {several}) for k in range({shape[-batched]})]"
         )
     if len(shape) == axes:

@@ -1,8 +1,8 @@
-"""Panels and texts on one page, as a matplotlib figure.
+"""Lay out panels and texts on one page, as a matplotlib figure.
 
-The page is laid out by hand, in inches: every text is broken to the width of its panel first, so
-that nothing overlaps or is cut, whatever a class is called. It is made without pyplot, which would
-keep it alive and ask for a display.
+The layout is computed here, in inches. Every text is broken to the width of its panel first, so
+that nothing overlaps, however long the name of a class is. The figure does not use pyplot, which
+would keep it alive and ask for a display.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _BAR_WIDTH = 0.65
 
 
 class Drawing(Protocol):
-    """A panel that is no picture and draws itself."""
+    """A panel that is not a picture and draws itself."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its proportions, height and width first."""
+        """The proportions of the panel, height and width first."""
 
     def draw(self, axes: Axes) -> None:
-        """Draw into `axes`, which show nothing themselves."""
+        """Draw into `axes`, which are invisible themselves."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What colours stand for.
+    """The colour bar and its labels.
 
     Attributes:
-        colors: from the highest to the lowest, ``(steps, 1, 3)``, uint8.
-        high: what the highest stands for.
-        low: what the lowest stands for.
-        note: what stands between them, if there is room.
+        colors: the colours from the highest to the lowest, ``(steps, 1, 3)``, uint8.
+        high: the label of the highest.
+        low: the label of the lowest.
+        note: a text between them, if there is room.
     """
 
     colors: NDArray[Any]
@@ -64,11 +64,11 @@ class Row:
     """A row of a page.
 
     Attributes:
-        panels: pictures ``(H, W, 3)``, uint8, or drawings, all those of a sample in the proportions
+        panels: pictures ``(H, W, 3)``, uint8, or drawings; those of a sample have the proportions
             of its first.
-        captions: what stands under each panel; may have several lines.
-        label: what stands to the left, along the panels; may have several lines.
-        samples: how many samples stand side by side.
+        captions: the text under each panel, in one or more lines.
+        label: the vertical text to the left, in one or more lines.
+        samples: the number of samples side by side.
     """
 
     panels: Sequence[NDArray[Any] | Drawing]
@@ -82,10 +82,10 @@ class Row:
         return self.panels[number // each * each]
 
     def height(self, width: float) -> float:
-        """The height of the panels, of `width`, in inches; within reason, and the label fits."""
+        """The height in inches of panels of `width`; limited, but enough for the label."""
         shapes = [self.first(number).shape for number in range(len(self.panels))]
         tallest = max(width * shape[0] / shape[1] for shape in shapes)
-        # What is drawn large may be as tall as it is wide.
+        # A wide panel may be as tall as it is wide.
         return max(min(tallest, max(_TALLEST, width)), *map(_width, self.label.split("\n")), 0)
 
 
@@ -95,13 +95,13 @@ def draw(
     panel: float = PANEL,
     scale: Scale | None = None,
 ) -> Figure:
-    """The figure of `rows` under the column `titles`; a title may have several lines.
+    """A figure of `rows` under the column `titles`.
 
     Args:
-        titles: of the columns.
-        rows: of the page.
+        titles: the titles of the columns, in one or more lines.
+        rows: the rows.
         panel: the width of a panel in inches.
-        scale: a colour bar at the right.
+        scale: the colour bar at the right; ``None`` for none.
     """
     check_letters([*titles, *(text for row in rows for text in (*row.captions, row.label))])
     with house_style():
@@ -126,7 +126,7 @@ def _drawn(titles: Sequence[str], rows: Sequence[Row], panel: float, scale: Scal
     figure = new_figure(width, height)
 
     def write(x: float, y: float, text: str, **where: Any) -> None:
-        # A class may be called "$100"; the default would read that as mathematics.
+        # The default would read a class name such as "$100" as mathematics.
         where = {"fontsize": _FONT_POINTS, "parse_math": False, "ha": "center", **where}
         figure.text(x / width, 1 - y / height, text, **where)
 
@@ -156,7 +156,7 @@ def _drawn(titles: Sequence[str], rows: Sequence[Row], panel: float, scale: Scal
 def _bar(
     figure: Figure, scale: Scale, left: float, top: float, tall: float, write: Callable[..., None]
 ) -> None:
-    """Draw `scale` into the strip from `left` on, beside panels that begin at `top`."""
+    """Draw `scale` to the right of `left`, beside the panels that start at `top`."""
     width, height = figure.get_size_inches()
     where = left / width, 1 - (top + tall) / height, _BAR / width, tall / height
     axes = figure.add_axes(where)
@@ -170,7 +170,7 @@ def _bar(
 
 
 def shortened(line: str, width: float) -> str:
-    """`line`, with an ellipsis where it would take more than `width` inches."""
+    """`line`, cut with an ellipsis if it is wider than `width` inches."""
     if _width(line) <= width:
         return line
     while _width(f"{line}…") > width:
@@ -179,18 +179,18 @@ def shortened(line: str, width: float) -> str:
 
 
 def _text_height(texts: Sequence[str]) -> float:
-    """The inches that the longest of `texts` takes, none if all are empty."""
+    """The height in inches of the tallest of `texts`; zero if all are empty."""
     lines = max(text.count("\n") + 1 if text else 0 for text in texts)
     return lines * _LINE + _GAP / 2 if lines else 0
 
 
 def _fit(text: str, width: float) -> str:
-    """`text` with each of its lines broken into at most two of `width` inches."""
+    """`text` with each line broken into at most two lines of `width` inches."""
     return "\n".join(line for given in text.split("\n") for line in _broken(given, width))
 
 
 def _broken(text: str, width: float) -> list[str]:
-    """`text` in at most two lines, with an ellipsis where cut."""
+    """`text` in at most two lines, with an ellipsis where it is cut."""
     lines = [""]
     for piece in re.split(r"(?<=[\s._/-])", text):
         if _width(lines[-1] + piece.rstrip()) <= width or not lines[-1]:

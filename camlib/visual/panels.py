@@ -1,4 +1,4 @@
-"""One map of one sample as a panel of a figure."""
+"""Draw one map of one sample as a panel of a figure."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 View = Literal["overlay", "emphasized", "cells"]
-"""How a heatmap is shown: over the image, the same emphasized, or alone on the layer's own grid."""
+"""How a heatmap is shown: over the image, emphasized over the image, or alone on its own grid."""
 
 
 @dataclass(frozen=True)
 class Brush:
-    """How maps are painted; the attributes are arguments of `camlib.visual.figure`.
+    """How maps are drawn; the attributes are arguments of `camlib.visual.figure`.
 
     Attributes:
-        placements: where the input of the model lies on each picture; none if it is all of it.
+        placements: where the input of the model lies on each picture; empty if it is the picture.
     """
 
     mode: Mode
@@ -43,15 +43,15 @@ class Brush:
     threshold: float | None = None
 
     def picture(self, image: Tensor | None, column: Column, i: int, view: View) -> NDArray[Any]:
-        """Map `i` of `column` over `image` ``(3, H, W)``; attributions are painted already."""
+        """Map `i` of `column` over `image` ``(3, H, W)``; attributions are pictures already."""
         heat = column.maps[i]
         placement = self.placements[i] if self.placements and image is not None else None
         if column.signed:
             return to_array(heat if placement is None else self._placed(heat, placement))
         under = heat.new_zeros(3, *heat.shape) if image is None else image
         if view == "cells" and placement is None:
-            found = to_array(colorize(_cells(column, i, under.shape[1:]), self.colormap))
-            return _with_boxes(found, column, i)
+            cells = to_array(colorize(_cells(column, i, under.shape[1:]), self.colormap))
+            return _with_boxes(cells, column, i)
         opacity = 1 if image is None else self.alpha
         if placement is not None and view == "cells":
             heat, opacity = _cells(column, i, placement.seen), 1
@@ -59,7 +59,7 @@ class Brush:
         if image is not None and placement is None and fit is None and column.seen:
             check_shape(column.seen, image.shape[1:], exact=True)
             fit = "stretch"
-        found = to_array(
+        blended = to_array(
             overlay(
                 under,
                 heat,
@@ -72,14 +72,15 @@ class Brush:
                 veil=self.veil,
             )
         )
-        return _with_boxes(found, column, i, placement)
+        return _with_boxes(blended, column, i, placement)
 
     def _placed(self, painted: Tensor, placement: Placement) -> Tensor:
-        """An attribution ``(3, h, w)``, painted, where it lies on a photo: ``(3, H, W)``, uint8."""
+        """A drawn attribution ``(3, h, w)`` at its place on a photo: ``(3, H, W)``, uint8."""
         if painted.shape[1:] != placement.seen:
             raise InputError(
                 f"transform makes an input of {by(placement.seen)} from this photo, but the "
-                f"attribution is of one of {by(painted.shape[1:])}; pass the transform that made it"
+                f"attribution belongs to one of {by(painted.shape[1:])}; pass the transform that "
+                "made the input"
             )
         nothing = to_image(painted.new_zeros(3, 1, 1, dtype=torch.float32), self.mode)
         whole = nothing.repeat(1, *placement.photo)
@@ -89,15 +90,15 @@ class Brush:
         return whole
 
     def signal(self, signal: Tensor | None, column: Column, i: int, view: View) -> Line:
-        """`signal` ``(C, L)`` in the colours of map `i` of `column`; the map itself without one."""
-        found = column.maps[i].detach().float()
+        """`signal` ``(C, L)``, or the map itself, in the colours of map `i` of `column`."""
+        values = column.maps[i].detach().float()
         if column.signed:
             mode = "diverging" if self.mode == "centered" else self.mode
-            # Channels as the rows of a picture: each value has a colour, all of them one scale.
-            return Line(found if signal is None else signal, to_image(found[None], mode) / 255)
-        check_unit(heatmap=found)
-        size = found.shape if signal is None else signal.shape[1:]
-        heat = resize(found[None, None], size)[0]
+            # Channels are the rows of a picture: each value has a colour, on one scale for all.
+            return Line(values if signal is None else signal, to_image(values[None], mode) / 255)
+        check_unit(heatmap=values)
+        size = values.shape if signal is None else signal.shape[1:]
+        heat = resize(values[None, None], size)[0]
         if view == "emphasized":
             heat = emphasized(heat)
         if view == "cells":
@@ -110,7 +111,7 @@ def _with_boxes(
 ) -> NDArray[Any]:
     """`picture` ``(H, W, 3)`` with white lines around the regions of map `i` of `column`.
 
-    With a `placement`, the map is of what the model saw of the picture.
+    With a `placement`, the map covers only the part of the picture that the model saw.
     """
     if not column.boxes:
         return picture
@@ -126,13 +127,13 @@ def _with_boxes(
         inner = lines[rows, columns][line:-line, line:-line].clone()
         lines[rows, columns] = True
         lines[rows, columns][line:-line, line:-line] = inner
-    found = picture.copy()
+    marked = picture.copy()
     if placement is None:
-        found[lines.numpy()] = 255
+        marked[lines.numpy()] = 255
     else:
-        part = found[placement.region]
+        part = marked[placement.region]
         part[placement.on_region(lines[None, None].float())[0, 0].numpy() > 0.5] = 255
-    return found
+    return marked
 
 
 def _cells(column: Column, i: int, size: Sequence[int]) -> Tensor:

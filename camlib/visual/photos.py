@@ -1,4 +1,4 @@
-"""Photos with the input that a transform makes of them, and where it lies on them."""
+"""Load photos: the pictures, the model's input, and where that input lies on each picture."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from camlib.visual.transforms import Transform, applied, as_pil, called, is_proc
 
 @dataclass(frozen=True, eq=False)
 class Photos:
-    """One photo or several, ready to be explained.
+    """One or more photos, ready to be explained.
 
     Attributes:
-        pictures: the photos: upright PIL images in RGB where they came from files or were PIL
-            images, else as they were given.
-        inputs: what the model is called with: a tensor ``(N, C, h, w)`` or, of a processor of
-            Hugging Face, the mapping that it returned.
+        pictures: the photos. Files and PIL images become upright PIL images in RGB; arrays and
+            tensors stay as given.
+        inputs: the model's input: a tensor ``(N, C, h, w)``, or the mapping that a processor of
+            Hugging Face returned.
         placements: where the input lies on each photo.
-        single: whether one photo was given, not a list: an overlay is then no list either.
+        single: whether one photo was given instead of a list. Then an overlay is not a list.
     """
 
     pictures: tuple[Any, ...]
@@ -41,7 +41,7 @@ class Photos:
         return len(self.pictures)
 
     def to(self, device: Any) -> Photos:
-        """The same photos with their inputs on `device`."""
+        """The photos with their inputs on `device`."""
         moved = (
             {name: value.to(device) for name, value in self.inputs.items()}
             if isinstance(self.inputs, Mapping)
@@ -55,18 +55,18 @@ class Photos:
 
 
 def load(photo: Any, transform: Transform) -> Photos:
-    """`photo` with the input that `transform` makes of it, and where that lies on it.
+    """Load `photo`, make the model's input with `transform`, and measure where it lies.
 
     Args:
         photo: a file, a PIL image, a NumPy array or a tensor ``(C, H, W)``; or a list of these,
-            which become one batch.
-        transform: what the model was trained with: a torchvision transform such as
-            ``weights.transforms()``, an image processor of Hugging Face, a transform of
-            albumentations, or any function from a picture to a tensor.
+            which becomes one batch.
+        transform: the model's transform: one of torchvision such as ``weights.transforms()``, an
+            image processor of Hugging Face, a transform of albumentations, or any function from a
+            picture to a tensor.
 
     Raises:
-        InputError: a file that cannot be read, or a transform that makes no input, draws at random
-            or does more than to resize, crop, pad, flip and turn by quarters.
+        InputError: a file cannot be read; or the transform returns no input, is random, or does
+            more than resize, crop, pad, flip and rotate by 90 degrees.
 
     Example:
         >>> photo = camlib.load("photo.jpg", weights.transforms())
@@ -76,7 +76,7 @@ def load(photo: Any, transform: Transform) -> Photos:
     single = not isinstance(photo, list | tuple)
     given = [photo] if single else list(photo)
     if not given:
-        raise InputError("photo is an empty list; expected a file, a picture or several")
+        raise InputError("photo is an empty list; expected a file, a picture or a list of these")
     pictures = tuple(_picture(each) for each in given)
     known: dict[Any, Placement] = {}
     for picture in pictures:
@@ -95,7 +95,7 @@ def _picture(photo: Any) -> Any:
 
 
 def _inputs(pictures: Sequence[Any], transform: Transform) -> Any:
-    """What a model is called with for all of `pictures`."""
+    """The model's input for all of `pictures`."""
     if is_processor(transform):
         return applied(transform, list(pictures))
     inputs = [_tensor(_applied(transform, picture), transform) for picture in pictures]
@@ -103,23 +103,23 @@ def _inputs(pictures: Sequence[Any], transform: Transform) -> Any:
     if len(shapes) > 1:
         raise InputError(
             f"transform {called(transform)} makes inputs of shapes {', '.join(map(str, shapes))}, "
-            "which are no batch; load the photos one by one"
+            "which do not form a batch; load the photos one at a time"
         )
     return torch.stack(inputs)
 
 
 def _applied(transform: Transform, picture: Any) -> Any:
-    """What `transform` makes of `picture`, as a PIL image where it takes no other kind."""
+    """The result of `transform` for `picture`; for an array that it refuses, for a PIL image."""
     try:
         return applied(transform, picture)
-    except Exception:
+    except Exception:  # a transform may refuse an array in any way
         if not isinstance(picture, np.ndarray):
             raise
     return applied(transform, as_pil(picture))
 
 
 def _tensor(result: Any, transform: Transform) -> Tensor:
-    """The input ``(C, h, w)`` in what `transform` returned."""
+    """The model's input ``(C, h, w)`` in the result of `transform`."""
     if isinstance(result, Mapping):
         result = result.get("pixel_values", result.get("image"))
     if isinstance(result, np.ndarray) and result.ndim == 3:
@@ -129,8 +129,8 @@ def _tensor(result: Any, transform: Transform) -> Tensor:
         result = result[0]
     if not isinstance(result, Tensor) or result.ndim != 3 or not result.is_floating_point():
         raise InputError(
-            f"transform {called(transform)} returns {described(result)}; expected a floating-point "
-            "tensor (C, h, w), as the model takes it; end it with ToTensor, or v2.ToImage and "
-            "v2.ToDtype(torch.float32, scale=True), and Normalize"
+            f"transform {called(transform)} returns {described(result)}; expected the model's "
+            "input, a floating-point tensor (C, h, w); end the transform with ToTensor, or "
+            "v2.ToImage and v2.ToDtype(torch.float32, scale=True), and Normalize"
         )
     return result

@@ -1,9 +1,9 @@
-"""What counts as a picture: a tensor, a NumPy array or a PIL image; there and back.
+"""Convert pictures between tensors, NumPy arrays and PIL images.
 
-Each library has its own layout and range, and most of them can be mistaken for one another. Here
-every picture becomes values ``(N, 3, H, W)`` in [0, 1] where it lies, a volume or clip one picture
-for each slice or frame, and what does not fit is refused: a guess would show a wrong picture, which
-nobody notices.
+Each library has its own layout and range, and they are easy to confuse. Here every picture becomes
+values ``(N, 3, H, W)`` in [0, 1] on its device. A volume or clip becomes one picture for each slice
+or frame. A value that does not fit is refused, because a guess would show a wrong picture, and
+nobody would notice.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _TOLERANCE = 1e-3
 
 
 def unpack(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The values ``(N, 3, H, W)`` of `image` in float32 at least, and the way back to its kind.
+    """The values ``(N, 3, H, W)`` of `image` in float32 or better, and the way back to its kind.
 
-    Those of a float image are as given, see `check_unit`; those of 8 bits are divided by 255. The
+    Floating-point values stay as given, see `check_unit`; those of 8 bits are divided by 255. The
     slices of N volumes ``(N, C, D, H, W)`` follow each other, ``(N * D, 3, H, W)``.
 
     Raises:
-        InputError: not a picture, or its layout or dtype cannot be read as one.
+        InputError: `image` is not a picture, or has another layout or dtype.
     """
     stored, restore = unpack_stored(image)
     values = stored.to(torch.promote_types(stored.dtype, torch.float32))
@@ -45,10 +45,10 @@ def unpack(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
 
 
 def unpack_stored(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """As `unpack`, but of the dtype that `image` has: uint8 up to 255, or floating point.
+    """Like `unpack`, but in the dtype of `image`: uint8 up to 255, or floating point.
 
     Raises:
-        InputError: not a picture, or its layout or dtype cannot be read as one.
+        InputError: `image` is not a picture, or has another layout or dtype.
     """
     if isinstance(image, Tensor):
         return _from_tensor(image.detach()), lambda values: _to_tensor(values, image)
@@ -68,35 +68,35 @@ def unpack_stored(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
 
 
 def check_unit(**named: Tensor) -> None:
-    """Nothing, if all values lie in [0, 1] up to rounding; one device synchronisation in all.
+    """Check that all values lie in [0, 1] up to rounding, with one device synchronisation.
 
     Args:
-        named: tensors of one device and dtype, by what the user knows them as.
+        named: tensors with one device and dtype, by the names that the user knows.
 
     Raises:
-        InputError: a value is outside, or not finite.
+        InputError: a value is out of range or not finite.
     """
     extremes = [extreme for values in named.values() for extreme in torch.aminmax(values)]
     ends = torch.stack(extremes).tolist()
     for name, low, high in zip(named, ends[::2], ends[1::2], strict=True):
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
             raise InputError(
-                f"{name} holds values from {low:.4g} to {high:.4g}; expected finite values in "
+                f"{name} has values from {low:.4g} to {high:.4g}; expected finite values in "
                 f"[0, 1]; {_advice(name, low, high)}"
             )
 
 
 def _advice(name: str, low: float, high: float) -> str:
-    """What makes values from `low` to `high` fit."""
+    """What to do about values from `low` to `high`."""
     if not (math.isfinite(low) and math.isfinite(high)):
-        return f"look for where they come from, or pass {name}.nan_to_num(0, 1, 0).clamp(0, 1)"
+        return f"find out where they come from, or pass {name}.nan_to_num(0, 1, 0).clamp(0, 1)"
     if name == "image":
         return (
             "undo the normalisation of the model's input (image * std + mean), or divide values up "
             "to 255 by 255"
         )
     if low == high:
-        return f"it is the same everywhere: pass {name}.clamp(0, 1)"
+        return f"it is constant: pass {name}.clamp(0, 1)"
     return f"normalise it first: ({name} - {name}.min()) / ({name}.max() - {name}.min())"
 
 
@@ -106,10 +106,10 @@ def is_volume(image: Any) -> TypeGuard[Tensor]:
 
 
 def is_signal(image: Any, heatmap: Any) -> TypeGuard[Tensor]:
-    """Whether `image` is a batch of signals ``(N, C, L)`` or one ``(C, L)``, as `heatmap` tells.
+    """Whether `image` is a batch of signals ``(N, C, L)`` or one ``(C, L)``, given its `heatmap`.
 
-    Nothing else tells them from a picture ``(C, H, W)``: their heatmaps are ``(N, L)``, where a
-    picture's have a height.
+    Only the heatmap distinguishes them from a picture ``(C, H, W)``: for signals it is ``(N, L)``,
+    without a height.
     """
     shape = tuple(getattr(heatmap, "shape", ()))
     if not isinstance(image, Tensor):
@@ -120,17 +120,17 @@ def is_signal(image: Any, heatmap: Any) -> TypeGuard[Tensor]:
 
 
 def to_uint8(values: Tensor) -> Tensor:
-    """Values in [0, 1] as 0 to 255, rounded to the nearest; uint8 as it is."""
+    """Values in [0, 1] as uint8 from 0 to 255, rounded to the nearest; uint8 stays unchanged."""
     return values if values.dtype == torch.uint8 else (values * 255).round().to(torch.uint8)
 
 
 def to_array(values: Tensor) -> NDArray[Any]:
-    """Values ``(3, H, W)`` as the array ``(H, W, 3)`` of uint8 that PIL and matplotlib read."""
+    """Values ``(3, H, W)`` as an array ``(H, W, 3)`` of uint8 for PIL and matplotlib."""
     return to_uint8(values).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def _is_pil(image: Any) -> bool:
-    # Only who has imported PIL can have an image of its making.
+    # A user with a PIL image has imported PIL.
     pil = sys.modules.get("PIL.Image")
     return pil is not None and isinstance(image, pil.Image)
 
@@ -168,7 +168,7 @@ def _from_array(image: NDArray[Any]) -> Tensor:
     if not (len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3))):
         advice = "select the channels to show: image[..., [3, 2, 1]]"
         if len(shape) == 4:
-            advice = "pass the images one by one"
+            advice = "pass the images one at a time"
         elif len(shape) == 3 and shape[-1] == 4:
             advice = "drop the alpha channel: pass image[..., :3]"
         elif len(shape) == 3 and shape[0] in (1, 3):
@@ -179,20 +179,20 @@ def _from_array(image: NDArray[Any]) -> Tensor:
         )
     if image.dtype != np.uint8 and image.dtype.kind != "f":
         raise _wrong_dtype(image.dtype)
-    # A copy, because torch warns of read-only arrays and refuses negative strides.
+    # A copy, as torch warns of read-only arrays and refuses negative strides.
     values = torch.from_numpy(np.array(image if len(shape) == 3 else image[..., None]))
     return _checked(values.permute(2, 0, 1)[None]).expand(-1, 3, -1, -1)
 
 
 def _from_pil(image: Image) -> Tensor:
     if image.mode.startswith("I") or image.mode == "F":
-        # PIL itself clips 16 bits to 255, which makes nearly every scan white.
+        # PIL clips 16 bits to 255, which makes nearly every scan white.
         return _from_array(in_unit(np.asarray(image)))
     return _from_array(np.array(rgb(image)))
 
 
 def _checked(image: Tensor) -> Tensor:
-    """`image`, if it has pixels of 8 bits or floating point."""
+    """`image`, if it has pixels in 8 bits or floating point."""
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise _wrong_dtype(image.dtype)
     if image.numel() == 0:

@@ -1,10 +1,10 @@
-"""Where the input of a model lies on the photo that a transform made it from: measured.
+"""Measure where the input of a model lies on the photo that a transform made it from.
 
-Pictures of coordinates go through the transform: black, white, grey that grows from left to right
-and from top to bottom, and the negatives of these two. Black and white tell what the transform does
-to a value, so that each grey that arrives is a position on the photo; a straight line through these
-positions is accurate to a small part of a pixel. A last picture, in which both coordinates are
-mixed, must arrive as the lines say, and the same each time.
+Pictures of coordinates go through the transform: black, white, grey ramps from left to right and
+from top to bottom, and the negatives of these two. Black and white show what the transform does to
+a value, so each grey that comes out is a position on the photo. A straight line through these
+positions is accurate to a small part of a pixel. A last picture mixes both coordinates. It must
+come out as the lines predict, and the same each time.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from camlib.visual.coordinates import (
 from camlib.visual.transforms import Transform, applied, called, picture_in
 
 _CHECKS = 6
-"""How often the last picture is sent: a flip drawn half of the time passes unseen once in 500."""
+"""The number of last pictures. A flip with a chance of one half goes unnoticed once in 500."""
 
 _SNAP = 0.25
-"""Edges so near to those of a pixel, in pixels of the photo, are taken to lie on them."""
+"""An edge closer to that of a pixel than this, in pixels of the photo, is moved there."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Placement:
     Attributes:
         photo: height and width of the photo.
         seen: height and width of the input.
-        window: where the input begins and ends along the height and the width of the photo, as
-            shares of them: below 0 or above 1 where the photo was padded, end before start where
-            it was flipped.
+        window: start and end of the input along the height and the width of the photo, as shares
+            of them. They are below 0 or above 1 if the photo was padded; the end comes before the
+            start if it was flipped.
         transposed: whether the rows of the input are columns of the photo.
     """
 
@@ -68,7 +68,7 @@ class Placement:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of what the model saw, in pixels of the photo."""
+        """Left, top, right and bottom of the part that the model saw, in pixels of the photo."""
         edges = [
             sorted(share * length for share in ends)
             for ends, length in zip(self.window, self.photo, strict=True)
@@ -78,13 +78,13 @@ class Placement:
 
     @property
     def region(self) -> tuple[slice, slice]:
-        """Which rows and columns of the photo the model saw: pixels whose middle it did."""
-        found = []
+        """The rows and columns of the photo that the model saw: pixels whose centres it saw."""
+        slices = []
         for ends, length in zip(self.window, self.photo, strict=True):
             start, end = (share * length - 0.5 for share in sorted(ends))
             first = min(max(math.ceil(start), 0), length)
-            found.append(slice(first, min(max(math.floor(end) + 1, first), length)))
-        rows, columns = found
+            slices.append(slice(first, min(max(math.floor(end) + 1, first), length)))
+        rows, columns = slices
         return rows, columns
 
     def on_region(self, maps: Tensor) -> Tensor:
@@ -100,17 +100,17 @@ class Placement:
 
 
 def measured(transform: Transform | Placement, photo: Any) -> Placement:
-    """Where the input that `transform` makes of `photo` lies on it.
+    """Measure where the input that `transform` makes lies on `photo`.
 
     Args:
-        transform: resizes, crops, pads, flips or turns a photo by quarters, and scales its values;
-            or a placement that was measured before.
-        photo: any picture that `overlay` takes. A transform that refuses its kind gets a PIL image
-            or an array of the same size. Only its size counts.
+        transform: a function that may resize, crop, pad, flip or rotate a photo by 90 degrees, and
+            scale its values; or a placement that was measured before.
+        photo: any picture that `overlay` takes; only its size matters. A transform that refuses its
+            kind gets a PIL image or an array of the same size.
 
     Raises:
-        InputError: `transform` fails, draws at random, or does something else to a photo, such as
-            turning it by ten degrees.
+        InputError: `transform` fails, is random, or does something else to a photo, such as
+            rotating it by ten degrees.
     """
     size = size_of(photo)
     if min(size) < 2:
@@ -122,27 +122,28 @@ def measured(transform: Transform | Placement, photo: Any) -> Placement:
         if transform.photo != size:
             raise InputError(
                 f"the placement is for a photo of {by(transform.photo)}, but this one has "
-                f"{by(size)}; pass transform= as the transform itself"
+                f"{by(size)}; pass the transform itself as transform="
             )
         return transform
     if not callable(transform):
         raise InputError(
-            f"transform is of type {type(transform).__name__!r}; expected what makes the model's "
-            "input from the photo: a torchvision transform, an image processor or any function"
+            f"transform is of type {type(transform).__name__!r}; expected a function that makes "
+            "the model's input from the photo, such as a torchvision transform or an image "
+            "processor"
         )
     with _draws_kept():
         make, send = _sender(transform, photo)
         black, white = send(make(BLACK)), send(make(WHITE))
         change = white - black
         strength = change.square().sum(0)
-        seen = strength > 0.25 * strength.max()  # elsewhere is padding
+        seen = strength > 0.25 * strength.max()  # the rest is padding
         if not black.isfinite().all() or not strength.max() > 0:
-            raise _refusal(transform, "its output does not follow the brightness of the photo")
+            raise _refusal(transform, "its output does not depend on the brightness of the photo")
 
         def arrived(picture: Any) -> Tensor:
             return ((send(picture) - black) * change).sum(0) / strength.clamp(min=1e-12)
 
-        # Halves of a value are rounded up, which the negative undoes.
+        # Transforms round halves up; the negative picture cancels that.
         across, down = upright(
             *(
                 (arrived(make(each)) + 1 - arrived(make(each.negative))) / 2
@@ -157,24 +158,24 @@ def measured(transform: Transform | Placement, photo: Any) -> Placement:
     if columns is None or rows is None or columns.axis == rows.axis:
         raise _refusal(transform, "positions do not lie on straight lines along its axes")
     if not _as_expected(checks[0], seen, columns, rows, size):
-        raise _refusal(transform, "a picture of coordinates does not arrive where lines say")
+        raise _refusal(transform, "a picture of coordinates does not come out as the lines predict")
     h, w = black.shape[1:]
     window = _snapped(rows, size[0]), _snapped(columns, size[1])
     return Placement(size, (h, w), window, transposed=columns.axis == 0)
 
 
 def placements_of(transform: Transform | Placement, images: Any) -> list[Placement]:
-    """Where the input lies on each picture of `images`, one picture, a batch or a list."""
-    found = []
+    """Where the input lies on each of `images`: one picture, a batch or a list."""
+    placements = []
     for image in images if isinstance(images, list | tuple) else [images]:
         count = len(image) if isinstance(image, Tensor) and image.ndim == 4 else 1
-        found += [measured(transform, image)] * count
-    return found
+        placements += [measured(transform, image)] * count
+    return placements
 
 
 def may_be_grid(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether an input of `size` may have a map of `grid`: a cell is as many pixels either way."""
-    # A border of less than a cell may be left out, or half a cell added.
+    """Whether an input of `size` may have a map of `grid`: its cells must be able to be square."""
+    # The grid may leave out a border of less than a cell, or add half a cell.
     least = max(length / (cells + 1) for cells, length in zip(grid, size, strict=True))
     most = min(
         length / (cells - 1) if cells > 1 else float("inf")
@@ -184,12 +185,12 @@ def may_be_grid(grid: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def check_shape(grid: Sequence[int], size: Sequence[int], *, exact: bool) -> None:
-    """Warn where a map of `grid` is laid on a photo of `size` that it cannot be a map of.
+    """Warn if a map of `grid` cannot belong to a photo of `size` as a whole.
 
     Args:
-        grid: of the map or, if `exact`, size of what the model saw.
+        grid: the grid of the map or, if `exact`, the size of the model's input.
         size: height and width of the photo.
-        exact: whether they should be equal.
+        exact: whether both must be equal.
     """
     if tuple(grid) == tuple(size) or (not exact and may_be_grid(grid, size)):
         return
@@ -204,7 +205,7 @@ def check_shape(grid: Sequence[int], size: Sequence[int], *, exact: bool) -> Non
 def _sender(
     transform: Transform, photo: Any
 ) -> tuple[Callable[[Grey], Any], Callable[[Any], Tensor]]:
-    """What makes a picture that `transform` takes, and what sends one through it."""
+    """A function that makes pictures that `transform` takes, and one that sends them through."""
     shapes: set[tuple[int, ...]] = set()
 
     def send(picture: Any) -> Tensor:
@@ -213,8 +214,8 @@ def _sender(
         if len(shapes) > 1:
             sizes = " and ".join(by(shape[1:]) for shape in sorted(shapes))
             raise InputError(
-                f"transform {called(transform)} makes {sizes} of photos of one size; expected the "
-                "same size each time; pass the transform that is used for evaluation"
+                f"transform {called(transform)} returns {sizes} for photos of one size; expected "
+                "the same size each time; pass the transform for evaluation"
             )
         return result
 
@@ -224,22 +225,21 @@ def _sender(
             send(make(BLACK))
         except InputError:
             raise
-        # A transform refuses a kind of picture in its own way.
-        except Exception as error:
+        except Exception as error:  # a transform may refuse a kind of picture in any way
             failed = failed or error
         else:
             return make, send
     reason = f"{type(failed).__name__}: {failed}".splitlines()[0]
     raise InputError(
         f"transform {called(transform)} fails on a photo of {by(size_of(photo))} ({reason}); "
-        "expected one that takes a PIL image, an array or a tensor of this size"
+        "expected a transform that takes a PIL image, an array or a tensor of this size"
     )
 
 
 def _as_expected(
     arrived: Tensor, seen: Tensor, columns: Line, rows: Line, size: tuple[int, int]
 ) -> bool:
-    """Whether the last picture came where the lines say."""
+    """Whether the last picture came out as the lines predict."""
     x, y = (line.over(arrived.shape) for line in (columns, rows))
     inside = seen & (x > 0.02) & (x < 0.98) & (y > 0.02) & (y < 0.98)
     if not inside.any():
@@ -257,28 +257,28 @@ def _snapped(line: Line, length: int) -> tuple[float, float]:
 
 def _random(transform: Transform) -> InputError:
     return InputError(
-        f"transform {called(transform)} draws at random: the same picture came out different; "
-        "nothing tells what it did to this photo; pass the transform that is used for evaluation"
+        f"transform {called(transform)} is random: the same picture gave different results, so "
+        "camlib cannot know what it did to this photo; pass the transform for evaluation"
     )
 
 
 def _refusal(transform: Transform, reason: str) -> InputError:
     return InputError(
-        f"transform {called(transform)} is no scaling and shift of a photo: {reason}; pass only "
-        "its steps that resize, crop, pad and flip"
+        f"transform {called(transform)} does more than scale and shift a photo: {reason}; pass "
+        "only its steps that resize, crop, pad and flip"
     )
 
 
 def by(size: Sequence[int]) -> str:
-    """`size` in words."""
+    """`size` as text, for a message."""
     return " x ".join(map(str, size)) + " (height x width)"
 
 
 @contextmanager
 def _draws_kept() -> Iterator[None]:
-    """The random numbers of Python, NumPy and torch go on as if nothing had been drawn.
+    """Restore the random states of Python, NumPy and torch after the block.
 
-    Where other threads run, which may draw from the same generators, those of Python and NumPy are
+    If other threads run, which may draw from the same generators, those of Python and NumPy are
     left alone.
     """
     python, array = random.getstate(), np.random.get_state()

@@ -1,7 +1,7 @@
-"""Pictures in files, of any format and depth, as what a transform takes: upright, in RGB.
+"""Read pictures from files of any format and depth: upright, in RGB, ready for a transform.
 
-Nothing is guessed in silence: what has no known range is refused, and what is left out, such as
-further frames, is said.
+Nothing is guessed silently. Values without a known range give an error, and frames that are left
+out give a warning.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HEIF = (".heic", ".heif", ".hif")
-"""What pictures of HEIC are called."""
+"""The suffixes of HEIC files."""
 
 _CAMERAS = ("MPO",)
-"""Formats whose further frames are other views of the first."""
+"""Formats in which later frames are other views of the first."""
 
 
 def read(file: str | Path) -> Image:
-    """The picture in `file`, upright, in RGB of 8 bits.
+    """The picture in `file`, upright, in RGB with 8 bits.
 
-    Of several frames the first. Transparent parts are white. Values of 16 bits that never exceed
-    12 are read as 12 bits. AVIF and HEIC are read where Pillow can, or `pillow-heif` is installed.
+    Only the first of several frames is read. Transparent parts become white. Values of 16 bits that
+    fit into 12 are read as 12 bits. AVIF needs a Pillow that can read it; HEIC needs `pillow-heif`.
 
     Raises:
-        InputError: there is none, or it cannot be read.
+        InputError: the file does not exist, or cannot be read.
     """
     file = Path(file)
     if not file.exists():
@@ -45,19 +45,19 @@ def read(file: str | Path) -> Image:
 
 
 def decoded(source: Path | IO[bytes], name: str) -> Image:
-    """The picture in `source`, as `read` returns it.
+    """The picture in `source`, in the form of `read`.
 
     Args:
         source: a file, or a stream that can be rewound.
-        name: what it is called in messages.
+        name: its name in messages.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the picture cannot be read.
     """
     from PIL import Image, ImageOps
 
     try:
-        # Pillow warns of what it copes with: large pictures, palettes, damaged metadata.
+        # Pillow warns of things it can handle: large pictures, palettes, damaged metadata.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(source) as opened:
@@ -65,17 +65,16 @@ def decoded(source: Path | IO[bytes], name: str) -> Image:
                 image = ImageOps.exif_transpose(opened)
     except Image.DecompressionBombError:
         raise InputError(
-            f"image {name!r} has more pixels than Pillow reads; if you trust the file, set "
-            "PIL.Image.MAX_IMAGE_PIXELS = None, or shrink it first"
+            f"image {name!r} has more pixels than Pillow's limit; if you trust the file, set "
+            "PIL.Image.MAX_IMAGE_PIXELS = None, or shrink the picture first"
         ) from None
-    # A broken file makes its decoder raise whatever comes.
-    except Exception as error:
+    except Exception as error:  # the decoder of a broken file may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"image {name!r} cannot be read ({reason}); expected a picture such as PNG or JPEG"
         ) from None
     if frames > 1 and kind not in _CAMERAS:
-        warn(f"image {name!r} has {frames} frames; the first is taken")
+        warn(f"image {name!r} has {frames} frames; only the first is used")
     try:
         return rgb(image)
     except InputError as error:
@@ -83,10 +82,10 @@ def decoded(source: Path | IO[bytes], name: str) -> Image:
 
 
 def rgb(image: Image) -> Image:
-    """`image` of any mode in RGB: deep ones in 8 bits, transparent ones on white.
+    """`image` in RGB: with more bits reduced to 8, and transparent parts on white.
 
     Raises:
-        InputError: its values have no known range.
+        InputError: the range of its values is unknown.
     """
     from PIL import Image
 
@@ -102,13 +101,13 @@ def rgb(image: Image) -> Image:
 
 
 def in_unit(values: NDArray[Any]) -> NDArray[np.float32]:
-    """`values` of a picture of integers or floating point, in [0, 1].
+    """`values` of a picture, integers or floating point, scaled to [0, 1].
 
-    Integers are of 8, 12 or 16 bits, the fewest that hold them all. Floating point is in [0, 1]
-    or, where it is above, up to 255.
+    Integers are taken to have 8, 12 or 16 bits, the fewest that can hold them all. Floating-point
+    values are taken to end at 1, or at 255 if any is larger than 1.
 
     Raises:
-        InputError: they lie beyond these ranges, or are not finite.
+        InputError: values are out of these ranges, or not finite.
     """
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     floats = values.dtype.kind == "f"
@@ -119,15 +118,15 @@ def in_unit(values: NDArray[Any]) -> NDArray[np.float32]:
         kind = "floating point" if floats else "integers"
         known = "[0, 1] or [0, 255]" if floats else "[0, 65535]"
         raise InputError(
-            f"image holds {kind} from {low:.6g} to {high:.6g}; expected values in {known}; scale "
-            "them to 255, and save them with 8 bits"
+            f"image has {kind} from {low:.6g} to {high:.6g}; expected values in {known}; scale "
+            "them to 255, and save the picture with 8 bits"
         )
     if not floats and high <= 4095 and (values.itemsize > 2 or high > 255):
         most = 4095 if high > 255 else 255
         bits = 12 if high > 255 else 8
         warn(
-            f"image holds integers of {8 * values.itemsize} bits that end at {high:.0f}, and is "
-            f"read as {bits} bits; scale them to 255 and save them with 8 bits to say otherwise"
+            f"image has integers of {8 * values.itemsize} bits up to {high:.0f}, and is read as "
+            f"{bits} bits; if that is wrong, scale it to 255 and save it with 8 bits"
         )
     return np.asarray(values, np.float32) / np.float32(most)
 
@@ -137,7 +136,7 @@ def _register_heif(file: Path) -> None:
         from pillow_heif import register_heif_opener
     except ImportError:
         raise InputError(
-            f"image {str(file)!r} is HEIC, which needs one more library; pip install pillow-heif, "
-            "or save it as JPEG"
+            f"image {str(file)!r} is HEIC, which needs another library; run pip install "
+            "pillow-heif, or save the picture as JPEG"
         ) from None
     register_heif_opener()

@@ -1,4 +1,4 @@
-"""What the rows of a figure show: signals, pictures or volumes, told apart and read."""
+"""Read the samples of a figure and find out whether they are signals, pictures or volumes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from camlib.results import Explanation
 from camlib.visual.pictures import check_unit, is_signal, is_volume, unpack
 
 Kind = Literal["signal", "picture", "volume"]
-"""What one sample is; a clip is a volume of its frames."""
+"""The kind of one sample; a clip is a volume of its frames."""
 
 AXES: dict[Kind, int] = {"signal": 1, "picture": 2, "volume": 3}
-"""How many axes a heatmap of one sample has."""
+"""The number of axes of a heatmap of one sample."""
 
 
 def kind_of(images: Any, maps: Mapping[str, Any], kind: Kind | None) -> Kind:
-    """What `images` and `maps` are of; `kind` settles it if given.
+    """The kind of the samples in `images` and `maps`; `kind` itself if it is given.
 
-    An explanation knows. Otherwise a tensor of five axes holds volumes, one whose heatmaps are
-    ``(N, L)`` signals, and everything else is a picture.
+    An explanation tells the kind. Otherwise a tensor with five axes holds volumes, one with
+    heatmaps ``(N, L)`` holds signals, and everything else is a picture.
 
     Raises:
-        InputError: `kind` is none of the three, or a picture is not the only thing that fits.
+        InputError: `kind` is unknown, or the shapes are ambiguous.
     """
     if kind is not None:
         if kind not in get_args(Kind):
@@ -49,13 +49,13 @@ def kind_of(images: Any, maps: Mapping[str, Any], kind: Kind | None) -> Kind:
 
 
 def channels_of(images: Any, kind: Kind) -> int | None:
-    """How many channels each sample of `images` has, if it is a tensor."""
+    """The number of channels of each sample of `images`, if it is a tensor."""
     tensor = isinstance(images, Tensor) and images.ndim > AXES[kind]
     return images.shape[-AXES[kind] - 1] if tensor else None
 
 
 def count_of(maps: Any, kind: Kind) -> int:
-    """How many samples `maps`, an entry of a figure's maps, belongs to as far as it can tell."""
+    """The number of samples in `maps`, an entry of a figure's maps."""
     axes = AXES[kind]
     maps = maps.heatmap if isinstance(maps, Explanation) else maps
     maps = maps.heatmaps if isinstance(maps, Regions) else maps
@@ -63,19 +63,19 @@ def count_of(maps: Any, kind: Kind) -> int:
 
 
 def read(images: Any, kind: Kind) -> list[Tensor]:
-    """The values of each sample, as they are drawn.
+    """The values of each sample, ready to be drawn.
 
-    Pictures ``(3, H, W)`` and volumes ``(3, D, H, W)`` are in [0, 1]; those of a tensor with
-    neither 1 nor 3 channels are the mean of the channels, from the smallest value of the sample to
-    the largest. Signals ``(C, L)`` keep their unit.
+    Pictures ``(3, H, W)`` and volumes ``(3, D, H, W)`` are in [0, 1]. A tensor with neither 1 nor 3
+    channels gives the mean of its channels, from the smallest value of the sample to the largest.
+    Signals ``(C, L)`` keep their unit.
 
     Raises:
-        InputError: `images` is nothing of this kind.
+        InputError: `images` is not of this kind.
     """
     if kind == "picture":
         given = images if isinstance(images, list | tuple) else [images]
-        found = [picture for image in given for picture in unpack(_visible(image, 2))[0]]
-        if not found:
+        samples = [picture for image in given for picture in unpack(_visible(image, 2))[0]]
+        if not samples:
             raise InputError("images is empty; expected at least one picture")
     else:
         shape = "(N, C, L)" if kind == "signal" else "(N, C, D, H, W)"
@@ -89,14 +89,18 @@ def read(images: Any, kind: Kind) -> list[Tensor]:
         if kind == "signal":
             return _signals(images)
         pixels, _ = unpack(_visible(images, 3))
-        found = list(pixels.reshape(len(images), -1, *pixels.shape[1:]).movedim(1, 2))
-    for values in found:
+        samples = list(pixels.reshape(len(images), -1, *pixels.shape[1:]).movedim(1, 2))
+    for values in samples:
         check_unit(image=values)
-    return [values.clamp(0, 1) for values in found]
+    return [values.clamp(0, 1) for values in samples]
 
 
 def _check_picture(images: Tensor, maps: Mapping[str, Any]) -> None:
-    """Nothing, if `images` with heatmaps or attributions of these shapes can only be pictures."""
+    """Check that `images` with maps of these shapes can only be pictures.
+
+    Raises:
+        InputError: they may be signals or volumes.
+    """
     size = tuple(images.shape)
     for title, value in maps.items():
         shape = tuple(getattr(value, "shape", ()))
@@ -117,18 +121,18 @@ def _signals(images: Tensor) -> list[Tensor]:
     values = precise(images.detach())
     if not torch.isfinite(values).all():
         raise InputError(
-            f"images of shape {tuple(images.shape)} holds values that are not finite; expected "
-            "signals without gaps; fill them first"
+            f"images of shape {tuple(images.shape)} has values that are not finite; expected "
+            "signals without gaps; fill the gaps first"
         )
     return list(values)
 
 
 def _visible(image: Any, axes: int) -> Any:
-    """`image`, in grey if it is a tensor whose channels are no colours."""
+    """`image`, in grey if it is a tensor whose channels are not colours."""
     if not isinstance(image, Tensor) or image.ndim not in (axes + 1, axes + 2):
         return image
     channels = image.shape[-axes - 1]
-    # Channels at the wrong end are left to `unpack`, which says so.
+    # `unpack` refuses channels at the wrong end.
     if channels in (1, 3) or image.shape[-1] in (1, 3, 4) or not image.numel():
         return image
     batch = image if image.ndim == axes + 2 else image[None]

@@ -1,4 +1,4 @@
-"""A signal as a line in the colours of its map."""
+"""Draw a signal as a line in the colours of its map."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _INK = "0.25"
 
 @dataclass(frozen=True)
 class Line:
-    """A panel with one signal: a line for each channel, and below them a strip of the colours.
+    """A panel with one signal: a line for each channel above a strip of the colours.
 
-    Several channels stand above each other, each from its smallest to its largest value, because
-    their units may differ; one channel has its values at the side. The strip tells the colours
-    where the line is steep or flat.
+    Several channels lie above each other, each from its smallest to its largest value, because
+    their units may differ. A single channel has its values at the side. The strip shows the colours
+    even where the line is steep.
 
     Attributes:
         values: the signal, ``(C, L)``.
-        colors: in [0, 1], ``(3, 1, L)`` for all channels or ``(3, C, L)``; ``None`` draws a plain
-            line.
+        colors: colours in [0, 1], ``(3, 1, L)`` for all channels or ``(3, C, L)``; ``None`` for a
+            plain line.
     """
 
     values: Tensor
@@ -52,7 +52,7 @@ class Line:
         return round(100 * height), round(100 * WIDTH)
 
     def draw(self, axes: Axes) -> None:
-        """Draw into `axes`, which show nothing themselves."""
+        """Draw the signal into `axes`, which are invisible themselves."""
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         values = self.values.cpu().double().numpy()
@@ -93,7 +93,7 @@ class Line:
 
 
 def _lanes(values: NDArray[Any]) -> NDArray[Any]:
-    """Each channel in a lane of its own, the first on top."""
+    """Each channel in its own lane, the first on top."""
     low = values.min(1, keepdims=True)
     span = values.max(1, keepdims=True) - low
     # A flat channel runs through the middle of its lane.
@@ -102,7 +102,7 @@ def _lanes(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _coloured(line: NDArray[Any], colors: NDArray[Any]) -> Any:
-    """`line` ``(L,)`` as pieces, each from halfway before a point to halfway behind it."""
+    """`line` ``(L,)`` as pieces, each from halfway before a point to halfway after it."""
     from matplotlib.collections import LineCollection
 
     points = np.stack([np.arange(len(line)), line], 1)

@@ -1,8 +1,8 @@
-"""Drawing with matplotlib in one way, whatever the user's matplotlibrc says.
+"""Draw with matplotlib's defaults, whatever is in the user's matplotlibrc.
 
 A setting such as ``image.origin: lower`` would turn every picture upside down, ``text.usetex``
-would need LaTeX, and ``savefig.dpi`` would change the size of files. Fonts alone are kept, behind
-matplotlib's own: a name in Chinese, Japanese or Korean needs one that has its letters.
+would need LaTeX, and ``savefig.dpi`` would change the size of files. Only the user's fonts are
+kept, after matplotlib's own: a name in Chinese, Japanese or Korean needs a font with its letters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FIRST = "DejaVu Sans"
-"""Comes with matplotlib."""
+"""The font that comes with matplotlib."""
 
 _BACKEND = "MPLBACKEND"
 
@@ -33,12 +33,12 @@ _EASTERN = (
     *("Apple SD Gothic Neo", "NanumGothic", "IPAexGothic", "TakaoGothic", "Droid Sans Fallback"),
     *("Arial Unicode MS", "Unifont"),
 )
-"""Fonts of systems that have the letters of Chinese, Japanese or Korean."""
+"""System fonts with the letters of Chinese, Japanese or Korean."""
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The block draws and saves with matplotlib's defaults, and with fonts for eastern names."""
+    """Draw and save in the block with matplotlib's defaults and fonts for eastern names."""
     matplotlib = imported()
     families = _families()
     with warnings.catch_warnings(), matplotlib.style.context("default"):
@@ -48,24 +48,24 @@ def house_style() -> Iterator[None]:
 
 
 def check_letters(texts: Iterable[str]) -> None:
-    """Warn in one line of letters in `texts` that no font has."""
+    """Warn of letters in `texts` that no font has."""
     letters = {letter for text in texts for letter in text if not letter.isascii()}
     families = _families() if letters else ()
     if lacking := sorted(letter for letter in letters if not _has(families, letter)):
         warn(
-            f"no font of this system has {''.join(lacking[:10])!r}, which show as boxes; install "
-            "one, such as Noto Sans CJK for Chinese, Japanese and Korean"
+            f"no font of this system has {''.join(lacking[:10])!r}, so they are drawn as boxes; "
+            "install a font, such as Noto Sans CJK for Chinese, Japanese and Korean"
         )
 
 
 def imported() -> Any:
-    """The module matplotlib, also where the variable MPLBACKEND names no backend."""
+    """The module matplotlib, even if the variable MPLBACKEND names an unknown backend."""
     try:
         import matplotlib
     except ValueError:
         wrong = os.environ.pop(_BACKEND)
         for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-            del sys.modules[name]  # half imported
+            del sys.modules[name]  # partly imported
         try:
             import matplotlib
         finally:
@@ -76,7 +76,7 @@ def imported() -> Any:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that shows itself in any notebook."""
+    """An empty figure with sizes in inches, which any notebook can show."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure: Figure = _page()(figsize=(width, height), dpi=150)
@@ -90,7 +90,7 @@ def _page() -> Any:
     from matplotlib.figure import Figure
 
     class Page(Figure):
-        """A figure that is saved as it was drawn, and that a notebook shows without pyplot."""
+        """A figure that is saved in the house style, and that notebooks show without pyplot."""
 
         def savefig(self, *args: Any, **options: Any) -> None:
             with house_style():
@@ -105,7 +105,7 @@ def _page() -> Any:
 
 
 def _families() -> tuple[str, ...]:
-    """Fonts that are there: matplotlib's own, the user's, those for eastern names."""
+    """Installed fonts: matplotlib's own, the user's, and those for eastern names."""
     from matplotlib.font_manager import fontManager
 
     matplotlib = imported()

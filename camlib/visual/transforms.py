@@ -1,7 +1,7 @@
-"""Calling any transform on any picture, and finding the picture in what it returns.
+"""Call any transform on a picture, and find the picture in its result.
 
-Transforms of torchvision take a picture and return a tensor, image processors of Hugging Face take
-``images=`` and return a mapping of batches, transforms of albumentations take ``image=`` and return
+Transforms of torchvision take a picture and return a tensor. Image processors of Hugging Face take
+``images=`` and return a mapping of batches. Transforms of albumentations take ``image=`` and return
 a mapping of arrays. Everything else is called with the picture alone.
 """
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Transform = Callable[..., Any]
-"""From a picture to what a model takes."""
+"""A function from a picture to the model's input."""
 
 _NAMES = ("pixel_values", "image", "images")
-"""What pictures are called in a mapping, the likeliest first."""
+"""The names of pictures in a mapping, the likeliest first."""
 
 _FEW = (1, 3, 4)
-"""How many channels colours have, which tells their axis."""
+"""The possible numbers of colour channels, which identify their axis."""
 
 
 def applied(transform: Transform, picture: Any) -> Any:
-    """What `transform` returns for `picture`, as it returns it."""
+    """The unchanged result of `transform` for `picture`."""
     if is_processor(transform):
         return getattr(transform, "image_processor", transform)(picture, return_tensors="pt")
     if _is_of("albumentations", transform):
         return transform(image=np.asarray(picture))
     if isinstance(picture, np.ndarray) and _is_of("torchvision.transforms.v2", transform):
-        # Version 2 hands arrays through untouched, up to where one becomes an image.
+        # Version 2 passes arrays through unchanged until a step turns them into images.
         picture = as_pil(picture)
     return transform(picture)
 
@@ -53,18 +53,18 @@ def as_pil(array: NDArray[Any]) -> Image:
 
 
 def is_processor(transform: Any) -> bool:
-    """Whether `transform` is a processor of Hugging Face, for images or with one for images."""
+    """Whether `transform` is an image processor of Hugging Face, or contains one."""
     processor = getattr(transform, "image_processor", transform)
     return hasattr(processor, "model_input_names") and hasattr(processor, "preprocess")
 
 
 def picture_in(result: Any, transform: Transform) -> Tensor:
-    """The one picture ``(C, h, w)`` in what `transform` returned, in its dtype.
+    """The picture ``(C, h, w)`` in the `result` of `transform`, in its dtype.
 
     Raises:
-        InputError: there is none, or more than one.
+        InputError: there is no picture, or more than one.
     """
-    values = _found(result)
+    values = _values_in(result)
     if isinstance(values, list | tuple) and len(values) == 1:
         [values] = values
     if _is_pil(values):
@@ -89,11 +89,11 @@ def picture_in(result: Any, transform: Transform) -> Tensor:
 
 
 def called(transform: Any) -> str:
-    """The name of `transform` in a sentence."""
+    """The name of `transform`, for a message."""
     return str(getattr(transform, "__name__", type(transform).__name__))
 
 
-def _found(result: Any) -> Any:
+def _values_in(result: Any) -> Any:
     if not isinstance(result, Mapping):
         return result
     names = [name for name in _NAMES if name in result] or list(result)
@@ -103,7 +103,7 @@ def _found(result: Any) -> Any:
 def _misfit(transform: Transform, what: str) -> InputError:
     return InputError(
         f"transform {called(transform)} returns {what}; expected one picture (C, H, W), or a "
-        "mapping with one; leave out what cuts a picture into several"
+        "mapping with one; leave out steps that cut a picture into several"
     )
 
 

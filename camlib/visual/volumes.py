@@ -1,9 +1,9 @@
-"""Volumes and clips as a few of their slices or frames, which are pictures."""
+"""Turn volumes and clips into pictures: a few of their slices or frames."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,22 @@ from camlib.maps import resize
 from camlib.visual.attribution import Mode
 from camlib.visual.columns import Column, painted
 
-Slices = tuple[list[Tensor] | None, list[Column], list[str], list[str]]
-"""Pictures, columns, names and places, with an entry for each slice."""
+
+@dataclass(frozen=True)
+class Slices:
+    """The rows of a figure, with an entry for each slice.
+
+    Attributes:
+        pictures: the slices, if the volumes are given.
+        columns: the columns of their maps.
+        names: the names of the volumes, each at its last slice.
+        places: the numbers of the slices, as text.
+    """
+
+    pictures: list[Tensor] | None
+    columns: list[Column]
+    names: list[str]
+    places: list[str]
 
 
 def as_slices(
@@ -25,20 +39,20 @@ def as_slices(
     count: int,
     mode: Mode,
 ) -> Slices:
-    """Some slices of each volume: pictures, the columns of their maps, their names and places.
+    """Some slices of each volume.
 
-    Names and captions stand under the last slice of a volume. Attributions are painted, on one
+    Names and captions are under the last slice of a volume. Attributions become pictures, on one
     scale for the volume.
 
     Args:
-        volumes: ``(3, D, H, W)`` each, if given.
+        volumes: volumes ``(3, D, H, W)``, or ``None``.
         shown: the columns of their maps.
-        names: of the volumes.
-        count: how many slices to show of each, see `chosen`.
-        mode: how attributions are painted.
+        names: the names of the volumes.
+        count: the number of slices of each, see `chosen`.
+        mode: how attributions are shown.
 
     Raises:
-        InputError: `count` is below one, or attributions are not of the volumes' size.
+        InputError: `count` is below 1, or attributions do not have the volumes' size.
     """
     if count < 1:
         raise InputError(f"slices={count!r} is out of range; expected at least 1")
@@ -53,26 +67,26 @@ def as_slices(
     def last(texts: Sequence[str]) -> list[str]:
         return [texts[i] if depth == kept[i][-1] else "" for i, depth in index]
 
-    return (
-        None if volumes is None else list(cut(volumes)),
-        [
+    return Slices(
+        pictures=None if volumes is None else list(cut(volumes)),
+        columns=[
             replace(c, maps=cut(c.maps), cells=cut(c.cells), captions=last(c.captions))
             for c in (painted(column, mode) for column in shown)
         ],
-        last(names),
-        [f"slice {depth + 1} of {size[0]}" for _, depth in index],
+        names=last(names),
+        places=[f"slice {depth + 1} of {size[0]}" for _, depth in index],
     )
 
 
 def chosen(maps: Sequence[Tensor], count: int) -> list[int]:
-    """The slices to show of one volume: `count`, evenly spaced, and the hottest of each map.
+    """The slices to show of one volume: `count` evenly spaced ones, with the hottest of each map.
 
-    The hottest stand in for their nearest neighbours, so that there are more slices only where
-    there are more maps.
+    The hottest slices replace their nearest neighbours, so there are more than `count` slices only
+    if there are more maps.
 
     Args:
         maps: heatmaps ``(D, H, W)`` or attributions ``(C, D, H, W)``.
-        count: how many slices.
+        count: the number of slices.
     """
     depth = maps[0].shape[-3]
     peaks = [m.detach().abs().amax((-2, -1)).reshape(-1, depth).amax(0) for m in maps]
@@ -83,13 +97,13 @@ def chosen(maps: Sequence[Tensor], count: int) -> list[int]:
 
 
 def _fitted(column: Column, size: Sequence[int]) -> Column:
-    """`column` with its heatmaps at `size` ``(D, H, W)``, its cells without interpolation."""
+    """`column` with its heatmaps interpolated to `size` ``(D, H, W)``, its cells repeated."""
     size = tuple(size)
     if column.signed:
         if column.maps.shape[2:] != size:
             raise InputError(
                 f"attributions of shape {tuple(column.maps.shape)} do not fit volumes of size "
-                f"{size}; expected a value for each of theirs"
+                f"{size}; expected attributions of the same size"
             )
         return column
     cells = F.interpolate(column.cells[:, None].float(), size, mode="nearest-exact")

@@ -1,8 +1,9 @@
-"""Painting shapes, textures and clutter on a canvas.
+"""Paint shapes, textures and clutter on a canvas.
 
-Everything is a polygon, and how much of each pixel it covers gives both its soft edge and its exact
-mask. Lengths are in pixels, x to the right and y down, the corner of the picture at (0, 0), the
-centre of its first pixel at (0.5, 0.5). A canvas is ``(H, W, 3)`` in [0, 1] and painted in place.
+Everything is a polygon. The share of each pixel that it covers gives its soft edge and its exact
+mask. Lengths are in pixels, x to the right and y down, with the corner of the picture at (0, 0) and
+the centre of its first pixel at (0.5, 0.5). A canvas is ``(H, W, 3)`` in [0, 1] and painted in
+place.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import numpy as np
 
 from camlib.zoo.shapes import SHAPES, Array, regular, turned
 
-# Rows in which a pixel is sampled.
+# The number of rows that sample a pixel.
 _LINES = 4
 
 
 class Place(NamedTuple):
-    """Where an object goes: centre and radius of the circle around it, and how it lies therein."""
+    """The place of an object: centre and radius of the circle around it, rotation and stretch."""
 
     x: float
     y: float
@@ -36,23 +37,23 @@ class Box(NamedTuple):
 
 
 def outlines(name: str, place: Place) -> list[Array]:
-    """The polygons ``(points, 2)`` of a shape at its place."""
+    """The polygons ``(points, 2)`` of a shape at a place."""
     scale = place.radius * np.array([place.stretch, 1]) / max(place.stretch, 1)
     centre = np.array([place.x, place.y])
     return [turned(polygon * scale, place.angle) + centre for polygon in SHAPES[name]]
 
 
 def around(place: Place, size: int) -> Box:
-    """The box of the circle around an object, whatever its shape."""
+    """The box of the circle around an object of any shape."""
     centre = np.array([place.x, place.y])
     return _box(np.stack([centre - place.radius, centre + place.radius]), size)
 
 
 def coverage(polygons: Sequence[Array], box: Box) -> Array:
-    """How much of each pixel of the box the polygons cover, ``(h, w)`` in [0, 1].
+    """The share of each pixel of the box that the polygons cover, ``(h, w)`` in [0, 1].
 
-    Exact along a row, where the covered length left of x is ``sum_k (-1)^k max(x - x_k, 0)`` for
-    the sorted crossings ``x_k`` of the outline; down a pixel it is the mean of four such rows.
+    It is exact along a row: the covered length left of x is ``sum_k (-1)^k max(x - x_k, 0)`` for
+    the sorted crossings ``x_k`` of the outline. Within a pixel, it is the mean of four rows.
     """
     starts = np.concatenate(polygons)
     ends = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
@@ -72,16 +73,16 @@ def coverage(polygons: Sequence[Array], box: Box) -> Array:
 
 
 def paint(canvas: Array, box: Box, cover: Array, colour: Array) -> None:
-    """Lay a colour ``(3,)`` or ``(h, w, 3)`` over the box, as far as it is covered."""
+    """Blend a colour ``(3,)`` or ``(h, w, 3)`` onto the box, by the covered share of each pixel."""
     region = canvas[box]
     region += cover[..., None] * (colour - region)
 
 
 def texture(rng: np.random.Generator, canvas: Array, place: Place) -> Array:
-    """A fill ``(h, w, 3)`` for the box around a place, of two colours unlike what is behind it.
+    """A fill ``(h, w, 3)`` for the box around a place, of two colours unlike the background.
 
-    What is behind is taken from the whole box and not from the shape cut out later, so neither
-    colour nor texture tells the class.
+    The background is the mean of the whole box, not of the shape, so neither colour nor texture
+    reveals the class.
     """
     size = len(canvas)
     box = around(place, size)
@@ -89,7 +90,7 @@ def texture(rng: np.random.Generator, canvas: Array, place: Place) -> Array:
     pairs = rng.uniform(0, 1, (16, 2, 3))
     between = np.stack([pairs[:, 0], pairs.mean(1), pairs[:, 1]], axis=1)
     distance = np.sqrt(((between - behind) ** 2).sum(-1)).min(-1)
-    # The first pair that is far enough, or the farthest.
+    # The first pair that is different enough, or the most different one.
     first, second = pairs[distance.clip(max=0.45).argmax()]
     u, v = _axes(box, rng.uniform(0, 2 * np.pi))
     period = rng.uniform(0.05, 0.09) * size
@@ -125,8 +126,8 @@ def background(rng: np.random.Generator, size: int) -> Array:
 def enlarged(noise: Array, size: int) -> Array:
     """A grid ``(cells, cells, 3)`` interpolated cubically to ``(size, size, 3)``.
 
-    The same to the bit as ``cv2.resize`` with ``INTER_CUBIC`` (Keys' kernel with a = -0.75, its
-    weights in single precision), which drew the scenes that the built-in network was trained on.
+    The result equals ``cv2.resize`` with ``INTER_CUBIC`` to the bit (Keys' kernel with a = -0.75,
+    its weights in single precision). The training scenes of the built-in network used that.
     """
     cells = len(noise)
     place = ((np.arange(size) + 0.5) * (cells / size) - 0.5).astype(np.float32)
@@ -147,13 +148,13 @@ def enlarged(noise: Array, size: int) -> Array:
 
 
 def _muted(colours: Array) -> Array:
-    """Halfway to grey, for maps laid over the picture to stand out."""
+    """Colours halfway to grey, so that maps over the picture stand out."""
     muted: Array = (colours + colours.mean(-1, keepdims=True)) / 2
     return muted
 
 
 def _clutter(rng: np.random.Generator, size: int) -> Array:
-    """The outline of a hair, bar, bean or speck: too thin or too small for any of the classes."""
+    """The outline of a hair, bar, bean or speck: too thin or too small for any class."""
     outline, shortest, longest, thickness = _CLUTTER[int(rng.integers(len(_CLUTTER)))]
     length = rng.uniform(shortest, longest) * size
     centre = rng.uniform(0, size, 2)
@@ -178,7 +179,7 @@ def _axes(box: Box, angle: float) -> tuple[Array, Array]:
     )
 
 
-# Outline, least and greatest length as shares of the picture's side, and width over length.
+# Outline, smallest and largest length as shares of the picture's side, and width over length.
 _BAR = np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
 _CLUTTER: tuple[tuple[Array, float, float, float], ...] = (
     (_BAR, 0.2, 0.8, 0.02),
@@ -187,7 +188,7 @@ _CLUTTER: tuple[tuple[Array, float, float, float], ...] = (
     (regular(16), 0.01, 0.03, 1),
 )
 
-# Each takes two waves at a right angle in [-1, 1] and a slope in [0, 1], and mixes the two colours.
+# Each mixes two colours, from two perpendicular waves in [-1, 1] and a slope in [0, 1].
 _TEXTURES: tuple[Callable[[Array, Array, Array], Array], ...] = (
     lambda across, along, slope: np.zeros_like(slope),
     lambda across, along, slope: 0.5 + 3 * across,

@@ -1,4 +1,4 @@
-"""How well the built-in network knows the shapes, and whether its evidence lies on them."""
+"""Evaluate the built-in network: how well it recognises shapes, and where its evidence lies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camlib.zoo.network import SceneNet, preprocess
 from camlib.zoo.scenes import Scene
 from camlib.zoo.shapes import CLASSES
 
-# The cells of the last feature map are 8 pixels wide: nearer than half a cell it cannot tell.
+# The cells of the last feature map are 8 pixels wide, so half a cell is its precision.
 _TOLERANCE = 4
 
 
@@ -22,11 +22,11 @@ class Evaluation:
     """Numbers in [0, 1]; those on evidence are means over the classes present in each scene.
 
     Attributes:
-        mean_average_precision: mean of the next over classes.
-        average_precision: by class.
-        energy: share of the positive evidence in the mask of the class, widened by 4 pixels.
-        elsewhere: share of it in the masks of other classes, outside the former.
-        pointing: share of maps whose greatest value lies in the widened mask.
+        mean_average_precision: the mean of `average_precision` over classes.
+        average_precision: the average precision of each class.
+        energy: the share of positive evidence in the mask of the class, widened by 4 pixels.
+        elsewhere: the share of it in the masks of other classes, outside that mask.
+        pointing: the share of maps whose largest value lies in the widened mask.
     """
 
     mean_average_precision: float
@@ -39,8 +39,8 @@ class Evaluation:
 def average_precision(scores: Tensor, present: Tensor) -> Tensor:
     """The average precision ``(K,)`` of each class from scores and presence, ``(N, K)`` both.
 
-    It is the mean, over the samples that hold the class, of the share of such samples among those
-    that score at least as high. A class that no sample holds has NaN.
+    It is the mean, over the samples with the class, of the share of such samples among those with
+    at least the same score. It is NaN for a class that no sample has.
     """
     ranked = present.gather(0, scores.argsort(0, descending=True)).double()
     ranks = torch.arange(1, len(ranked) + 1, device=ranked.device, dtype=ranked.dtype)
@@ -52,7 +52,7 @@ def average_precision(scores: Tensor, present: Tensor) -> Tensor:
 def class_maps(network: SceneNet, images: Tensor) -> tuple[Tensor, Tensor]:
     """Scores ``(N, 8)`` and each class's map ``(N, 8, H, W)``, at the size of the images.
 
-    The map is CAM before its ReLU, which for this network is Grad-CAM times the number of cells.
+    The map is CAM before its ReLU. For this network it equals Grad-CAM times the number of cells.
     """
     activation = network.features(preprocess(images))
     scores = network.classifier(network.pool(activation).flatten(1))
@@ -61,7 +61,7 @@ def class_maps(network: SceneNet, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def evaluate(network: SceneNet, scenes: Sequence[Scene], *, batch_size: int = 100) -> Evaluation:
-    """What `network`, in evaluation mode, makes of the scenes."""
+    """Evaluate `network`, which is in evaluation mode, on the scenes."""
     scores, placed = [], []
     for start in range(0, len(scenes), batch_size):
         part = scenes[start : start + batch_size]
@@ -83,7 +83,7 @@ def evaluate(network: SceneNet, scenes: Sequence[Scene], *, batch_size: int = 10
 
 
 def _placement(scene: Scene, label: int, evidence: Tensor) -> Tensor:
-    """Energy on the class, energy on other classes, and whether the peak is on the class."""
+    """Energy in the class, energy in other classes, and whether the peak is in the class."""
     width = 2 * _TOLERANCE + 1
     visible = scene.mask(label)[None].float()
     own = F.max_pool2d(visible, width, stride=1, padding=_TOLERANCE)[0] > 0

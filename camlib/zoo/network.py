@@ -1,8 +1,8 @@
-"""The built-in network: small, really trained, and shaped so that maps of it are worth looking at.
+"""The built-in network: small, trained, and designed for clear maps.
 
-Its last feature map is non-negative and fine: a cell for every 8 x 8 pixels, which sees a window of
-71 pixels, enough for a shape and less than the picture. Between that map and the scores stand an
-average and one linear layer, as the paper on CAM has it.
+Its last feature map is non-negative and fine. Each cell covers 8 x 8 pixels and sees a window of 71
+pixels, enough for a shape and less than the picture. Average pooling and one linear layer follow,
+as in the paper on CAM.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from camlib.zoo.shapes import CLASSES
 class SceneNet(nn.Module):
     """Scores ``(N, 8)`` of the shapes in pictures ``(N, 3, H, W)``, one logit for each class.
 
-    Several classes may be present at once, so a probability is the sigmoid of a logit. Any size of
-    picture will do, but the weights were trained on scenes of 96 to 160 pixels and know little of
-    shapes much smaller or larger than those.
+    Several classes may be present at once, so a probability is the sigmoid of a logit. Pictures may
+    have any size, but the weights were trained on scenes of 96 to 160 pixels and work less well for
+    much smaller or larger shapes.
 
     Attributes:
         features: blocks of convolution, batch normalisation and ReLU, ``(N, 128, H / 8, W / 8)``.
@@ -43,24 +43,24 @@ class SceneNet(nn.Module):
         self.classifier = nn.Linear(128, len(CLASSES))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits of pictures that went through `preprocess`."""
+        """The logits of preprocessed pictures."""
         scores: Tensor = self.classifier(self.pool(self.features(images)).flatten(1))
         return scores
 
 
 def preprocess(image: Tensor) -> Tensor:
-    """What the network expects of a picture in [0, 1], ``(C, H, W)`` or ``(N, C, H, W)``."""
+    """The network's input for a picture in [0, 1], ``(C, H, W)`` or ``(N, C, H, W)``."""
     return (image - 0.5) / 0.25
 
 
 def load() -> SceneNet:
-    """The trained network on the CPU, in evaluation mode. Every call returns a new one."""
+    """A new copy of the trained network, on the CPU, in evaluation mode."""
     with files("camlib.zoo").joinpath("scenenet.pt").open("rb") as file:
         weights = torch.load(file, map_location="cpu", weights_only=True)
-    # Without memory of its own the network is not initialised, which would draw random numbers.
+    # On the meta device nothing is initialised, which would draw random numbers.
     with torch.device("meta"):
         network = SceneNet().eval()
-    # Stored in half precision, but for the counters of batches.
+    # The file has half precision, except for the batch counters.
     network.load_state_dict(
         {name: w.float() if w.is_floating_point() else w for name, w in weights.items()},
         assign=True,

@@ -1,9 +1,9 @@
-"""Pictures of plain shapes on clutter, with the exact mask of every object.
+"""Draw pictures of plain shapes on clutter, with the exact mask of every object.
 
-A scene follows from its seed alone and costs a few milliseconds: what a map should show is known to
-the pixel, without downloading anything. Only the outline tells the class. Place, size, rotation,
-colours and texture never look at it, so one seed with other classes is the same picture with other
-shapes in it.
+A scene depends on its seed alone and takes a few milliseconds. The right place for a map is known
+to the pixel, without any download. Only the outline shows the class. Place, size, rotation, colours
+and texture do not depend on it, so one seed with other classes gives the same picture with other
+shapes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SMALLEST_SIZE = 64
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and what is in it.
+    """A picture and its objects.
 
     Attributes:
         image: ``(3, H, W)``, float32 in [0, 1] in steps of 1/255, so that a PNG of it is exact.
-        masks: ``(objects, H, W)``, bool: the pixels at least half covered by the object. Where two
-            overlap, the later one is in front.
-        labels: ``(objects,)``, int64, positions in `CLASSES`.
+        masks: ``(objects, H, W)``, bool: the pixels of which an object covers at least half. A
+            later object is in front of an earlier one.
+        labels: ``(objects,)``, int64, indices in `CLASSES`.
     """
 
     image: Tensor
@@ -41,49 +41,50 @@ class Scene:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The class of each object in words."""
+        """The name of each object's class."""
         return tuple(CLASSES[label] for label in self.labels.tolist())
 
     @property
     def presence(self) -> Tensor:
-        """``(8,)``, float32: 1 for each class with an object in the scene, else 0."""
+        """1 for each class with an object in the scene, else 0: ``(8,)``, float32."""
         present = torch.zeros(len(CLASSES))
         present[self.labels] = 1
         return present
 
     def mask(self, label: int | str) -> Tensor:
-        """``(H, W)``, bool: the pixels of all objects of one class; none if it is absent.
+        """The pixels of all objects of one class, ``(H, W)``, bool; none if it is absent.
 
         Raises:
-            InputError: there is no such class.
+            InputError: the class does not exist.
         """
         return self.masks[self.labels == _label(label)].any(0)
 
 
 def scene(seed: int, *, size: int = 128, classes: Sequence[int | str] | None = None) -> Scene:
-    """The scene of a seed, the same on every run. No global random state is read or changed.
+    """The scene of a seed, the same in every run. It does not touch global random states.
 
     Args:
-        seed: any integer from 0 on.
+        seed: an integer of 0 or more.
         size: height and width in pixels. Objects and clutter grow with it.
-        classes: one object for each entry, from back to front, by name or position in `CLASSES`;
-            an empty sequence gives clutter alone. By default one to four objects of any class.
+        classes: one object for each entry, from back to front, by name or index in `CLASSES`;
+            an empty sequence gives clutter alone. By default, one to four objects of any class.
 
     Raises:
-        InputError: a negative seed, a size below 64, an unknown class, or more than nine objects.
+        InputError: the seed is negative, the size below 64, a class unknown, or there are more than
+            nine objects.
 
     Example:
         >>> scene(7, classes=["star", "ring"]).names
         ('star', 'ring')
     """
     if seed < 0:
-        raise InputError(f"seed is {seed!r}, expected an integer from 0 on; pass for example 0")
+        raise InputError(f"seed={seed!r} is out of range; expected an integer of 0 or more")
     if size < _SMALLEST_SIZE:
         raise InputError(
-            f"size is {size!r}, expected at least {_SMALLEST_SIZE} pixels for shapes to be told "
-            "apart; draw the scene larger and resize it"
+            f"size={size!r} is out of range; expected at least {_SMALLEST_SIZE} pixels, so that "
+            "shapes differ; draw a larger scene and resize it"
         )
-    # A stream for each purpose, so that other classes leave the clutter and the places alone.
+    # One random stream for each purpose, so that classes do not change the clutter or the places.
     behind, layout, choice = (np.random.default_rng([seed, purpose]) for purpose in range(3))
     labels = _chosen(choice) if classes is None else _given(classes)
     canvas = background(behind, size)
@@ -108,16 +109,16 @@ def batch(
     """The images ``(N, 3, H, W)`` and the presence ``(N, 8)`` of the scenes of N seeds.
 
     Raises:
-        InputError: there is no seed, or `scene` refuses one.
+        InputError: there are no seeds, or `scene` refuses one.
     """
     scenes = [scene(seed, size=size, classes=classes) for seed in seeds]
     if not scenes:
-        raise InputError("seeds is empty, expected at least one; pass for example range(16)")
+        raise InputError("seeds is empty; expected at least one, such as range(16)")
     return torch.stack([s.image for s in scenes]), torch.stack([s.presence for s in scenes])
 
 
 def _label(label: int | str) -> int:
-    """The position of a class in `CLASSES`."""
+    """The index of a class in `CLASSES`."""
     if label in CLASSES:
         return CLASSES.index(label)
     if isinstance(label, str):
@@ -133,13 +134,13 @@ def _label(label: int | str) -> int:
 def _given(classes: Sequence[int | str]) -> list[int]:
     if isinstance(classes, str | int):
         raise InputError(
-            f"classes is {classes!r}, expected a sequence with one entry per object; "
+            f"classes={classes!r} is not a sequence; expected one entry for each object; "
             f"pass [{classes!r}]"
         )
     if len(classes) > _MOST_OBJECTS:
         raise InputError(
-            f"classes names {len(classes)} objects, expected at most {_MOST_OBJECTS} for each to "
-            "stay clearly visible; draw several scenes"
+            f"classes has {len(classes)} objects; expected at most {_MOST_OBJECTS}, so that each "
+            "is clearly visible; draw several scenes"
         )
     return [_label(label) for label in classes]
 
@@ -150,9 +151,9 @@ def _chosen(rng: np.random.Generator) -> list[int]:
 
 
 def _places(rng: np.random.Generator, count: int, size: int) -> list[Place]:
-    """Places inside the picture whose circles overlap by little.
+    """Places inside the picture whose circles hardly overlap.
 
-    A circle that finds no room shrinks with every try, so the search ends.
+    A circle shrinks with every failed attempt, so the search ends.
     """
     places: list[Place] = []
     for _ in range(count):

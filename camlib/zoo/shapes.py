@@ -12,7 +12,7 @@ Array: TypeAlias = NDArray[np.floating[Any]]
 
 
 def turned(points: Array, angle: float) -> Array:
-    """The points ``(count, 2)`` rotated about the origin, by an angle in radians."""
+    """The points ``(count, 2)`` rotated about the origin by an angle in radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     turned: Array = points @ np.array([[cos, sin], [-sin, cos]])
     return turned
@@ -49,7 +49,7 @@ def _heart() -> Array:
 
 
 def _crescent() -> Array:
-    """A disc less the disc of radius 0.75 centred 0.45 beside it."""
+    """A disc without the disc of radius 0.75 whose centre is 0.45 to the side."""
     tip = np.arccos((1 - 0.75**2 + 0.45**2) / (2 * 0.45))
     inner = np.arctan2(np.sin(tip), np.cos(tip) - 0.45)
     bite = 0.75 * _arc(2 * np.pi - inner, inner)[1:-1] + (0.45, 0)
@@ -66,7 +66,7 @@ SHAPES: dict[str, list[Array]] = {
     "heart": [_heart()],
     "crescent": [_crescent()],
 }
-"""The polygons ``(points, 2)`` of each shape; one within another is a hole."""
+"""The polygons ``(points, 2)`` of each shape; a polygon within another is a hole."""
 
 CLASSES: tuple[str, ...] = tuple(SHAPES)
-"""The shapes by name; the position of a name is its label, and its output of the network."""
+"""The names of the shapes; the index of a name is its label and its output of the network."""

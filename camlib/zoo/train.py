@@ -1,7 +1,7 @@
-"""Trains the built-in network: ``python -m camlib.zoo.train``.
+"""Train the built-in network: ``python -m camlib.zoo.train``.
 
-Every scene is drawn on the fly and seen once. Seeds below `FIRST_SEED` are never trained on, so
-that demonstrations, tests and benchmarks can take any of them.
+Every scene is drawn on the fly and used once. Training never uses seeds below `FIRST_SEED`, so
+demonstrations, tests and benchmarks can use any of them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from camlib.zoo.scenes import Scene, scene
 from camlib.zoo.shapes import CLASSES
 
 FIRST_SEED = 1_000_000
-"""Training draws its scenes from here on, evaluation from 0."""
+"""The first seed for training; evaluation starts at 0."""
 
 _BATCH = 64
-# Pictures are resized to these, mostly to their own size, so that the network is not bound to one.
+# Pictures are resized to these, mostly to their own size, so that the network can take any size.
 _SIZES = (96, 128, 128, 160)
 
 
@@ -45,13 +45,13 @@ class _Scenes(Dataset[tuple[Tensor, Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        # Now and then a scene of clutter alone, or the absence of everything would be unheard of.
+        # Some scenes have clutter alone, so that the network learns the absence of all shapes.
         drawn = scene(FIRST_SEED + index, classes=None if index % 16 else ())
         return drawn.image, drawn.presence
 
 
 def train(count: int, *, learning_rate: float = 4e-3, workers: int = 2) -> SceneNet:
-    """A network trained on `count` scenes, in evaluation mode."""
+    """Train a network on `count` scenes and return it in evaluation mode."""
     sizes = random.Random(0)
     with Seeded(0):
         network = SceneNet().train().to(memory_format=torch.channels_last)
@@ -79,13 +79,13 @@ def train(count: int, *, learning_rate: float = 4e-3, workers: int = 2) -> Scene
 
 
 def two_classes(seed: int) -> Scene:
-    """A scene of two objects of different classes, all pairs in turn."""
+    """A scene with two objects of different classes; seeds go through all pairs."""
     pairs = list(permutations(CLASSES, 2))
     return scene(seed, classes=pairs[seed % len(pairs)])
 
 
 def halved(network: SceneNet) -> dict[str, Tensor]:
-    """The weights in half precision, as they are stored."""
+    """The weights in half precision, ready to be stored."""
     return {
         name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()
@@ -93,7 +93,7 @@ def halved(network: SceneNet) -> dict[str, Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, store the weights, evaluate what was stored, and write the numbers beside it."""
+    """Train, store the weights, evaluate the stored weights, and write the numbers next to them."""
     parser = argparse.ArgumentParser(prog="python -m camlib.zoo.train")
     parser.add_argument("--scenes", type=int, default=60_000, help="scenes to train on")
     parser.add_argument("--fresh", type=int, default=2000, help="scenes to evaluate on, twice")

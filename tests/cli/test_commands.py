@@ -406,8 +406,8 @@ def test_import_loads_nothing_heavier_than_click():
         (["--device", "gpu"], "device 'gpu' is not there; use auto, or one of: cpu"),
         (["--device", "meta"], "device 'meta' is not there; use auto, or one of: cpu"),
         (["-o", "scene.png"], "output 'scene.png' is the image itself; choose another name"),
-        (["-o", "x.gif"], "cannot write 'x.gif'; expected a name that ends in one of .png, .jpg,"),
-        (["-o", "x.pdf", "--plain"], "cannot write 'x.pdf'; expected a name that ends in one of"),
+        (["-o", "x.gif"], "cannot write 'x.gif'; expected a name with one of the suffixes .png"),
+        (["-o", "x.pdf", "--plain"], "cannot write 'x.pdf'; expected a name with one of the"),
         (["--colormap", "jett"], "colormap 'jett' not found; did you mean 'jet'?"),
         (["--top", "2", "--target", "disc"], "--target, --top and --expected choose the classes"),
     ],
@@ -478,7 +478,7 @@ def test_raw_map_is_whole_or_not_there(folder, monkeypatch):
 
 def test_demo_refuses_what_it_cannot_do(folder, fewer_methods):
     assert refused("demo", "--seed", -1) == (
-        "seed is -1, expected an integer from 0 on; pass for example 0"
+        "seed=-1 is out of range; expected an integer of 0 or more"
     )
     assert refused("demo", "-o", "x.gif").startswith("cannot write 'x.gif'; expected a name")
     assert refused("demo", "-o", "no/x.png") == "folder 'no' does not exist; create it first"

@@ -100,7 +100,7 @@ FILES = {
     "torn.png": (saved()[:999], "error: cannot be read"),
     "page.jpg": (b"<!DOCTYPE html><html></html>", "error: cannot be read"),
     "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\n", "error: cannot be read"),
-    "huge.png": (claiming(60_000, 60_000), "error: has more pixels than Pillow reads"),
+    "huge.png": (claiming(60_000, 60_000), "error: has more pixels than Pillow's limit"),
 }
 
 

@@ -129,7 +129,7 @@ def test_own_weights_for_own_code(mine):
 def test_own_transform(mine, options, size):
     command = ["explain", "photo.png", "--model", "own/mine.py:build", "--plain"]
     if size is None:
-        assert "is no scaling and shift" in refused(*command, *options)
+        assert "does more than scale and shift" in refused(*command, *options)
         return
     assert done(*command, *options).splitlines()[0].split(":")[0] == "photo.png"
     given = {

@@ -208,7 +208,7 @@ def test_bands_are_told_from_sides_by_what_the_model_does_with_them(method, chan
 
 def test_bands_of_a_model_without_places_are_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(5 * 6 * 7, 2)).eval()
-    with pytest.raises(InputError, match="'NCHW' or 'NHWC'; say which"):
+    with pytest.raises(InputError, match="'NCHW' or 'NHWC'; choose one"):
         Occlusion(net, window=2)(torch.rand(1, 5, 6, 7))
     assert Occlusion(net, window=2, image_layout="NCHW")(torch.rand(1, 5, 6, 7)).shape == (1, 6, 7)
 
@@ -228,9 +228,9 @@ def test_reading_can_be_replaced():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, 16, 16, 3), r"shape \(2, 16, 16, 3\) can be read as 'NHWC' or 'NCHW'; say which: im"),
-        ((2, 16, 16), r"can be read as 'NCL' or 'NHW' or 'NLC'; say which: image_layout='NCL'"),
-        ((2, 8, 3, 16, 16), r"can be read as 'NTCHW' or 'NCDHW'; say which: image_layout='NTCHW'"),
+        ((2, 16, 16, 3), r"shape \(2, 16, 16, 3\) can be read as 'NHWC' or 'NCHW'; choose one: im"),
+        ((2, 16, 16), r"can be read as 'NCL' or 'NHW' or 'NLC'; choose one: image_layout='NCL'"),
+        ((2, 8, 3, 16, 16), r"can be read as 'NTCHW' or 'NCDHW'; choose one: image_layout='NTCHW'"),
     ],
 )
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_layers_tell_the_layout_of_an_image_in_doubt(layout, layer):
 
 def test_layer_that_does_not_fit_the_layout_given_says_how_to_change_it():
     _, other, _, picture = turned(GradCAM, "NHW")
-    with pytest.raises(LayoutError, match="layer 'features': no reading of"):
+    with pytest.raises(LayoutError, match="layer 'features': no layout of"):
         GradCAM(other, "features", image_layout="NCL")(picture, 1)
 
 
@@ -267,7 +267,7 @@ def test_layer_that_does_not_fit_the_layout_given_says_how_to_change_it():
 )
 @pytest.mark.parametrize("kind", [GradCAM, Saliency, RISE, ScoreCAM, CAM, GroupCAM])
 def test_layout_that_is_none(kind, image_layout):
-    with pytest.raises(InputError, match=r"image_layout=.* is not known; expected a letter for"):
+    with pytest.raises(InputError, match=r"image_layout=.* is not known; expected one letter for"):
         kind(pooled(), image_layout=image_layout)
 
 

@@ -74,7 +74,7 @@ def test_patches_at_another_place_in_each_text_are_refused_together():
     cells = [(3, 5), (1, 0)]
     net, batch = Prompted().eval(), pictures((5, 7), cells)
     words = torch.tensor([text(3, 4), text(5, 2)])
-    with pytest.raises(LayoutError, match=r"fits the first sample and not all .* one by one"):
+    with pytest.raises(LayoutError, match=r"fits the first sample but not all .* one at a time"):
         HiResCAM(net, "layer")((batch, words), 1)
     cam = HiResCAM(net, "layer")
     alone = [cam.explain((batch[n : n + 1], words[n : n + 1]), 1).map for n in (0, 1)]

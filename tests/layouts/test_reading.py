@@ -14,7 +14,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 
 from camlib import GradCAM, LayoutError, layers, layouts
 from camlib.layouts import ChannelsFirst, ChannelsLast, Tokens, reader, reading
-from camlib.layouts.reader import Found
+from camlib.layouts.reader import NamedReadings
 from camlib.layouts.reading import reading_of, readings, visited
 from camlib.layouts.recognition import Reading
 from camlib.passes.inputs import Inputs
@@ -77,7 +77,7 @@ EACH = [
 ]
 
 
-def read(model: nn.Module, batch: Tensor, wanted: tuple[str, ...] | None = None) -> Found:
+def read(model: nn.Module, batch: Tensor, wanted: tuple[str, ...] | None = None) -> NamedReadings:
     """How layers are read, of a pass of `model` on `batch`; those `wanted`, or all."""
     given = Inputs.of(batch)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def read(model: nn.Module, batch: Tensor, wanted: tuple[str, ...] | None = None)
         return readings(model, given, order, wanted)
 
 
-def said(found: Found, name: str) -> Reading | str:
+def said(found: NamedReadings, name: str) -> Reading | str:
     """What was found of a layer; the message of an error."""
     each = found[name]
     return each if isinstance(each, Reading) else str(each)
@@ -221,8 +221,8 @@ def test_model_of_a_fixed_batch_says_what_to_do():
     plain = transformer()
     net, batch = Particular(plain.features, plain.tail).eval(), images()
     message = (
-        r"layer 'features\.2': where it looks cannot be measured \(ValueError: two samples, if you "
-        r"please\); choose another layer, or pass layout=, such as layout=camlib\.layouts\."
+        r"layer 'features\.2': camlib cannot measure where it looks \(ValueError: two samples, if "
+        r"you please\); choose another layer, or pass layout=, such as layout=camlib\.layouts\."
         r"Tokens\(prefix=1, grid=\(4, 4\)\), or a function"
     )
     with pytest.raises(LayoutError, match=message):
@@ -328,5 +328,5 @@ def test_what_stands_beside_the_image_is_part_of_the_form(measured):
 
 def test_samples_whose_patches_lie_apart_have_no_reading_in_common():
     net, batch = Beside().eval(), images(2, 8, 12)
-    with pytest.raises(LayoutError, match="fits the first sample and not all of them"):
+    with pytest.raises(LayoutError, match="fits the first sample but not all"):
         reading_of(net, Inputs.of((batch, torch.tensor([1, 4]))), Visits(), "mark", (2, 30, 6))

@@ -96,7 +96,7 @@ def test_what_an_image_shows_decides_where_it_is_cut():
         for explain in (cam, HiResCAM(net, "layer"), cam):
             heatmap = explain(one, 1)
             assert_right(heatmap, [start])
-    with pytest.raises(LayoutError, match="explain one image a call"):
+    with pytest.raises(LayoutError, match="explain one image at a time"):
         cam(batch, 1)
     same = batch[1:2].repeat(2, 1, 1, 1)
     torch.testing.assert_close(cam(same, 1), cam(batch[1:2], 1).repeat(2, 1, 1))
@@ -157,7 +157,7 @@ def test_a_grid_made_behind_a_global_pooling_is_none_of_the_image(layer):
     )
     batch = planted((64, 96), STARTS)
     if layer:
-        with pytest.raises(LayoutError, match="does not localise there"):
+        with pytest.raises(LayoutError, match="the layer cannot localise"):
             GradCAM(net, layer)(batch, 1)
     else:
         assert GradCAM(net).explain(batch, 1, relu=False).layers == ("first",)
@@ -212,5 +212,5 @@ def test_a_pipeline_that_returns_no_tensor_is_told_by_the_module_that_it_holds()
             self.copies[0](batch)
             return [["cat", 0.9]]
 
-    with pytest.raises(CamlibError, match=r"pass the module that it holds: model\.model"):
+    with pytest.raises(CamlibError, match=r"pass the module in it: model\.model"):
         GradCAM(Pipeline().eval())(torch.rand(1, 3, 16, 16))

@@ -272,7 +272,7 @@ def test_tokens_of_a_wide_border_are_left_out():
 def test_words_that_fill_whole_rows_of_another_sample_are_refused(one, other):
     words = torch.tensor([text(*one, image=64), text(*other, image=64)])
     net, batch = Prompted().eval(), planted((64, 64), [(16, 16), (16, 16)])
-    with pytest.raises(LayoutError, match="fits the first sample and not all of them"):
+    with pytest.raises(LayoutError, match="fits the first sample but not all"):
         HiResCAM(net, "layer")((batch, words), 1)
 
 

@@ -220,7 +220,7 @@ def test_layout_that_makes_new_values_is_refused():
     def summed(activation):
         return activation.cumsum(1)
 
-    with pytest.raises(LayoutError, match=r"summed.* makes new values .*one that only moves them"):
+    with pytest.raises(LayoutError, match=r"summed.* computes new values .*that only moves values"):
         AblationCAM(convolutional(), "features", layout=summed)(images(), 1)
 
 
@@ -347,7 +347,7 @@ def test_frames_folded_into_the_batch(order, count):
 
 def test_layout_for_one_number_of_samples_alone():
     clip = torch.randn(2, 3, 3, 6, 6)
-    with pytest.raises(LayoutError, match=r"does not take an activation \(6, 5, 6, 6\) of 2 samp"):
+    with pytest.raises(LayoutError, match=r"reads an activation \(6, 5, 6, 6\) of 2 samp"):
         AblationCAM(Frames("samples").eval(), "cnn", layout=lambda a: a.reshape(2, 5, 3, 6, 6))(
             clip, 1
         )

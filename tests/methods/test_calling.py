@@ -132,11 +132,11 @@ def test_methods_around_methods_keep_the_modes_too(build):
 def test_names_of_other_libraries_are_answered(kind):
     net = fitting(kind)
     for name, message in {
-        "target_layers": r"target_layers= is not an option of .*; the layer is called layer=",
-        "target_layer": r"the layer is called layer=: a module, its dotted name",
-        "targets": r"what to explain is the target= of a call",
-        "use_cuda": r"a map is computed where the inputs are",
-        "reshape_transform": r"layers are read without one; layout= is for",
+        "target_layers": r"target_layers= is not an option of .*; use layer=",
+        "target_layer": r"use layer=: a module, its dotted name",
+        "targets": r"pass target= to the call",
+        "use_cuda": r"maps are computed on the device of the inputs",
+        "reshape_transform": r"leave it out; layout= is for",
     }.items():
         with pytest.raises(OptionError, match=message):
             kind(net, **{name: None})
@@ -155,7 +155,9 @@ def test_unknown_options():
         GradCAM(pooled())(images(), normalise=True)
     with pytest.raises(OptionError, match=r"relu= is not an option of Saliency; there are inputs="):
         Saliency(pooled())(images(), relu=False)
-    with pytest.raises(OptionError, match=r"targets= is not an option of Smooth; what to explain"):
+    with pytest.raises(
+        OptionError, match=r"targets= is not an option of Smooth; pass target= to the call"
+    ):
         Smooth(GradCAM(pooled()))(images(), targets=None)
     with pytest.raises(OptionError, match=r"DeepFeatureFactorization; did you mean concepts="):
         DeepFeatureFactorization(pooled(), concept=3)

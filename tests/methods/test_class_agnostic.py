@@ -206,5 +206,5 @@ def test_without_scores_the_last_layer_with_a_grid_does():
     base = pooled()
     net = Boxes(base.features, base.tail).eval()
     assert EigenCAM(net).explain(images()).layers == ("features",)
-    with pytest.raises(TargetError, match="cannot tell the class scores"):
+    with pytest.raises(TargetError, match="cannot find the class scores"):
         GradCAM(net)(images())

@@ -320,8 +320,8 @@ def test_a_target_of_places_that_does_not_say_how_it_moves_is_refused():
     for method in (Augmented(GradCAM(dense(), "features")), CAMERAS(dense(), "features")):
         with pytest.raises(
             TargetError,
-            match="the image is moved, and Corner asks about places in it, which do not move along;"
-            " give it an `augmented`, pass a class, or use Smooth",
+            match="the image moves, but the places that Corner refers to do not; define "
+            "`augmented` in it, pass a class, or use Smooth",
         ):
             method(images(), Corner())
     assert Smooth(GradCAM(dense(), "features"), samples=2)(images(), Corner()).any()

@@ -383,7 +383,7 @@ def test_bad_arguments():
     with pytest.raises(InputError, match="the output of layer 'features' is not finite"):
         DeepFeatureFactorization(net, "features")(broken)
     seen = DeepFeatureFactorization(net, "features")(batch)
-    with pytest.raises(InputError, match="images holds 1 pictures; expected 2, as in concepts"):
+    with pytest.raises(InputError, match="images has 1 pictures; expected 2, as in concepts"):
         seen.figure(torch.zeros(1, 3, 8, 8))
     with pytest.raises(InputError, match=r"alpha=1\.5 is out of range"):
         seen.figure(alpha=1.5)

@@ -196,7 +196,7 @@ def test_layer_is_chosen_once_on_the_clean_input():
     assert torch.equal(found.heatmap, named.heatmap)
 
 
-def test_settled_targets_are_not_settled_again():
+def test_resolved_targets_are_not_resolved_again():
     net, batch = convolutional(), images()
     for target in (Contrast([[0, 1], [2, 3]]), Contrast(nearest=2)):
         found = Smooth(GradCAM(net, "features"), samples=3, sigma=0)(batch, target)
@@ -205,7 +205,7 @@ def test_settled_targets_are_not_settled_again():
     class Counting(Target):
         settings = 0
 
-        def settled(self, output, count, size):
+        def resolve(self, output, count, size):
             Counting.settings += 1
             return self
 

@@ -60,9 +60,9 @@ def test_a_method_makes_the_heatmaps():
     for name, value in meter.compute().items():
         own = torch.cat([each[name] for each in expected]).double().mean()
         torch.testing.assert_close(value, own, rtol=1e-6, atol=1e-7)
-    with pytest.raises(InputError, match="there are no heatmaps"):
+    with pytest.raises(InputError, match="heatmaps is missing"):
         Faithfulness(net).update(batch)
-    with pytest.raises(InputError, match="there is no metric 'drop'"):
+    with pytest.raises(InputError, match="metric 'drop' does not exist"):
         Faithfulness(net, ["drop"])
 
 
@@ -77,8 +77,8 @@ def test_localisation_over_samples_and_over_classes():
         torch.testing.assert_close(value, found.nanmean())
         torch.testing.assert_close(by_class[name], metrics.mean_by_class(found, classes))
     for call, message in [
-        (lambda: Localisation(["iuo"]), "there is no metric 'iuo'"),
-        (lambda: Localisation(classes=3).update(maps, masks), "expected the class of each map"),
+        (lambda: Localisation(["iuo"]), "metric 'iuo' does not exist"),
+        (lambda: Localisation(classes=3).update(maps, masks), "update needs the class of each map"),
         (lambda: Localisation(classes=2).update(maps, masks, classes), "out of range"),
         (lambda: Localisation({"iou": {"shares": (0.1, 0.2)}}).update(maps, masks), "several"),
         (lambda: MaxBoxAccuracy(version=3), "version=3 is not known"),

@@ -522,10 +522,10 @@ def test_attributions_are_summed_over_channels(case):
     [
         ({"heatmaps": torch.rand(2, 4, 4)}, r"heatmaps of shape \(2, 4, 4\) do not fit images"),
         ({"heatmaps": torch.rand(2, 8, 8) - 1}, r"average_drop needs heatmaps in \[0, 1\]"),
-        ({"heatmaps": torch.rand(2, 3, 8, 8)}, "got attributions of each channel"),
-        ({"heatmaps": torch.full((2, 8, 8), torch.nan)}, "heatmaps hold NaN or infinity"),
+        ({"heatmaps": torch.rand(2, 3, 8, 8)}, "got attributions of channels"),
+        ({"heatmaps": torch.full((2, 8, 8), torch.nan)}, "heatmaps contain NaN or infinity"),
         ({"heatmaps": [1]}, "expected heatmaps as a tensor, got list"),
-        ({"score": "logit"}, "divides by the score, which has to be positive"),
+        ({"score": "logit"}, "divides by the score; expected a positive one"),
         ({"score": "odds"}, "score='odds' is not known"),
         ({"tolerance": -1}, "tolerance=-1 is out of range"),
         ({"batch_size": 0}, "batch_size=0 is out of range"),
@@ -550,7 +550,7 @@ def test_what_does_not_fit_is_refused():
         (metrics.infidelity, {"draws": 0}, "draws=0 is out of range"),
         (metrics.coherency, {"method": None}, "pass method="),
         (metrics.sensitivity_max, {"method": GradCAM(net), "radius": 0}, "radius=0 is out of"),
-        (metrics.average_gain, {"score": "logit", "target": TARGETS}, "what a probability lacks"),
+        (metrics.average_gain, {"score": "logit", "target": TARGETS}, "divides by 1 - p"),
         (metrics.faithfulness, {"metrics": ["deletoin"]}, "did you mean 'deletion'"),
     ]:
         with pytest.raises(InputError, match=message):

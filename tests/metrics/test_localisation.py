@@ -249,14 +249,14 @@ def test_localize():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, t: metrics.iou(m - 1, t), "iou needs heatmaps of values from 0 on"),
+        (lambda m, t: metrics.iou(m - 1, t), "iou needs heatmaps of 0 or more"),
         (lambda m, t: metrics.iou(m, t, shares=0), "shares=0 is out of range"),
         (lambda m, t: metrics.iou(m[0], t), r"expected heatmaps \(N, H, W\)"),
         (lambda m, t: metrics.iou(m, t[:2]), "does not fit heatmaps"),
         (lambda m, t: metrics.iou(m / 0, t), "NaN or infinity"),
         (lambda m, t: metrics.pointing_game(m, t, tolerance=-1), "tolerance=-1 is out of range"),
         (lambda m, t: metrics.max_box_accuracy(m, t, version=3), "version=3 is not known"),
-        (lambda m, t: metrics.max_box_accuracy(m, t, thresholds=0), "thresholds=0 leaves"),
+        (lambda m, t: metrics.max_box_accuracy(m, t, thresholds=0), "thresholds=0 is out of range"),
         (lambda m, _: metrics.localize(m, share=0), "share=0 is out of range"),
         (lambda m, _: metrics.localize(m, parts="some"), "parts='some' is not known"),
         (lambda m, _: metrics.localize(m[None]), r"expected a heatmap \(H, W\)"),

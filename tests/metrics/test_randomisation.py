@@ -199,7 +199,7 @@ def test_random_logit(case):
     eigen = EigenCAM(net, "features")
     blind = metrics.random_logit(net, batch, eigen(batch), method=eigen)
     torch.testing.assert_close(blind, torch.ones(3))
-    with pytest.raises(TargetError, match="is no class"):
+    with pytest.raises(TargetError, match="is not a class"):
         metrics.random_logit(net, batch, maps, lambda out: out[:, 0], method=cam)
 
 

@@ -114,7 +114,7 @@ def test_in_place_layer_whose_input_is_used_again():
 
 
 def test_layer_that_returns_its_input_which_is_changed_later():
-    with pytest.raises(LayerError, match="layer 'same' returns its input itself, which the model"):
+    with pytest.raises(LayerError, match="layer 'same' returns its own input, which the model"):
         GradCAM(ChangedBehindTheLayer(), "same")(images(), 1)
     net, batch = ChangedBesideTheLayer(), images()
     seen = GradCAM(net, "same").explain(batch, 1)

@@ -266,7 +266,9 @@ def test_layer_that_runs_twice_gives_its_last_call():
 
     net = Twice(pooled().features, pooled().tail).eval()
     relu = net.features[4]
-    with pytest.warns(CamlibWarning, match="layer 'features.4' ran 2 times in one pass; the map"):
+    with pytest.warns(
+        CamlibWarning, match="layer 'features.4' ran 2 times in one pass, and the map"
+    ):
         GradCAM(net, relu)(images())
     with capture(net, [relu], graph="none") as seen:
         net(images())

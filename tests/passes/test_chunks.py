@@ -45,10 +45,13 @@ def test_chunks_are_of_the_size_asked_for(size, sizes):
 )
 def test_out_of_memory_goes_on_with_half_the_chunk_and_says_so(error):
     with pytest.warns(
-        CamlibWarning, match="out of memory with 8 at once; going on with 4: pass batch_size=4"
+        CamlibWarning,
+        match="out of memory with 8 samples at once; continuing with 4; pass batch_size=4",
     ):
         assert doubled(Chunks(8), 5, error) == [8, 4, 4, 2]
-    with pytest.warns(CamlibWarning, match="out of memory with 2 at once; going on with 1"):
+    with pytest.warns(
+        CamlibWarning, match="out of memory with 2 samples at once; continuing with 1"
+    ):
         assert doubled(Chunks(8), 1, error) == [8, 4, 2, *[1] * 10]
 
 

@@ -146,9 +146,11 @@ def test_image_that_a_layer_does_not_see_is_refused():
         InputError, match=r"'other.features' does not depend on image=0; it depends on 1 \("
     ):
         GradCAM(net, "other.features", image=0)((BIG, SMALL), 1)
-    with pytest.raises(InputError, match=r"image=2 is none of the inputs; pass one of 0 \(a float"):
+    with pytest.raises(
+        InputError, match=r"image=2 names none of the inputs; pass one of 0 \(a float"
+    ):
         GradCAM(net, image=2)((BIG, SMALL), 1)
-    with pytest.raises(InputError, match=r"image='text' is none of the inputs"):
+    with pytest.raises(InputError, match=r"image='text' names none of the inputs"):
         GradCAM(net, image="text")((BIG, SMALL), 1)
 
     class Blind(Two):

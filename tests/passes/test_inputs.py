@@ -56,7 +56,7 @@ def test_list_of_images_is_a_batch(kind):
 
 def test_list_of_images_of_several_sizes():
     with pytest.raises(
-        InputError, match=r"have shapes \(3, 8, 8\), \(3, 8, 6\); pass those of one size together"
+        InputError, match=r"have shapes \(3, 8, 8\), \(3, 8, 6\); pass images of one size together"
     ):
         GradCAM(pooled())([torch.zeros(3, 8, 8), torch.zeros(3, 8, 6)])
     with pytest.raises(InputError, match=r"a list of images \(C, H, W\), or a tuple .* got list"):
@@ -294,7 +294,7 @@ def test_mapping_that_was_meant_otherwise_says_how_to_pass_it():
     net = Batched(base.features, base.tail).eval()
     with pytest.raises(KeyError) as caught:
         GradCAM(net)({"image": images()})
-    assert "the mapping is passed as the one positional argument" in caught.value.__notes__[-1]
+    assert "the mapping is passed as the only positional argument" in caught.value.__notes__[-1]
 
     class Two(Net):
         def forward(self, one, other=None):
@@ -371,7 +371,7 @@ NO_IMAGES = {
         r"got ndarray of shape \(8, 8, 3\); .* torch\.from_numpy\(array",
     ),
     "list of NumPy": ([np.zeros((8, 8, 3))], r"got list of ndarray .*; convert it: torch.from"),
-    "grey": (torch.zeros(8, 8), r"image_layout='NL' .* in grey: image\[None, None\]"),
+    "grey": (torch.zeros(8, 8), r"image_layout='NL' .* grey picture: image\[None, None\]"),
     "text": ("cat.png", r"got str$"),
     "nothing": (None, r"got NoneType$"),
     "empty": ((), r"got tuple of nothing$"),

@@ -18,10 +18,10 @@ from camlib.passes.names import check_ran, find, is_weight
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
 def test_object_that_holds_a_model(kind):
     with pytest.raises(
-        ModelError, match=r"got SimpleNamespace; pass the module that it holds: model\.model$"
+        ModelError, match=r"got SimpleNamespace; pass the module in it: model\.model$"
     ):
         kind(SimpleNamespace(spare=pooled(), model=pooled()))
-    with pytest.raises(ModelError, match=r"pass the module that it holds: model\.network$"):
+    with pytest.raises(ModelError, match=r"pass the module in it: model\.network$"):
         kind(SimpleNamespace(_hidden=pooled(), network=pooled()))
     with pytest.raises(ModelError, match=r"as the model, got SimpleNamespace$"):
         kind(SimpleNamespace(_hidden=pooled()))
@@ -44,7 +44,7 @@ class Copying(nn.Module):
 def test_model_that_runs_none_of_its_modules():
     net = Copying().eval()
     with pytest.raises(
-        ModelError, match=r"Copying ran none of the modules that it holds: .*: model\.model$"
+        ModelError, match=r"Copying runs none of its own modules, .*: model\.model$"
     ):
         GradCAM(net, net.model.features)(images())
     assert net.passes == 2
@@ -61,7 +61,7 @@ def test_layer_that_does_not_run_where_others_do():
 def test_program_made_from_modules():
     net = nn.ModuleDict({"one": nn.Conv2d(3, 3, 1), "two": nn.Linear(3, 3)})
     check_ran(net, ["one"])
-    with pytest.raises(ModelError, match=r"cannot be read; pass the original network$"):
+    with pytest.raises(ModelError, match=r"camlib cannot read; pass the original network$"):
         check_ran(net, [])
     check_ran(nn.Identity(), [])
 
@@ -77,9 +77,11 @@ def test_parametrised_weight_is_no_layer():
         "features.0.parametrizations.weight.0",
     ]
     for name in weights:
-        with pytest.raises(LayerError, match=r"makes a weight .* that uses it, 'features\.0'"):
+        with pytest.raises(
+            LayerError, match=r"computes a weight .* that uses the weight, 'features\.0'"
+        ):
             GradCAM(net, name)
-    with pytest.raises(LayerError, match="makes a weight and sees nothing of the image"):
+    with pytest.raises(LayerError, match="computes a weight and does not see the image"):
         GradCAM(net, net.features[0].parametrizations.weight[0])
     assert find(net, "features.0")[0] == "features.0"
     found = GradCAM(net.eval(), "features")(images(), 1)

@@ -67,12 +67,12 @@ CASES = {
 
 
 def passed(net, batch, layer, needs=None):
-    """The clean pass, and the tail of `layer` settled in it."""
+    """The clean pass, and the tail of `layer`, tried in it."""
     needs = Needs() if needs is None else needs
     with torch.no_grad():
         tail = Tail(net, layer, needs)
         run = Pass.of(net, Inputs.of(batch), [2, 1][: len(batch)], (layer,), "none", tails=[tail])
-        run.settle(0, ChannelsFirst(), several=True)
+        run.try_replay(0, ChannelsFirst(), several=True)
     return run
 
 
@@ -333,7 +333,7 @@ def test_several_layers_in_one_pass():
         for number, (name, activation) in enumerate(
             zip(names, run.seen.activations(), strict=True)
         ):
-            run.settle(number, ChannelsFirst(), several=True)
+            run.try_replay(number, ChannelsFirst(), several=True)
             assert tails[number].needs.replayable
             changed = activation.flip(0)
             with replacing(net, name, 0, changed.clone()):

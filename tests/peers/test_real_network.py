@@ -479,7 +479,7 @@ def test_finer_cam_of_torchcam_takes_the_plain_mean_of_the_nearest(peers, asked)
     with peers["torchcam"].FinerCAM(model, LAST) as peer:
         [theirs] = peer(classes.tolist(), model(batch), normalized=False)
     cam = camlib.GradCAM(model, LAST)
-    nearest = targets.Contrast(classes, nearest=3).settled(model(batch).detach(), 2, (224, 224))
+    nearest = targets.Contrast(classes, nearest=3).resolve(model(batch).detach(), 2, (224, 224))
     others = nearest.others[:, 0]
 
     def plain(output: Tensor) -> Tensor:

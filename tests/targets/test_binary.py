@@ -193,7 +193,7 @@ def test_values_alone_tell_what_they_can(output, decided):
 
 @pytest.mark.parametrize("value", [0.3, 0.49, 1e-6])
 def test_what_is_neither_seen_to_be_a_logit_nor_a_probability_is_refused(value):
-    message = "the single output is .*: a logit says yes above 0, a probability from 0.5 on"
+    message = "the single output is .* yes as a logit .above 0. and no as a probability"
     with pytest.raises(TargetError, match=message):
         targets.resolve(None, torch.tensor([[value], [0.9]]), 2, (8, 8))
     bent = torch.tensor([[value], [0.9]], requires_grad=True).abs()

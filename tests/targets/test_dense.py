@@ -38,7 +38,7 @@ def mask():
 
 def test_mean_over_a_mask_for_each_sample(mask):
     for form in (mask, mask.int(), mask.double(), mask.numpy(), mask.tolist(), list(mask)):
-        found = Segment([1, 3], form).settled(DENSE, 2, (6, 10))
+        found = Segment([1, 3], form).resolve(DENSE, 2, (6, 10))
         assert found.classes.tolist() == [1, 3]
         expected = [mean_over(mask[0], 0, 1), mean_over(mask[1], 1, 3)]
         assert found(DENSE).tolist() == pytest.approx(expected)
@@ -46,12 +46,12 @@ def test_mean_over_a_mask_for_each_sample(mask):
 
 def test_mask_for_all_samples(mask):
     for form in (mask[0], mask[:1], np.uint8(mask[0])):
-        found = Segment(2, form).settled(DENSE, 2, (6, 10))
+        found = Segment(2, form).resolve(DENSE, 2, (6, 10))
         assert found(DENSE).tolist() == pytest.approx([mean_over(mask[0], n, 2) for n in (0, 1)])
 
 
 def test_several_classes_over_a_mask(mask):
-    found = Segment([[1, 0, 3]], mask).settled(DENSE, 2, (6, 10))(DENSE)
+    found = Segment([[1, 0, 3]], mask).resolve(DENSE, 2, (6, 10))(DENSE)
     expected = [[mean_over(mask[n], n, c) for c in (1, 0, 3)] for n in (0, 1)]
     assert found.tolist() == [pytest.approx(row) for row in expected]
 
@@ -65,12 +65,12 @@ def test_mask_of_any_size_takes_the_nearest_place(size):
         [bool(given[int((y + 0.5) * height / 3), int((x + 0.5) * width / 5)]) for x in range(5)]
         for y in range(3)
     ]
-    found = Segment(1, given).settled(DENSE, 2, (6, 10))(DENSE)
+    found = Segment(1, given).resolve(DENSE, 2, (6, 10))(DENSE)
     assert found.tolist() == pytest.approx([mean_over(resized, n, 1) for n in (0, 1)])
 
 
 def test_without_a_mask_the_places_are_those_the_model_predicts():
-    found = Segment([[1, 2]]).settled(DENSE, 2, (6, 10))
+    found = Segment([[1, 2]]).resolve(DENSE, 2, (6, 10))
     places = [[predicted(n, c) for c in (1, 2)] for n in (0, 1)]
     assert found.mask.tolist() == places
     expected = [[mean_over(places[n][k], n, k + 1) for k in (0, 1)] for n in (0, 1)]
@@ -95,41 +95,41 @@ def test_class_at_most_places_is_the_background_only_if_there_is_no_other():
 def test_class_at_most_places_of_a_mask():
     output = painted([[[0, 1, 2], [2, 1, 2], [2, 3, 3]]])
     mask = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 1, 0]])
-    assert Segment(mask=mask).settled(output, 1, (6, 6)).classes.tolist() == [1]
-    assert Segment().settled(output, 1, (6, 6)).classes.tolist() == [2]
+    assert Segment(mask=mask).resolve(output, 1, (6, 6)).classes.tolist() == [1]
+    assert Segment().resolve(output, 1, (6, 6)).classes.tolist() == [2]
 
 
 def test_single_output_has_two_classes_told_apart_at_zero():
     output = torch.tensor([[[[1.0, -2.0], [3.0, 0.0]]]])
-    found = Segment().settled(output, 1, (4, 4))
+    found = Segment().resolve(output, 1, (4, 4))
     assert found.classes.tolist() == [1]
     assert found.mask.tolist() == [[[True, False], [True, False]]]
     assert found(output).tolist() == [2]
-    rest = Segment(0).settled(output, 1, (4, 4))
+    rest = Segment(0).resolve(output, 1, (4, 4))
     assert rest.mask.tolist() == [[[False, True], [False, True]]]
     assert rest(output).tolist() == [1]
-    nothing = Segment().settled(-output.abs() - 1, 1, (4, 4))
+    nothing = Segment().resolve(-output.abs() - 1, 1, (4, 4))
     assert nothing.classes.tolist() == [0]
     assert nothing(-output.abs() - 1).tolist() == [2.5]
 
 
 def test_single_output_of_probabilities_is_told_apart_at_one_half():
     logits = torch.tensor([[[[1.0, -2.0], [3.0, -0.5]]]], requires_grad=True)
-    found = Segment().settled(logits.sigmoid(), 1, (4, 4))
+    found = Segment().resolve(logits.sigmoid(), 1, (4, 4))
     assert found.mask.tolist() == [[[True, False], [True, False]]]
-    with pytest.raises(TargetError, match="which of them it is cannot be told; pass target=1"):
-        Segment(1).settled(logits.sigmoid().detach(), 1, (4, 4))
+    with pytest.raises(TargetError, match="camlib cannot tell which it is; pass target=1"):
+        Segment(1).resolve(logits.sigmoid().detach(), 1, (4, 4))
 
 
 def test_values_outside_the_mask_do_not_matter(mask):
     broken = DENSE.masked_fill(~mask[:, None], torch.nan)
-    found = Segment(1, mask).settled(DENSE, 2, (6, 10))
+    found = Segment(1, mask).resolve(DENSE, 2, (6, 10))
     assert torch.equal(found(broken), found(DENSE))
 
 
 def test_half_precision_is_summed_in_float32(mask):
     half = DENSE.half()
-    found = Segment(1, mask).settled(half, 2, (6, 10))(half)
+    found = Segment(1, mask).resolve(half, 2, (6, 10))(half)
     assert found.dtype == torch.float32
     expected = [mean_over(mask[n], n, 1, half.float()) for n in (0, 1)]
     assert found.tolist() == pytest.approx(expected)
@@ -144,8 +144,14 @@ def test_half_precision_is_summed_in_float32(mask):
         (Segment(1, torch.ones(2, 1, 3, 5)), r"a mask of shape \(2, 1, 3, 5\) does not fit"),
         (Segment(1, torch.ones(3, 6, 10)), r"a mask of shape \(3, 6, 10\) does not fit 2 samples"),
         (Segment(1, torch.ones(0, 5)), r"a mask of shape \(1, 0, 5\) does not fit 2 samples"),
-        (Segment(1, torch.arange(15).reshape(3, 5)), "a mask holds 0 and 1, or bool; got values"),
-        (Segment(1, torch.full((3, 5), torch.nan)), "a mask holds 0 and 1, or bool; got values"),
+        (
+            Segment(1, torch.arange(15).reshape(3, 5)),
+            "expected a mask of bool, or of 0 and 1, got values",
+        ),
+        (
+            Segment(1, torch.full((3, 5), torch.nan)),
+            "expected a mask of bool, or of 0 and 1, got values",
+        ),
         (Segment(1, torch.zeros(3, 5)), "the mask of sample 0 is empty; mark more places"),
         (
             Segment(1, torch.stack([torch.ones(3, 5), torch.zeros(3, 5)])),
@@ -155,8 +161,8 @@ def test_half_precision_is_summed_in_float32(mask):
             Segment(1, torch.eye(1).new_zeros(30, 50).index_fill(0, torch.tensor([29]), 1)),
             r"the mask of sample 0 is empty at the output's grid \(3, 5\); mark more places",
         ),
-        (Segment(1, "left"), "mask='left' is no array of numbers; pass a tensor"),
-        (Segment(1, [[0, 1], [1]]), r"mask=\[\[0, 1\], \[1\]\] is no array of numbers"),
+        (Segment(1, "left"), "mask='left' is not an array of numbers; pass a tensor"),
+        (Segment(1, [[0, 1], [1]]), r"mask=\[\[0, 1\], \[1\]\] is not an array of numbers"),
     ],
 )
 def test_what_does_not_fit(target, message):

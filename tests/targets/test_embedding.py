@@ -25,7 +25,7 @@ def cosine(one, other):
 @pytest.mark.parametrize(("metric", "formula"), [("cosine", cosine), ("dot", dot)])
 def test_similarity_to_given_embeddings(metric, formula):
     def found(embedding):
-        return Similarity(embedding, metric=metric).settled(OWN, 2, (8, 8))(OWN).tolist()
+        return Similarity(embedding, metric=metric).resolve(OWN, 2, (8, 8))(OWN).tolist()
 
     for form in (OTHERS[0, 0], OTHERS[0, 0].tolist(), OTHERS[0, 0].double().numpy()):
         assert found(form) == pytest.approx([formula(own, OTHERS[0, 0]) for own in OWN])
@@ -41,7 +41,7 @@ def test_similarity_to_given_embeddings(metric, formula):
 def test_own_embedding_is_compared_by_its_direction():
     output = {"image_embeds": OWN}
     for metric in ("cosine", "dot"):
-        target = Similarity(metric=metric).settled(output, 2, (8, 8))
+        target = Similarity(metric=metric).resolve(output, 2, (8, 8))
         lengths = [math.sqrt(dot(own, own)) for own in OWN]
         assert target(output).tolist() == pytest.approx(lengths)
         other = {"image_embeds": OWN.flip(0)}
@@ -50,13 +50,13 @@ def test_own_embedding_is_compared_by_its_direction():
 
 
 def test_half_precision_is_compared_in_float32():
-    target = Similarity(OTHERS[0, 0]).settled(OWN.half(), 2, (8, 8))
+    target = Similarity(OTHERS[0, 0]).resolve(OWN.half(), 2, (8, 8))
     assert target(OWN.half()).dtype == torch.float32
 
 
 def test_own_direction_is_a_constant_and_the_gradient():
     own = OWN.clone().requires_grad_()
-    target = Similarity().settled(own, 2, (8, 8))
+    target = Similarity().resolve(own, 2, (8, 8))
     assert not target.embedding.requires_grad
     [gradient] = torch.autograd.grad(target(own).sum(), own)
     torch.testing.assert_close(gradient, OWN / OWN.norm(dim=1, keepdim=True))
@@ -70,17 +70,17 @@ def test_own_direction_is_a_constant_and_the_gradient():
         (torch.ones(3, 2, 4), OWN, r"embedding of shape \(3, 2, 4\)"),
         (torch.ones(1, 1, 1, 4), OWN, r"embedding of shape \(1, 1, 1, 4\)"),
         (torch.tensor(1.0), OWN, r"embedding of shape \(\)"),
-        (torch.zeros(4), OWN, "an embedding is zero, empty or not finite: it has no direction"),
+        (torch.zeros(4), OWN, "an embedding is zero, empty or not finite, so it has no direction"),
         ([[1.0] * 4, [0.0] * 4], OWN, "an embedding is zero, empty or not finite"),
         (np.array([1.0, np.nan, 0, 0]), OWN, "an embedding is zero, empty or not finite"),
         (torch.ones(1, 0, 4), OWN, "an embedding is zero, empty or not finite"),
-        ("dog", OWN, "embedding='dog' is no array of numbers"),
+        ("dog", OWN, "embedding='dog' is not an array of numbers"),
         (
             None,
             {"a": OWN, "b": OWN},
             r"output \(out\['a'\] .*=lambda out: out\['a'\] @ embedding",
         ),
-        (None, OWN.long(), r"cannot tell the embedding in .* \(int64 \(2, 4\)\); let it return"),
+        (None, OWN.long(), r"cannot find the embedding in .* \(int64 \(2, 4\)\); let it return"),
         (None, torch.ones(3, 4), r"scores of shape \(3, 4\) for 2 samples"),
     ],
 )

@@ -72,16 +72,16 @@ def test_targets_are_indexed_by_sample():
         ([[], []], r"does not fit 2 samples|is neither a class index"),
         ([], r"does not fit 2 samples|is neither a class index"),
         (1.0, r"target=1.0 is neither a class index, nor integers.*; indices are integers: pass 1"),
-        (True, r"target=True is neither .*; a bool is no index: pass 1 or 0"),
+        (True, r"target=True is neither .*; a bool is not an index: pass 1 or 0"),
         ("cat", r"target='cat' is neither .* does not know the names of its classes: pass indices"),
         (["cat", "dog"], r"does not know the names of its classes: pass indices"),
         ([1, 0.5], r"is neither .*; indices are integers"),
-        ([True, False], r"is neither .*; a bool is no index"),
-        ([targets.Category(1), targets.Category(2)], r"; one target asks of all samples: pass"),
-        ([lambda out: out[:, 1]] * 2, r"; one target asks of all samples: pass class indices"),
+        ([True, False], r"is neither .*; a bool is not an index"),
+        ([targets.Category(1), targets.Category(2)], r"; one target serves all samples: pass"),
+        ([lambda out: out[:, 1]] * 2, r"; one target serves all samples: pass class indices"),
         (torch.ones(2), r"is neither .*; indices are integers"),
         ([[1, 2], [1]], r"is neither"),
-        (torch.tensor([True, False]), r"is neither .*; a bool is no index"),
+        (torch.tensor([True, False]), r"is neither .*; a bool is not an index"),
     ],
 )
 def test_what_is_no_target(target, message):
@@ -121,7 +121,7 @@ def test_function_of_several_scores():
 SCORES = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def settled(target, output=SCORES, size=(8, 8)):
+def resolved(target, output=SCORES, size=(8, 8)):
     count = len(next(iter(output.values())) if isinstance(output, dict) else output)
     return targets.resolve(target, output, count, size)
 
@@ -166,19 +166,19 @@ def chosen(output, samples):
 
 @pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
 def test_what_is_settled_stays_as_it_is_on_other_outputs(target, output):
-    found = settled(target, output)
+    found = resolved(target, output)
     samples = torch.tensor([2, 0, 2, 1])
     other = chosen(output, samples)
     other = {k: v.flip(1) for k, v in other.items()} if isinstance(other, dict) else -other
     some = found[samples]
-    assert settled(some, other) is some
+    assert resolved(some, other) is some
     assert not target.resolved
     assert found.placed == isinstance(found, targets.Segment | targets.Detection)
 
 
 @pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
 def test_chosen_samples_have_the_scores_they_had(target, output):
-    found = settled(target, output)
+    found = resolved(target, output)
     scores = found(output)
     assert scores.unique().numel() > 1
     for samples in (torch.tensor([2, 0, 2, 1, 1]), torch.tensor([1])):
@@ -194,7 +194,7 @@ def test_chosen_samples_have_the_scores_they_had(target, output):
 @pytest.mark.parametrize(("target", "output"), ALL, ids=lambda t: type(t).__name__)
 def test_batch_is_settled_like_each_sample_alone(target, output):
     """What is given one a sample is given to each alone."""
-    together = settled(target, output)(output)
+    together = resolved(target, output)(output)
     for sample in range(3):
         one = torch.tensor([sample])
         given = {
@@ -203,7 +203,7 @@ def test_batch_is_settled_like_each_sample_alone(target, output):
             if isinstance(value, list | torch.Tensor) and len(value) == 3
         }
         alone = chosen(output, one)
-        found = settled(target.replaced(**given), alone)(alone)
+        found = resolved(target.replaced(**given), alone)(alone)
         torch.testing.assert_close(found, together[one])
 
 
@@ -212,13 +212,13 @@ def test_scores_have_a_gradient(target, output):
     grown = chosen(output, torch.arange(3))
     scores = grown["logits"] if isinstance(grown, dict) else grown
     scores.requires_grad_()
-    found = settled(target, grown)(grown)
+    found = resolved(target, grown)(grown)
     [gradient] = torch.autograd.grad(found.sum(), scores)
     assert gradient.flatten(1).any(1).all()
     with torch.no_grad():  # along the gradient the score rises, by as much as it says
         step = 1e-4 * gradient / gradient.norm()
         moved = {**grown, "logits": scores + step} if isinstance(grown, dict) else scores + step
-        rise = (settled(target, grown)(moved) - found).sum()
+        rise = (resolved(target, grown)(moved) - found).sum()
     torch.testing.assert_close(
         rise.double(), (1e-4 * gradient.norm()).double(), rtol=0.05, atol=3e-6
     )

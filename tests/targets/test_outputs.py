@@ -58,7 +58,7 @@ def test_output_that_needs_a_function(wrap):
     ("output", "fitting"),
     [
         (torch.zeros(2, 3, 4, 4), r"Segment\(classes\), or pass a function"),
-        (torch.zeros(2, 5, 9), r"Token\(position\); for the predictions of a detector pass a fu"),
+        (torch.zeros(2, 5, 9), r"Token\(position\); for a detector, pass a fu"),
         (
             {"logits": torch.zeros(2, 5, 9), "pred_boxes": torch.zeros(2, 5, 4)},
             r"Detection\(\), or pass a function",
@@ -68,7 +68,7 @@ def test_output_that_needs_a_function(wrap):
 def test_category_of_another_output_names_the_target_that_fits(output, fitting):
     with pytest.raises(
         TargetError,
-        match=r"expected class scores \(N, classes\), the model returned .*; "
+        match=r"expected class scores \(N, classes\), but the model returned .*; "
         rf".*use camlib.targets.{fitting}",
     ):
         targets.resolve(targets.Category(1), output, 2, (8, 8))
@@ -167,7 +167,7 @@ def test_class_scores_are_found(output):
     ],
 )
 def test_class_scores_that_cannot_be_told(output, held):
-    with pytest.raises(TargetError, match=rf"cannot tell the class scores in .* output \(.*{held}"):
+    with pytest.raises(TargetError, match=rf"cannot find the class scores in .* output \(.*{held}"):
         targets.logits(output)
 
 
@@ -224,7 +224,7 @@ def test_classes_of_a_dense_output_mean_regions(size):
     for form in (None, 1, [0, 2]):
         found = targets.resolve(form, {"out": dense, "aux": dense}, 2, size)
         assert isinstance(found, targets.Segment)
-        assert torch.equal(found(dense), targets.Segment(form).settled(dense, 2, size)(dense))
+        assert torch.equal(found(dense), targets.Segment(form).resolve(dense, 2, size)(dense))
 
 
 def test_nothing_asked_of_embeddings_alone_means_similarity():
@@ -232,7 +232,7 @@ def test_nothing_asked_of_embeddings_alone_means_similarity():
     assert isinstance(targets.resolve(None, output, 2, (8, 8)), targets.Similarity)
     scored = {"image_embeds": FLAT, "logits_per_image": FLAT}
     assert isinstance(targets.resolve(None, scored, 2, (8, 8)), targets.Category)
-    with pytest.raises(TargetError, match=r"cannot tell the class scores .*\['image_embeds'\]"):
+    with pytest.raises(TargetError, match=r"cannot find the class scores .*\['image_embeds'\]"):
         targets.resolve(1, output, 2, (8, 8))
 
 
@@ -320,7 +320,10 @@ def test_answer_that_looks_elsewhere_than_the_embedding_is_the_one_explained():
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (torch.zeros(4), r"shape \(4,\) for 1 sample: it drops the axis .* as squeeze\(\) without"),
+        (
+            torch.zeros(4),
+            r"shape \(4,\) for 1 sample: it drops the axis .* like squeeze\(\) without",
+        ),
         (torch.zeros(4), r"use flatten\(1\) or squeeze\(dim\), or .* out.reshape\(-1, 4\)\[:, 3\]"),
         (
             {"scores": torch.zeros(4)},
@@ -338,7 +341,7 @@ def test_output_of_one_sample_without_its_axis(output, message):
 def test_model_that_squeezes():
     net, batch = convolutional(), images(1)
     squeezed = Net(net.features, nn.Sequential(*net.tail, Wrapped(torch.squeeze))).eval()
-    with pytest.raises(TargetError, match="it drops the axis of samples where there is one alone"):
+    with pytest.raises(TargetError, match="it drops the axis of samples if there is only one"):
         GradCAM(squeezed, "features")(batch, 1)
     for kind in (GradCAM, ScoreCAM, AblationCAM):
         found = kind(squeezed, "features")(batch, lambda out: out.reshape(-1, 4)[:, 1])
@@ -361,7 +364,7 @@ def test_nothing_asked_of_an_embedding_beside_something_unknown():
         {"last_hidden_state": TOKENS, "score_map": DENSE},
         (TOKENS, FLAT),
     ):
-        with pytest.raises(TargetError, match="cannot tell the class scores"):
+        with pytest.raises(TargetError, match="cannot find the class scores"):
             targets.resolve(None, output, 2, (8, 8))
         if not isinstance(output, tuple):
             assert targets.resolve(targets.Similarity(), output, 2, (8, 8)).resolved

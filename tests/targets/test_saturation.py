@@ -10,7 +10,7 @@ from camlib.targets.saturation import saturated
 
 SURE = torch.tensor([[0.0, 1.0], [0.3, 0.7]])
 LOGITS = torch.tensor([[-500.0, 500.0], [0.0, 1.0]])
-RETURNS = "the model returns a probability that is exactly 0 or 1, .* pass the module that comes"
+RETURNS = "the model returns a probability that is exactly 0 or 1, .* pass the module before them"
 ASKED = "a probability is exactly 0 or 1, .* explain the logit, with camlib.targets.Category"
 
 

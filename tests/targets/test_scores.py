@@ -12,7 +12,7 @@ from camlib import GradCAM, GuidedGradCAM, InputError, ScoreCAM, TargetError, ta
 SCORES = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def settled(target, output=SCORES, size=(8, 8)):
+def resolved(target, output=SCORES, size=(8, 8)):
     count = len(next(iter(output.values())) if isinstance(output, dict) else output)
     return targets.resolve(target, output, count, size)
 
@@ -22,7 +22,7 @@ def test_scores_of_a_class_follow_their_formulas():
     for row, scores in enumerate(rows):
         total = sum(math.exp(score) for score in scores)
         found = {
-            kind: float(settled(kind)(SCORES)[row])
+            kind: float(resolved(kind)(SCORES)[row])
             for kind in (
                 targets.Category(2),
                 targets.Probability(2),
@@ -44,8 +44,8 @@ def test_scores_of_a_class_follow_their_formulas():
 def test_probabilities_of_a_single_output_are_those_of_its_sigmoid():
     single = torch.tensor([[0.3], [-2.0]])
     expected = [1 / (1 + math.exp(-0.3)), 1 / (1 + math.exp(2.0))]
-    assert settled(targets.Probability(1), single)(single).tolist() == pytest.approx(expected)
-    logs = settled(targets.LogProbability(1), single)(single).tolist()
+    assert resolved(targets.Probability(1), single)(single).tolist() == pytest.approx(expected)
+    logs = resolved(targets.LogProbability(1), single)(single).tolist()
     assert logs == pytest.approx([math.log(p) for p in expected])
 
 
@@ -53,12 +53,12 @@ def test_half_precision_scores_become_probabilities_in_float32():
     half = SCORES.half()
     for kind in (targets.Probability(1), targets.LogProbability(1)):
         torch.testing.assert_close(
-            settled(kind, half)(half), settled(kind, half.float())(half.float())
+            resolved(kind, half)(half), resolved(kind, half.float())(half.float())
         )
 
 
 def test_predicted_class_stays_the_one_of_the_clean_output():
-    target = settled(targets.LogProbability())
+    target = resolved(targets.LogProbability())
     assert target.classes.tolist() == SCORES.argmax(1).tolist()
     torch.testing.assert_close(
         target(-SCORES), (-SCORES).log_softmax(1)[range(3), SCORES.argmax(1)]
@@ -66,7 +66,7 @@ def test_predicted_class_stays_the_one_of_the_clean_output():
 
 
 def test_best_classes():
-    target = settled(targets.TopK(2))
+    target = resolved(targets.TopK(2))
     expected = [sorted(range(5), key=lambda c: -row[c])[:2] for row in SCORES.tolist()]
     assert target.classes.tolist() == expected
     assert target(-SCORES).tolist() == [
@@ -90,7 +90,7 @@ def contrast_by_hand(clean, scores, c, others, strength):
 
 
 def test_contrast_weighs_the_nearest_classes_by_their_probability():
-    target = settled(targets.Contrast([1, 4, 0], nearest=2, strength=0.7))
+    target = resolved(targets.Contrast([1, 4, 0], nearest=2, strength=0.7))
     changed = SCORES.flip(1)
     for row, c in enumerate([1, 4, 0]):
         clean = SCORES[row].tolist()
@@ -100,18 +100,18 @@ def test_contrast_weighs_the_nearest_classes_by_their_probability():
 
 
 def test_contrast_with_given_classes():
-    target = settled(targets.Contrast([[1, 2]], others=[[0, 4, 3]]))
+    target = resolved(targets.Contrast([[1, 2]], others=[[0, 4, 3]]))
     assert target.classes.tolist() == [[1, 2]] * 3
     for row, clean in enumerate(SCORES.tolist()):
         expected = [contrast_by_hand(clean, clean, c, [0, 4, 3], 1.0) for c in (1, 2)]
         assert target(SCORES)[row].tolist() == pytest.approx(expected)
-    one = settled(targets.Contrast(1, others=[0, 2, 3]))
+    one = resolved(targets.Contrast(1, others=[0, 2, 3]))
     torch.testing.assert_close(one(SCORES), SCORES[:, 1] - SCORES[range(3), [0, 2, 3]])
 
 
 def test_weights_of_a_contrast_have_no_gradient():
     scores = SCORES.clone().requires_grad_()
-    target = settled(targets.Contrast(1, others=[[0, 2]], strength=0.5), scores)
+    target = resolved(targets.Contrast(1, others=[[0, 2]], strength=0.5), scores)
     [gradient] = torch.autograd.grad(target(scores).sum(), scores)
     weights = SCORES[:, [0, 2]].softmax(1)
     expected = torch.zeros_like(SCORES)
@@ -121,7 +121,7 @@ def test_weights_of_a_contrast_have_no_gradient():
 
 def test_contrast_takes_all_others_where_there_are_few():
     two = SCORES[:, :2]
-    target = settled(targets.Contrast(0), two)
+    target = resolved(targets.Contrast(0), two)
     torch.testing.assert_close(target(two), two[:, 0] - two[:, 1])
 
 
@@ -136,7 +136,7 @@ def test_contrast_takes_all_others_where_there_are_few():
     ],
 )
 def test_labels_are_summed_as_a_set(labels, sets):
-    target = settled(targets.MultiLabel(labels))
+    target = resolved(targets.MultiLabel(labels))
     expected = [sum(row[c] for c in own) for row, own in zip(SCORES.tolist(), sets, strict=True)]
     assert target(SCORES).tolist() == pytest.approx(expected)
     assert target.classes is None
@@ -144,16 +144,16 @@ def test_labels_are_summed_as_a_set(labels, sets):
 
 def test_labels_are_those_above_the_threshold_on_the_clean_output():
     scores = torch.tensor([[2.0, 0.5, -1.0], [0.1, -3.0, 4.0]])
-    assert settled(targets.MultiLabel(), scores)(scores * 10).tolist() == [25, 41]
-    assert settled(targets.MultiLabel(threshold=0.8), scores)(scores * 10).tolist() == [20, 40]
+    assert resolved(targets.MultiLabel(), scores)(scores * 10).tolist() == [25, 41]
+    assert resolved(targets.MultiLabel(threshold=0.8), scores)(scores * 10).tolist() == [20, 40]
 
 
 def test_value_of_a_regression():
-    assert settled(targets.Regression(-1))(SCORES).tolist() == SCORES[:, 4].tolist()
-    assert settled(targets.Regression([0, 1, 2]))(SCORES).tolist() == SCORES.diag().tolist()
-    assert settled(targets.Regression([[0, 3]]))(SCORES).tolist() == SCORES[:, [0, 3]].tolist()
+    assert resolved(targets.Regression(-1))(SCORES).tolist() == SCORES[:, 4].tolist()
+    assert resolved(targets.Regression([0, 1, 2]))(SCORES).tolist() == SCORES.diag().tolist()
+    assert resolved(targets.Regression([[0, 3]]))(SCORES).tolist() == SCORES[:, [0, 3]].tolist()
     for values in (SCORES[:, 1], SCORES[:, 1:2]):
-        target = settled(targets.Regression(), values)
+        target = resolved(targets.Regression(), values)
         assert target(values).tolist() == SCORES[:, 1].tolist()
         assert target.signed
         assert target.classes is None
@@ -199,7 +199,7 @@ TEXT = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1))
     ],
 )
 def test_token_of_a_text(position, index, places):
-    target = settled(targets.Token(position, index), {"logits": TEXT})
+    target = resolved(targets.Token(position, index), {"logits": TEXT})
     expected = [
         [float(TEXT[row, t, v]) for t, v in own]
         if isinstance(own, list)
@@ -210,7 +210,7 @@ def test_token_of_a_text(position, index, places):
 
 
 def test_predicted_token():
-    target = settled(targets.Token([0, 3]), TEXT)
+    target = resolved(targets.Token([0, 3]), TEXT)
     assert target.classes.tolist() == [int(TEXT[0, 0].argmax()), int(TEXT[1, 3].argmax())]
     assert target(TEXT).tolist() == [float(TEXT[0, 0].max()), float(TEXT[1, 3].max())]
     assert target(-TEXT).tolist() == [-float(TEXT[0, 0].max()), -float(TEXT[1, 3].max())]
@@ -246,7 +246,7 @@ def test_options_that_do_not_exist(build, message):
 @pytest.mark.parametrize(
     ("target", "output", "message"),
     [
-        (targets.TopK(6), SCORES, "k=6 asks for more than there are: the model has 5 classes"),
+        (targets.TopK(6), SCORES, "k=6 is too large: the model has 5 classes"),
         (targets.Probability(5), SCORES, "class 5 is out of range: the model has 5 classes"),
         (targets.Contrast(5), SCORES, "class 5 is out of range"),
         (targets.Contrast(1, others=[[9]]), SCORES, "class 9 is out of range"),
@@ -260,13 +260,17 @@ def test_options_that_do_not_exist(build, message):
         (targets.MultiLabel({-1}), SCORES, "label -1 is negative: labels count from 0"),
         (targets.Token(0, -100), TEXT, "token -100 is negative: tokens count from 0"),
         (targets.Token(-5), TEXT, "position -5 is out of range"),
-        (targets.TopK(3), SCORES[:, :1], "k=3 asks for more than there are: the model has 2"),
+        (targets.TopK(3), SCORES[:, :1], "k=3 is too large: the model has 2"),
         (targets.MultiLabel({5}), SCORES, "label 5 is out of range: the model has 5 labels"),
-        (targets.MultiLabel(3), SCORES, "labels=3 is neither a set of labels for all, nor a list"),
-        (targets.MultiLabel([[1], [2]]), SCORES, "nor a list of 3 sets, one a sample"),
-        (targets.MultiLabel([1, [2], 3]), SCORES, "nor a list of 3 sets, one a sample"),
+        (
+            targets.MultiLabel(3),
+            SCORES,
+            "labels=3 is neither a set of labels for all samples, nor a list",
+        ),
+        (targets.MultiLabel([[1], [2]]), SCORES, "nor a list of 3 sets, one for each sample"),
+        (targets.MultiLabel([1, [2], 3]), SCORES, "nor a list of 3 sets, one for each sample"),
         (targets.MultiLabel("cat"), SCORES, "labels='cat' is neither a set"),
-        (targets.MultiLabel({0.5}), SCORES, "labels={0.5} are no label indices"),
+        (targets.MultiLabel({0.5}), SCORES, "labels={0.5} are not label indices"),
         (targets.MultiLabel([]), SCORES, "the set of labels of sample 0 is empty; pass labels="),
         (targets.MultiLabel([[1], [], [2]]), SCORES, "the set of labels of sample 1 is empty"),
         (
@@ -287,7 +291,7 @@ def test_options_that_do_not_exist(build, message):
         (
             targets.Token([[0, 1]], [[1, 2, 3]]),
             TEXT,
-            r"positions \(2, 2\) and vocabulary entries \(2, 3\) do not go together",
+            r"positions \(2, 2\) and vocabulary entries \(2, 3\) do not match",
         ),
         (
             targets.Token(0),
@@ -298,7 +302,7 @@ def test_options_that_do_not_exist(build, message):
 )
 def test_what_does_not_fit_the_output(target, output, message):
     with pytest.raises(TargetError, match=message):
-        settled(target, output)
+        resolved(target, output)
 
 
 @pytest.mark.parametrize(

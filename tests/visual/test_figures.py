@@ -194,21 +194,21 @@ def test_constrained_layout_as_the_default_moves_nothing(images, heatmaps):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"maps": torch.zeros(2, 4, 4)}, "maps=Tensor is no mapping of titles to maps, or empty"),
-        ({"maps": {}}, "maps=dict is no mapping .*, or empty; expected for example {'Grad-CAM'"),
+        ({"maps": torch.zeros(2, 4, 4)}, "maps of type Tensor is not a mapping, or is empty"),
+        ({"maps": {}}, "maps of type dict is not a mapping, or is empty; expected .* {'Grad-CAM'"),
         ({"maps": {"a": [1]}}, r"maps\['a'\] is of type 'list'; expected heatmaps, attributions"),
         ({"maps": {"a": torch.zeros(2, 5, 4, 4)}}, r"\['a'\] of shape \(2, 5, 4, 4\) does not fit"),
         ({"maps": {"a": torch.zeros(3, 4, 4)}}, r"\(3, 4, 4\) does not fit 2 image\(s\); expected"),
-        ({"maps": {"a": torch.zeros(4)}}, r"\(4,\) does not fit 2 image\(s\); .* give each class"),
+        ({"maps": {"a": torch.zeros(4)}}, r"\(4,\) does not fit 2 image\(s\); .* pass each class"),
         ({"images": torch.zeros(3, 3, 4, 4), "maps": {"a": explanation()}}, r"explains 2 image\(s"),
         ({"images": []}, "images is empty; expected at least one picture"),
-        ({"images": torch.ones(2, 3, 4, 4) * 3}, "image holds values from 3 to 3; expected finite"),
+        ({"images": torch.ones(2, 3, 4, 4) * 3}, "image has values from 3 to 3; expected finite"),
         ({"names": ["a"]}, "names has 1 entries; expected one for each of 2 images"),
         ({"views": ("raw",)}, r"views=\('raw',\) is not known; use a sequence of 'overlay', "),
         ({"views": ()}, r"views=\(\) is not known"),
         (
             {"maps": {"a": explanation(target=torch.tensor([0, 7]))}, "labels": ["cat"]},
-            "labels has no entry 7; expected the name of each class explained",
+            "labels has no entry 7; expected the names of all classes explained",
         ),
     ],
 )
@@ -274,8 +274,8 @@ def test_saved_file_is_as_readable_as_any_other(tmp_path, images):
 @pytest.mark.parametrize(
     ("name", "picture", "message"),
     [
-        ("a.gif", torch.zeros(3, 4, 4), r"cannot write 'a.gif'; expected a name that ends in one"),
-        ("a", torch.zeros(3, 4, 4), r"cannot write 'a'; .* one of .png, .jpg"),
+        ("a.gif", torch.zeros(3, 4, 4), r"cannot write 'a.gif'; expected a name with one"),
+        ("a", torch.zeros(3, 4, 4), r"cannot write 'a'; .* the suffixes .png, .jpg"),
         ("a.pdf", torch.zeros(3, 4, 4), "cannot write 'a.pdf'"),
         ("no/a.png", torch.zeros(3, 4, 4), "folder '.*no' does not exist; create it first"),
         ("a.png", torch.zeros(2, 3, 4, 4), r"\(2, 3, 4, 4\) holds 2 pictures; expected one; save"),

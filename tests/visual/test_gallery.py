@@ -58,13 +58,15 @@ def test_figure_has_a_row_a_channel():
     texts = " ".join(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
     assert "channel 0" in texts
     assert "channel 3" in texts
-    with pytest.raises(InputError, match="image holds values from"):
+    with pytest.raises(InputError, match="image has values from"):
         found.figure()
 
 
 def test_bad_arguments():
     net = rectifying(size=16)
-    with pytest.raises(TargetError, match="there is no channel 6 in layer 'features', which has 6"):
+    with pytest.raises(
+        TargetError, match="channel 6 is out of range: layer 'features' has 6 channels"
+    ):
         gallery(net, "features", 6, images(2, 16, 16))
-    with pytest.raises(InputError, match="there are no images to look at"):
+    with pytest.raises(InputError, match="images is empty"):
         gallery(net, "features", 1, [])

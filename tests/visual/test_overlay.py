@@ -226,14 +226,14 @@ def test_rounding_beyond_the_range_is_clipped(image, heatmap):
         (np.ones((4, 4), bool), "dtype 'bool'; expected uint8, or floating point"),
         (np.ones((3, 4, 5)), r"channels are first: pass image.transpose\(1, 2, 0\)"),
         (np.ones((4, 5, 4)), r"\(4, 5, 4\); .* alpha channel: pass image\[..., :3\]"),
-        (np.ones((2, 4, 5, 3)), r"array of shape \(2, 4, 5, 3\); .* one by one"),
+        (np.ones((2, 4, 5, 3)), r"array of shape \(2, 4, 5, 3\); .* one at a time"),
         (
             np.ones((4, 5, 7)),
             r"\(4, 5, 7\); expected \(H, W\) .* to show: image\[..., \[3, 2, 1\]\]",
         ),
-        (torch.ones(3, 4, 4) * 2.5, r"image holds values from 2.5 to 2.5; .* undo the normalis"),
+        (torch.ones(3, 4, 4) * 2.5, r"image has values from 2.5 to 2.5; .* undo the normalis"),
         (torch.ones(3, 4, 4) * 255, "from 255 to 255; .* divide values up to 255 by 255"),
-        (torch.full((3, 4, 4), torch.nan), "image holds values from nan to nan; expected finite"),
+        (torch.full((3, 4, 4), torch.nan), "image has values from nan to nan; expected finite"),
         (
             Image.new("F", (4, 4), 300.0),
             r"floating point from 300 to 300; expected values in \[0, 1\] or \[0, 255\]; scale",
@@ -257,9 +257,9 @@ def test_what_is_no_picture_is_refused(picture, message):
         (2, torch.ones(3, 4, 4), r"\(3, 4, 4\) does not fit 2 image\(s\)"),
         (1, torch.ones(4), r"\(4,\) does not fit 1 image"),
         (1, torch.ones(0, 4), r"\(0, 4\) does not fit 1 image"),
-        (1, torch.tensor([[-1.0, 3.0]]), "heatmap holds values from -1 to 3; .* normalise it"),
-        (1, torch.tensor([[0.0, torch.nan]]), "heatmap holds values from nan to nan"),
-        (1, torch.tensor([[0.0, torch.inf]]), "heatmap holds values from 0 to inf"),
+        (1, torch.tensor([[-1.0, 3.0]]), "heatmap has values from -1 to 3; .* normalise it"),
+        (1, torch.tensor([[0.0, torch.nan]]), "heatmap has values from nan to nan"),
+        (1, torch.tensor([[0.0, torch.inf]]), "heatmap has values from 0 to inf"),
     ],
 )
 def test_heatmap_that_does_not_fit_is_refused(count, heatmap, message):
@@ -369,14 +369,14 @@ def test_array_attributions_equal_tensors():
     [
         (torch.ones(3, 4, 4), {"mode": "centred"}, "mode='centred' is not known; use 'centered'"),
         (torch.ones(3, 4, 4), {"percentile": 0}, "percentile=0 is out of range; expected"),
-        (torch.ones(5, 4, 4), {}, "5 channels has no colours; .* use mode='diverging'"),
+        (torch.ones(5, 4, 4), {}, "5 channels; .* use mode='diverging'"),
         ([1.0], {}, "attribution is of type 'list'; expected a tensor or a NumPy array"),
         (torch.ones(4, 4), {}, r"shape \(4, 4\) cannot be shown; expected \(C, H, W\)"),
         (np.ones((2, 3, 4, 4)), {}, r"cannot be shown; expected \(H, W\) or \(H, W, C\)"),
         (torch.ones(3, 0, 4), {}, r"shape \(3, 0, 4\) cannot be shown"),
         (torch.ones(4, 5, 3), {"mode": "diverging"}, "has its channels at the wrong end; expec"),
         (np.ones((3, 4, 5)), {"mode": "diverging"}, "has its channels at the wrong end; expected"),
-        (torch.full((3, 4, 4), torch.inf), {}, r"\(3, 4, 4\) holds values that are not finite"),
+        (torch.full((3, 4, 4), torch.inf), {}, r"\(3, 4, 4\) has values that are not finite"),
     ],
 )
 def test_attribution_that_cannot_be_shown_is_refused(attribution, options, message):

@@ -174,7 +174,7 @@ def test_maps_in_half_precision_and_with_a_graph_are_drawn(signals, heatmaps):
     ("images", "maps", "options", "message"),
     [
         (torch.full((1, 1, 9), torch.nan), torch.zeros(1, 9), {}, "are not finite; expected sig"),
-        (torch.zeros(2, 1, 9), torch.full((2, 9), 3.0), {}, "heatmap holds values from 3 to 3"),
+        (torch.zeros(2, 1, 9), torch.full((2, 9), 3.0), {}, "heatmap has values from 3 to 3"),
         (np.zeros((2, 1, 9)), torch.zeros(2, 9), {"kind": "signal"}, r"ndarray; expected signals"),
         (torch.zeros(9), torch.zeros(9), {"kind": "signal"}, r"\(9,\); expected signals \(N, C, L"),
         (torch.zeros(2, 1, 9), torch.zeros(3, 9), {"kind": "signal"}, r"heatmaps \(N, L\) or attr"),

@@ -154,7 +154,7 @@ def test_volumes_of_many_channels_are_seen_in_grey(heatmaps):
         (torch.zeros(1, 1, 9, 4, 4), torch.zeros(1, 9, 4, 4), {"slices": 0}, "slices=0 is out of"),
         (torch.zeros(1, 9, 4, 4), torch.zeros(9, 4, 4), {}, r"pass images\[None\] for a volume"),
         (torch.zeros(2, 1, 9, 4, 4), torch.zeros(9, 4, 4), {}, r"expected heatmaps \(N, D, H, W\)"),
-        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 9, 4, 4), {}, "are no pictures, say so by kind="),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 9, 4, 4), {}, "are not pictures, pass kind="),
         (
             torch.zeros(4, 4),
             torch.zeros(4, 4, 4),
@@ -167,7 +167,7 @@ def test_volumes_of_many_channels_are_seen_in_grey(heatmaps):
             {},
             r"attributions of shape \(1, 1, 3, 4, 4\) do not fit volumes of size \(9, 4, 4\)",
         ),
-        (torch.ones(1, 1, 2, 4, 4) * 3, torch.zeros(1, 2, 4, 4), {}, "image holds values from 3"),
+        (torch.ones(1, 1, 2, 4, 4) * 3, torch.zeros(1, 2, 4, 4), {}, "image has values from 3"),
         (
             torch.zeros(2, 1, 9, 4, 4),
             explanation(),

@@ -214,11 +214,14 @@ def test_a_batch_stacks_scenes():
         ({"classes": ["??"]}, "class '??' is not one of the 8 shapes; choose one of disc, ring"),
         ({"classes": [8]}, "class 8 is not one of the 8 shapes; pass 0 to 7, or a name: disc"),
         ({"classes": [-1]}, "class -1 is not one of the 8 shapes; pass 0 to 7, or a name: disc"),
-        ({"classes": "disc"}, "classes is 'disc', expected a sequence"),
-        ({"classes": 3}, r"classes is 3, expected a sequence with one entry per object; pass [3]"),
-        ({"classes": [0] * 10}, "classes names 10 objects, expected at most 9"),
-        ({"size": 63}, "size is 63, expected at least 64 pixels"),
-        ({"seed": -1}, "seed is -1, expected an integer from 0 on"),
+        ({"classes": "disc"}, "classes='disc' is not a sequence"),
+        (
+            {"classes": 3},
+            r"classes=3 is not a sequence; expected one entry for each object; pass [3]",
+        ),
+        ({"classes": [0] * 10}, "classes has 10 objects; expected at most 9"),
+        ({"size": 63}, "size=63 is out of range; expected at least 64 pixels"),
+        ({"seed": -1}, "seed=-1 is out of range; expected an integer of 0 or more"),
     ],
 )
 def test_what_cannot_be_drawn_is_explained(arguments, message):
@@ -233,7 +236,7 @@ def test_a_mask_of_no_class_is_explained():
 
 
 def test_an_empty_batch_is_explained():
-    with pytest.raises(InputError, match="seeds is empty, expected at least one"):
+    with pytest.raises(InputError, match="seeds is empty; expected at least one"):
         batch([])
 
 
