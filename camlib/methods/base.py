@@ -115,6 +115,7 @@ class Method(Calling, ABC):
             torch.set_grad_enabled(self.differentiable),
         ):
             run, values = self.values(model, given, target)
+            run.warn_of_mixed()
             return self.present(run, values, **shown)
 
     @abstractmethod

@@ -27,12 +27,10 @@ class Batching:
     Attributes:
         format: the memory format of the images.
         mixes: whether a sample gets another answer in another batch.
-        random: whether it gets another answer in the same batch too.
     """
 
     format: torch.memory_format = torch.preserve_format
     mixes: bool = False
-    random: bool = False
 
     def warn_if_mixed(self, model: nn.Module) -> None:
         """Warn if `model` mixes samples."""
@@ -41,15 +39,6 @@ class Batching:
                 f"{type(model).__name__} answers a sample differently in another batch (batch "
                 "statistics, or random numbers), so a map from batches of changed inputs shows "
                 "that too; explain one image at a time, with batch_size=1, to keep them apart"
-            )
-
-    def warn_of_gradients(self, model: nn.Module) -> None:
-        """A warning if the answers of `model` to other samples depend on a sample."""
-        if self.mixes and not self.random:
-            warn(
-                f"{type(model).__name__} answers a sample differently in another batch (statistics "
-                "of the batch): before that, the gradient at a sample is also that of the answers "
-                "to the others; explain one image a call to keep them apart"
             )
 
 
@@ -84,13 +73,7 @@ def batching(
             try:
                 with torch.no_grad():
                     output = run(samples, pair.clone(memory_format=format))
-                mixes = mixed(output, clean, samples[-1:])
-                random = False
-                if mixes:
-                    with torch.no_grad():
-                        again = run(samples, pair.clone(memory_format=format))
-                    random = mixed(again, output, torch.arange(len(samples)))
-                known[key] = Batching(format, mixes, random)
+                known[key] = Batching(format, mixed(output, clean, samples[-1:]))
                 break
             except Exception as error:  # the method's own pass will raise it
                 if not any(word in str(error) for word in _OF_FORMAT):
@@ -114,8 +97,18 @@ def warn_of_mixed(
     """
     known = _known.setdefault(model, {})
     if "mixed" not in known:
-        known["mixed"] = batching(model, given, clean, run, several=False)
-    known["mixed"].warn_of_gradients(model)
+        known["mixed"] = batching(model, given, clean, run, several=False).mixes
+        if known["mixed"]:  # unless random numbers make each answer another
+            one = torch.zeros(1, dtype=torch.long, device=given.image.device)
+            with torch.no_grad():
+                first, second = (run(one, given.image[:1].clone()) for _ in range(2))
+            known["mixed"] = not mixed(first, second, one)
+    if known["mixed"]:
+        warn(
+            f"{type(model).__name__} answers a sample differently in another batch (batch "
+            "statistics); before that, the gradient at one sample is also that of the answers to "
+            "the others; explain one image at a time to keep them apart"
+        )
 
 
 def check_order(model: nn.Module, given: Inputs, clean: Any, run: Callable[..., Any]) -> None:

@@ -127,7 +127,7 @@ class Pass:
         shape = tuple(scores.shape[1:])
         with torch.set_grad_enabled(graph != "none"):
             scores = scores.reshape(len(inputs), -1)
-        run = cls(
+        return cls(
             model=model,
             inputs=inputs,
             seen=read.seen,
@@ -139,9 +139,6 @@ class Pass:
             tails=tails,
             graphed=read.graphed,
         )
-        if graph != "none" and len(inputs) > 1:
-            warn_of_mixed(model, inputs, read.output, run._returned)
-        return run
 
     def windows(self, count: int) -> list[Window]:
         """The part of the input that each of `count` maps covers, in the order of the layers."""
@@ -250,6 +247,14 @@ class Pass:
             )
             how.warn_if_mixed(self.model)
         return self._batching[several]
+
+    def warn_of_mixed(self) -> None:
+        """A warning if the gradients of all scores, taken at once, are not those of each sample.
+
+        None where changed inputs have told of it already.
+        """
+        if self.seen.graph != "none" and len(self.inputs) > 1 and not self._batching:
+            warn_of_mixed(self.model, self.inputs, self.output, self._returned)
 
     def check_scores(self) -> None:
         """Check that other scores can be compared with those of the pass.
