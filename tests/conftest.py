@@ -62,6 +62,7 @@ def mobilenet() -> tuple[nn.Module, Tensor]:
 
     loader = SourceFileLoader("mobilenet_v2_imagenet", str(DATA / "mobilenet_v2_imagenet.py"))
     module = ModuleType(loader.name)
+    module.__file__ = loader.path
     loader.exec_module(module)
     files = sorted((DATA / "images").glob("*.jpg"))[::34]
     return module.load(), torch.cat([module.to_tensor(Image.open(file)) for file in files])

@@ -266,7 +266,7 @@ def test_series_and_volumes(axes):
     seen = DeepFeatureFactorization(net, "features", concepts=2)(images(2, *size))
     assert seen.heatmaps.shape == (2, 2, *size)
     with pytest.raises(
-        InputError, match=re.escape(f"concepts of inputs of size {tuple(size)} are")
+        InputError, match=re.escape(f"concepts of inputs of size {tuple(size)} cannot")
     ):
         seen.figure()
 

@@ -81,7 +81,7 @@ class Tries:
 def kinds_of(function: Callable[..., Any]) -> dict[str, Any]:
     """What each option of `function` may be; of a constructor, also those that it hands on."""
     if not isinstance(function, type):
-        return _declared(inspect.unwrap(function))[0]
+        return _declared(inspect.unwrap(function)).kinds
     found: dict[str, Any] = {}
     for base in reversed(function.__mro__):
         if base is not object and "__init__" in vars(base):
@@ -163,7 +163,8 @@ EVERY = [
         each
         for room in (targets, layouts)
         for each in (getattr(room, name) for name in room.__all__)
-        if inspect.isclass(each) and inspect.signature(each).parameters and each not in NEEDED
+        if inspect.isclass(each) and not inspect.isabstract(each)
+        if inspect.signature(each).parameters and each not in NEEDED
     ),
 ]
 

@@ -71,7 +71,7 @@ def test_model_that_is_sure_is_told_of_at_no_further_pass():
     cam = GradCAM(net, "features")
     for call in range(1, 4):
         with pytest.warns(CamlibWarning, match=f"'features' is zero everywhere: {RETURNS}"):
-            assert not cam(images()).any()
+            assert not cam(images(1)).any()
         assert net.passes == call
     with pytest.warns(CamlibWarning, match=RETURNS):
         assert not GradCAM(net)(images()).any()
