@@ -64,8 +64,8 @@ class _Asked(Target):
         return Category(classes)
 
     def __call__(self, output: Any) -> Tensor:
-        """Never called: `resolve` returns another target."""
-        raise NotImplementedError
+        """The scores of the classes that are asked for, ``(N, K)``."""
+        return self.resolve(output, len(logits(output)), ())(output)
 
 
 class _Versus(Target):
