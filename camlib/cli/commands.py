@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from camlib import __version__
+from camlib.cli.evaluate import evaluate
 from camlib.cli.explain import explain
 from camlib.errors import CamlibError
 
@@ -37,6 +38,7 @@ def main() -> None:
 
 
 main.add_command(explain)
+main.add_command(evaluate)
 
 
 @main.command(epilog="Example:  camlib demo --all -o every-method.png")

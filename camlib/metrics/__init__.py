@@ -1,6 +1,8 @@
 """Metrics of maps: faithfulness to the model, localisation, and dependence on the weights."""
 
+from camlib.metrics.benchmark import Labelled, evaluate
 from camlib.metrics.combined import adcc, arcc
+from camlib.metrics.comparison import Comparison
 from camlib.metrics.complexity import complexity
 from camlib.metrics.confidence import average_drop, average_gain, increase_in_confidence
 from camlib.metrics.correlation import faithfulness_correlation
@@ -27,6 +29,8 @@ from camlib.metrics.stability import coherency, sensitivity_max
 
 __all__ = [
     "FAITHFULNESS",
+    "Comparison",
+    "Labelled",
     "Randomisation",
     "Regions",
     "adcc",
@@ -38,6 +42,7 @@ __all__ = [
     "complexity",
     "deletion",
     "energy_pointing_game",
+    "evaluate",
     "faithfulness",
     "faithfulness_correlation",
     "increase_in_confidence",

@@ -98,6 +98,26 @@ class Placement:
         maps = maps.transpose(-1, -2) if self.transposed else maps
         return place(maps, size, tuple(window))
 
+    def seen_part(self, masks: Tensor) -> Tensor:
+        """`masks` ``(..., H, W)`` of the photo at the pixels of the input, ``(..., h, w)``.
+
+        A pixel of the input has the value at its centre; outside the photo it is 0.
+        """
+        lengths = self.seen[::-1] if self.transposed else self.seen
+        places = []
+        for pixels, length, (start, end) in zip(lengths, self.photo, self.window, strict=True):
+            centres = torch.arange(pixels, dtype=torch.float64, device=masks.device) + 0.5
+            shares = centres / pixels
+            places.append(((start + shares * (end - start)) * length).floor().long())
+        rows, columns = places
+        inside = ((rows >= 0) & (rows < self.photo[0]))[:, None]
+        inside = inside & (columns >= 0) & (columns < self.photo[1])
+        rows, columns = (
+            each.clamp(0, length - 1) for each, length in zip(places, self.photo, strict=True)
+        )
+        part = masks[..., rows[:, None], columns] * inside
+        return part.transpose(-1, -2) if self.transposed else part
+
 
 def measured(transform: Transform | Placement, photo: Any) -> Placement:
     """Measure where the input that `transform` makes lies on `photo`.

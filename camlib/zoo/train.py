@@ -10,7 +10,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
@@ -50,11 +50,17 @@ class _Scenes(Dataset[tuple[Tensor, Tensor]]):
         return drawn.image, drawn.presence
 
 
-def train(count: int, *, learning_rate: float = 4e-3, workers: int = 2) -> SceneNet:
-    """Train a network on `count` scenes and return it in evaluation mode."""
+def train(
+    count: int,
+    *,
+    build: Callable[[], SceneNet] = SceneNet,
+    learning_rate: float = 4e-3,
+    workers: int = 2,
+) -> SceneNet:
+    """Train the network that `build` makes on `count` scenes; return it in evaluation mode."""
     sizes = random.Random(0)
     with Seeded(0):
-        network = SceneNet().train().to(memory_format=torch.channels_last)
+        network = build().train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02)
     loader = DataLoader(_Scenes(count), batch_size=_BATCH, num_workers=workers, drop_last=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -246,6 +246,25 @@ def test_map_on_the_photo_is_that_of_a_loop(window, transposed):
             assert found[i, j] == pytest.approx(float(expected), abs=1e-6)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "window", [((0.1, 0.83), (-0.3, 1.1)), ((0.9, 0.2), (0.0, 1.0)), ((-0.4, 1.2), (0.8, 0.4))]
+)
+def test_mask_at_the_input_is_that_of_a_loop(window, transposed):
+    placement = Placement((20, 30), (7, 5), window, transposed)
+    masks = torch.rand(2, 20, 30, generator=torch.Generator().manual_seed(0)) > 0.5
+    found = placement.seen_part(masks)
+    assert found.shape == (2, 7, 5)
+    for i in range(7):
+        for j in range(5):
+            down, across = ((j + 0.5) / 5, (i + 0.5) / 7)[:: 1 if transposed else -1]
+            (top, bottom), (left, right) = window
+            y, x = (top + down * (bottom - top)) * 20, (left + across * (right - left)) * 30
+            inside = 0 <= y < 20 and 0 <= x < 30
+            expected = masks[:, int(y), int(x)] if inside else torch.zeros(2, dtype=torch.bool)
+            assert found[:, i, j].tolist() == expected.tolist()
+
+
 def test_photo_beside_all_that_the_model_saw():
     placement = Placement((20, 30), (4, 5), ((1.5, 2.0), (0.0, 1.0)))
     image = torch.rand(3, 20, 30)
