@@ -227,19 +227,14 @@ def _measured(
     values = faithfulness(model, inputs, maps, probable, metrics=settings, **options)
     values |= _placed(maps, seen.batch)
     last = weighted(unwrap(model), None)[:1]
-    values["parameter_randomisation"] = parameter_randomisation(
-        model,
-        inputs,
-        found,
-        asked,
-        method=method,
-        layers=last,
-        similarity=["spearman_abs"],
-        **options,
-    ).similarity["spearman_abs"][0]
-    values["random_logit"] = random_logit(
-        model, inputs, found, asked, method=method, similarity="spearman_abs", **options
+    options["method"] = method
+    random = parameter_randomisation(
+        model, inputs, found, asked, layers=last, similarity=["spearman_abs"], **options
     )
+    other = random_logit(model, inputs, found, asked, similarity="spearman_abs", **options)
+    # Less than unlike is not better.
+    values["parameter_randomisation"] = random.similarity["spearman_abs"][0].clamp(min=0)
+    values["random_logit"] = other.clamp(min=0)
     each = torch.ones(count, dtype=torch.float64)
     values |= {"passes": each * passes[0] / count, "milliseconds": each * 1000 * seconds / count}
     return {name: values[name].double().tolist() for name in COLUMNS}

@@ -71,10 +71,13 @@ COLUMNS: dict[str, Column] = {
         "random weights",
         "dependence",
         False,
-        "rank correlation with the map after the last layer's weights are permuted",
+        "rank correlation with the map after the last layer's weights are permuted, at least 0",
     ),
     "random_logit": Column(
-        "other class", "dependence", False, "rank correlation with the map of another class"
+        "other class",
+        "dependence",
+        False,
+        "rank correlation with the map of another class, at least 0",
     ),
     "passes": Column("passes", "cost", False, "forward passes for each image, whole or partial"),
     "milliseconds": Column("ms", "cost", False, "milliseconds for each image"),
@@ -99,7 +102,7 @@ class Cell:
         difference_low: the lower end of its interval.
         difference_high: the upper end.
         verdict: 1 if the method is better than the reference, -1 if it is worse, and 0 if the
-            interval of the difference includes 0.
+            interval of the difference includes 0, and for costs.
     """
 
     mean: float
@@ -179,7 +182,8 @@ class Comparison:
     def _cell(self, name: str, reference: str, column: str, samples: Tensor) -> Cell:
         own = self.values[name][column]
         difference = own - self.values[reference][column]
-        middle = own.nanmedian() if COLUMNS[column].group == "cost" else own.nanmean()
+        cost = COLUMNS[column].group == "cost"
+        middle = own.nanmedian() if cost else own.nanmean()  # a first call takes longer
         low, high = interval(own, samples)
         ends = interval(difference, samples)
         return Cell(
@@ -187,7 +191,7 @@ class Comparison:
             *(low, high),
             float(difference.nanmean()),
             *ends,
-            0 if name == reference else self._verdict(column, ends),
+            0 if cost else self._verdict(column, ends),
         )
 
     def _beats(self, name: str, other: str, samples: Tensor) -> bool:

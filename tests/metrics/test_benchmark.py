@@ -162,7 +162,8 @@ def test_verdicts_follow_the_direction_of_a_column():
     }
     rows = {row.method: row for row in Comparison(values, ("plain",), {}).rows()}
     for column, about in COLUMNS.items():
-        assert rows["higher"].cells[column].verdict == (1 if about.higher else -1)
+        better = 1 if about.higher else -1
+        assert rows["higher"].cells[column].verdict == (0 if about.group == "cost" else better)
         assert rows["higher"].cells[column].difference == 1
         assert rows["same"].cells[column].verdict == 0
         assert rows["grad_cam"].cells[column].verdict == 0
