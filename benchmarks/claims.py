@@ -58,43 +58,37 @@ networks_option = click.option(
 
 
 @claim(60)
-def objects(count: int, picture: Path | None) -> None:
+@networks_option
+def objects(count: int, picture: Path | None, networks: Path) -> None:
     """Does Grad-CAM++ cover several objects of a class better than Grad-CAM?
 
     An object is found if the map reaches a share of its maximum there.
     """
-    model = zoo.load()
     names = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam")
     _header(
+        "network ends in",
         "objects of the class",
         "method",
         "found at half the peak %",
         "at a quarter %",
-        "weakest over strongest %",
+        "lowest peak over highest %",
         "on others %",
     )
-    for number in (1, 2, 3):
-        scenes = [several(seed, number) for seed in range(count)]
-        label = torch.tensor([int(scene.labels[0]) for scene in scenes])
-        for name in names:
-            maps = explained(name, model, scenes, label)
-            found = [
-                _found(each, scene, label_)
-                for each, scene, label_ in zip(maps, scenes, label.tolist(), strict=True)
-            ]
-            columns = torch.tensor(found).T
-            others = metrics.energy_pointing_game(maps, _others(scenes, label))
-            _row(number, name, *map(_percent, (*columns, others)))
+    for end, model in {"pooling": zoo.load(), "dense layers": sibling("dense", networks)}.items():
+        for number in (2, 3):
+            scenes = [several(seed, number) for seed in range(count)]
+            label = torch.tensor([int(scene.labels[0]) for scene in scenes])
+            for name in names:
+                maps = explained(name, model, scenes, label)
+                rows = zip(maps, scenes, label.tolist(), strict=True)
+                columns = torch.tensor([_found(*row) for row in rows]).T
+                others = metrics.energy_pointing_game(maps, _others(scenes, label))
+                _row(end, number, name, *map(_percent, (*columns, others)))
     if picture:
-        seeds = (3, 12, 21)
-        scenes = [several(seed, 3) for seed in seeds]
+        scenes = [several(seed, 3) for seed in (3, 12, 21)]
         label = torch.tensor([int(scene.labels[0]) for scene in scenes])
-        _draw(
-            picture,
-            scenes,
-            {name: explained(name, model, scenes, label) for name in names[:3]},
-            label,
-        )
+        drawn = {name: explained(name, model, scenes, label) for name in names[:3]}
+        _draw(picture, scenes, drawn, label)
 
 
 def several(seed: int, number: int) -> Scene:

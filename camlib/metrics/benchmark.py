@@ -70,9 +70,11 @@ class Batches(Protocol):
 
     def __len__(self) -> int:
         """The number of batches."""
+        ...
 
     def __getitem__(self, number: int, /) -> Labelled:
         """One of them."""
+        ...
 
 
 def evaluate(
