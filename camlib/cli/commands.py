@@ -13,6 +13,7 @@ import click
 from camlib import __version__
 from camlib.cli.evaluate import evaluate
 from camlib.cli.explain import explain
+from camlib.cli.report import report
 from camlib.errors import CamlibError
 
 DEMO_SEED = 236
@@ -39,6 +40,7 @@ def main() -> None:
 
 main.add_command(explain)
 main.add_command(evaluate)
+main.add_command(report)
 
 
 @main.command(epilog="Example:  camlib demo --all -o every-method.png")

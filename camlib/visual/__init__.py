@@ -8,11 +8,14 @@ from camlib.visual.gallery import Gallery, gallery
 from camlib.visual.overlay import colorize, overlay
 from camlib.visual.photos import Photos, load
 from camlib.visual.placement import Placement, measured
+from camlib.visual.report import Explained, Report, report
 
 __all__ = [
+    "Explained",
     "Gallery",
     "Photos",
     "Placement",
+    "Report",
     "colorize",
     "concept_figure",
     "figure",
@@ -20,6 +23,7 @@ __all__ = [
     "load",
     "measured",
     "overlay",
+    "report",
     "save_picture",
     "to_image",
     "to_png",
