@@ -43,6 +43,9 @@ def house_style() -> Iterator[None]:
     families = _families()
     with warnings.catch_warnings(), matplotlib.style.context("default"):
         matplotlib.rcParams["font.family"] = list(families)
+        # Text in SVG and PDF stays text, to search and to edit.
+        matplotlib.rcParams["svg.fonttype"] = "none"
+        matplotlib.rcParams["pdf.fonttype"] = 42
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
 

@@ -246,6 +246,13 @@ def test_saved_figures_read_back(tmp_path, images):
     assert b"<svg" in save_picture(drawn, tmp_path / "figure.svg").read_bytes()
 
 
+def test_text_of_vector_figures_is_text(tmp_path, images):
+    drawn = figure(images, {"Title of it": torch.zeros(2, 2, 2)})
+    assert ">Title of it</text>" in save_picture(drawn, tmp_path / "figure.svg").read_text()
+    assert b"/CIDFontType2" in save_picture(drawn, tmp_path / "f.pdf").read_bytes()
+    assert b"/Subtype /Type3" not in (tmp_path / "f.pdf").read_bytes()
+
+
 def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, images, monkeypatch):
     path = tmp_path / "picture.png"
     save_picture(images[0], path)
