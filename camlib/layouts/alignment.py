@@ -26,6 +26,9 @@ FEW = 0.03
 GAIN = 0.5
 """A shift by one cell explains more if it lowers the sum of the costs of its tokens by this."""
 
+LOSS = 0.2
+"""A shift by one cell is excluded for a token if it raises its cost by this."""
+
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
@@ -67,14 +70,19 @@ class Alignment:
         """Whether the tokens next to one that is not a patch look at the neighbour of their cell.
 
         This happens between a token that the layout takes for a patch and a patch that it misses.
+        Next to a token that does not change with the input, each must look at its own cell clearly.
         """
-        if not self.clear:
-            return False
         odd = (~(self.away <= ASTRAY)).any(0)
+        silent = self.places.isnan().any(0)
+        if not self.clear:
+            return bool(silent.any())
         for towards in (1, -1):  # the next token, or the one before
             beside = self.cells.roll(-towards, 1)
-            gain = (_cost(self.places - self.cells) - _cost(self.places - beside)).nan_to_num(0.0)
-            gain[-max(towards, 0)] = 0  # this token has no neighbour
+            gain = _cost(self.places - self.cells) - _cost(self.places - beside)
+            gain[-max(towards, 0)] = -1  # this token has no neighbour
+            if (gain[silent.roll(-towards)] > -LOSS).any():
+                return True
+            gain = gain.nan_to_num(0.0)
             gains, ends = (gain, odd) if towards > 0 else (gain.flip(0), odd.flip(0))
             total = torch.cat([gains.new_zeros(1), gains.cumsum(0)])[:-1]
             runs = total - total.cummin(0).values  # the best run that ends before each token

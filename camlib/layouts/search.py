@@ -254,6 +254,9 @@ def _where_they_look(
         sizes = torch.tensor(grid, device=places.device).to(places)[:, None]
         cells = (places * sizes).floor().clamp(min=0).minimum(sizes - 1).long()
         away = (places * sizes - 0.5 - cells).abs()
+        lines = zip(cells.tolist(), grid, strict=True)
+        if grid not in grids and any(len(set(line)) < length for line, length in lines):
+            continue  # on a lattice that is fine enough, a few tokens lie anywhere
         flat = torch.zeros_like(cells[0])
         for line, length in zip(cells, grid, strict=True):
             flat = flat * length + line

@@ -307,6 +307,36 @@ COLUMNS_OF_NINE = {
         seed=146,
     )
 )
+@example(  # a token that is no patch, and the patch that comes next is missing
+    Drawn(
+        (3, 3),
+        "cropped",
+        "rows",
+        1,
+        (1, 1, 2),
+        "tokens",
+        0.0,
+        True,
+        True,
+        samples=3,
+        seed=762702,
+    )
+)
+@example(  # few tokens, which a fine lattice would fit by chance
+    Drawn(
+        (3, 3),
+        "cropped and resized",
+        "columns",
+        4,
+        (4, 0, 1),
+        "tokens, samples second",
+        0.0,
+        True,
+        True,
+        samples=1,
+        seed=3,
+    )
+)
 @example(
     Drawn(
         (3, 3),
