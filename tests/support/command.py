@@ -16,7 +16,9 @@ SCENE = zoo.scene(236, classes=["disc", "cross"])
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """The files in `folder` and below, without the byte code that Python leaves beside sources."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(p.relative_to(folder)) for p in paths if p.parent.name != "__pycache__")
 
 
 def invoke(*arguments: object) -> Result:
