@@ -193,5 +193,7 @@ def _cell(cell: Cell, name: str) -> str:
         return f"{cell.mean:.3g}"
     half = (cell.high - cell.low) / 2
     digits = 1 if COLUMNS[name].title.endswith("%") else 3
+    if math.isnan(half):
+        return f"{cell.mean:.{digits}f}"
     sign = {1: " +", -1: " -", 0: ""}[cell.verdict]
     return f"{cell.mean:.{digits}f} ±{half:.{digits}f}{sign}"

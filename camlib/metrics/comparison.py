@@ -89,10 +89,13 @@ JUDGED = tuple(
 )
 """The columns that say whether a method beats a baseline."""
 
+_FEWEST = 5
+"""The smallest number of images with an interval: the draws of fewer are nearly all alike."""
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a method, with 95 % intervals; NaN where no image has a value.
+    """One number of a method, with 95 % intervals; NaN where too few images have a value.
 
     Attributes:
         mean: the mean over images; the median for costs.
@@ -102,7 +105,7 @@ class Cell:
         difference_low: the lower end of its interval.
         difference_high: the upper end.
         verdict: 1 if the method is better than the reference, -1 if it is worse, and 0 if the
-            interval of the difference includes 0, and for costs.
+            interval of the difference includes 0 or is not known, and for costs.
     """
 
     mean: float
@@ -213,11 +216,11 @@ class Comparison:
 def interval(values: Tensor, samples: Tensor) -> tuple[float, float]:
     """The middle 95 % of the means of `values` ``(N,)`` over `samples` ``(draws, N)``.
 
-    NaN values do not count.
+    NaN values do not count. Fewer than five others are too few, and both ends are NaN.
     """
+    if int((~values.isnan()).sum()) < _FEWEST:
+        return float("nan"), float("nan")
     means = values[samples].nanmean(1)
     known = means[~means.isnan()]
-    if not len(known):
-        return float("nan"), float("nan")
     low, high = known.quantile(torch.tensor([0.025, 0.975], dtype=known.dtype)).tolist()
     return low, high

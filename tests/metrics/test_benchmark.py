@@ -147,8 +147,10 @@ def test_intervals_are_those_of_means_drawn_again():
     low, high = interval(torch.tensor(values, dtype=torch.float64), samples)
     assert sum(mean < low for mean in means) == pytest.approx(10, abs=1)
     assert sum(mean > high for mean in means) == pytest.approx(10, abs=1)
-    unknown = interval(torch.full((21,), math.nan, dtype=torch.float64), samples)
-    assert all(math.isnan(end) for end in unknown)
+    few = torch.tensor([1.0] * 4 + [math.nan] * 17, dtype=torch.float64)
+    assert all(math.isnan(end) for end in interval(few, samples))
+    few[4] = 1
+    assert interval(few, samples) == (1, 1)
 
 
 def test_verdicts_follow_the_direction_of_a_column():
