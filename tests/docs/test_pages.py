@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -159,6 +160,8 @@ def test_examples_run_offline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for example in sorted((ROOT / "examples").glob("*.py")):
         monkeypatch.setattr("sys.argv", [str(example)])
-        exec(compile(example.read_text(encoding="utf-8"), str(example), "exec"), {"__name__": "x"})
+        module = ModuleType(example.stem)  # dataclasses look for the module of their class
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(example.read_text(encoding="utf-8"), str(example), "exec"), vars(module))
     for name in ("gallery.png", "segmentation.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
