@@ -45,6 +45,10 @@ _ASLANT = 0.25
 _ASLANT_AT_ONCE = 0.1
 """The same slope where each place sees little more than its cell, so that positions are exact."""
 
+_BESIDE = 0.5
+"""On a grid that no other layer has, a token that looks this far from its cell, in cells, is not in
+it: with fewer cells than there are, tokens fit nearly as well."""
+
 ROLLED = 0.9
 """With at least this correlation, a rolled grid is the right one, as where windows are shifted."""
 
@@ -133,10 +137,10 @@ class Claim:
         if self.displaced:
             return False
         known = self.grid in grids or not (self.look.telling or isinstance(self.layout, Series))
-        if self.row and not (self.complete and self.usual and known):
-            sure = True
-        else:
-            sure = few and not self.usual
+        plain = self.complete and self.usual
+        if self.row and self.local and not (plain or known) and self._astray(_BESIDE):
+            return False
+        sure = (self.row and not (plain and known)) or (few and not self.usual)
         return self.agreement >= (SURE if sure else AGREES)
 
     @property
@@ -206,18 +210,17 @@ class Claim:
         """Whether some tokens clearly look at another cell than the layout claims."""
         if not self.row:
             return False
-        if self.local and not (self.complete and self.usual) and self._astray:
+        if self.local and not (self.complete and self.usual) and self._astray(ASTRAY):
             return True
         return self._aligned.astray or self._aligned.shifted
 
-    @property
-    def _astray(self) -> bool:
-        """Whether more than a few tokens look beside their cells, along an axis."""
+    def _astray(self, by: float) -> bool:
+        """Whether more than a few tokens look `by` cells beside theirs, along an axis."""
         for axis, ((low, high), length) in enumerate(zip(self.borders(), self.grid, strict=True)):
             claimed, measured = self._pair(axis)
             cell = (high - low) / length
             away = ((measured - low) / cell - claimed - 0.5).abs()
-            if length > 1 and (away > ASTRAY).double().mean() > FEW:
+            if length > 1 and (away > by).double().mean() > FEW:
                 return True
         return False
 

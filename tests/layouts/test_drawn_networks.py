@@ -322,6 +322,36 @@ COLUMNS_OF_NINE = {
         seed=762702,
     )
 )
+@example(  # a patch of each column is missing, and a smaller grid fits what is left
+    Drawn(
+        (4, 5),
+        "turned",
+        "rows",
+        4,
+        (4, 1, 4),
+        "tokens",
+        0.0,
+        False,
+        False,
+        samples=1,
+        seed=995708,
+    )
+)
+@example(
+    Drawn(
+        (3, 5),
+        "cropped",
+        "rows",
+        2,
+        (0, 1, 4),
+        "tokens",
+        0.0,
+        True,
+        False,
+        samples=3,
+        seed=6788,
+    )
+)
 @example(  # few tokens, which a fine lattice would fit by chance
     Drawn(
         (3, 3),
