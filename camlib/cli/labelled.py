@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -91,6 +92,10 @@ class Folder:
     def __len__(self) -> int:
         return -(-len(self.files) // BATCH)
 
+    @cached_property
+    def _truths(self) -> Truths:
+        return Truths(self.folder)
+
     @property
     def names(self) -> list[str]:
         """The path of each photo in the folder."""
@@ -105,10 +110,9 @@ class Folder:
             classes = predicted(self.network.model, inputs)
         else:
             classes = torch.tensor(self.labels[part])
-        truths = Truths(self.folder)
         own, others = [], []
         for file, place, label in zip(files, photos.placements, classes.tolist(), strict=True):
-            truth = truths.of(file, place.photo)
+            truth = self._truths.of(file, place.photo)
             if truth is None:
                 masks = torch.zeros(2, *place.seen, dtype=torch.bool)
             else:

@@ -18,7 +18,9 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
+from camlib.cli.terminal import first_line
 from camlib.errors import InputError
+from camlib.visual.reading import opened_picture
 
 HIDDEN = ("masks", "annotations", "segmentationclass", "segmentationobject")
 """Folders with truths, not with photos."""
@@ -118,10 +120,15 @@ def is_truth(file: Path, folder: Path) -> bool:
 def _mask(file: Path, size: tuple[int, int]) -> Tensor:
     """The pixels of a mask ``(H, W)`` that are not black."""
     import numpy as np
-    from PIL import Image
 
-    with Image.open(file) as image:
-        values = torch.from_numpy(np.array(image.convert("L"))) > 0
+    try:
+        with opened_picture(file) as image:
+            values = torch.from_numpy(np.array(image.convert("L"))) > 0
+    except Exception as error:  # the decoder of a broken file may raise anything
+        raise InputError(
+            f"mask {str(file)!r} cannot be read ({first_line(error)}); expected a picture that is "
+            "black where the object is not"
+        ) from None
     if tuple(values.shape) != size:
         raise InputError(
             f"mask {str(file)!r} has {tuple(values.shape)} pixels, but its photo {size}; expected "

@@ -17,9 +17,17 @@ from camlib.errors import InputError, warn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 HEIF = (".heic", ".heif", ".hif")
 """The suffixes of HEIC files."""
+
+FORMATS = (
+    *("AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM"),
+    *("PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
+)
+"""The formats that are read, whatever a file is called. Pillow has decoders of other formats that
+start programs, such as an interpreter of PostScript."""
 
 _CAMERAS = ("MPO",)
 """Formats in which later frames are other views of the first."""
@@ -60,7 +68,7 @@ def decoded(source: Path | IO[bytes], name: str) -> Image:
         # Pillow warns of things it can handle: large pictures, palettes, damaged metadata.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(source) as opened:
+            with opened_picture(source) as opened:
                 frames, kind = getattr(opened, "n_frames", 1), opened.format
                 image = ImageOps.exif_transpose(opened)
     except Image.DecompressionBombError:
@@ -79,6 +87,14 @@ def decoded(source: Path | IO[bytes], name: str) -> Image:
         return rgb(image)
     except InputError as error:
         raise InputError(f"image {name!r} cannot be read: {error}") from None
+
+
+def opened_picture(source: Path | IO[bytes]) -> ImageFile:
+    """The picture in `source` as Pillow opens it, if it has one of `FORMATS`."""
+    from PIL import Image
+
+    Image.init()  # plug-ins of other libraries stay
+    return Image.open(source, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
 def rgb(image: Image) -> Image:

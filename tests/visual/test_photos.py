@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch import nn
 from torchvision.transforms import v2
 
@@ -152,6 +152,18 @@ def test_heic_without_its_library(tmp_path, monkeypatch):
         InputError, match=r"is HEIC, .* pip install pillow-heif, or save the picture as JP"
     ):
         read(tmp_path / "x.heic")
+
+
+def test_no_program_is_started_for_postscript_by_any_name(tmp_path, monkeypatch):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path / 'started'}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for again
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", "EPS")
+    with pytest.raises(InputError, match=r"x.png' cannot be read .*; expected a picture such as"):
+        read(tmp_path / "x.png")
+    assert not (tmp_path / "started").exists()
 
 
 def test_files_that_hold_no_picture_are_refused(tmp_path):
