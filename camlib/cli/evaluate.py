@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from camlib.cli.options import network_options
+from camlib.cli.options import device_option, layer_option, network_options
 
 
 @click.command(
@@ -43,14 +43,8 @@ from camlib.cli.options import network_options
     "[default: those of few passes]",
 )
 @network_options("scenenet")
-@click.option(
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="NAME",
-    help="See `camlib layers`; several are fused.  [default: the last good one]",
-)
-@click.option("--device", default="auto", show_default=True, help="Such as cpu, cuda:1 or mps.")
+@layer_option
+@device_option
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,7 @@ def evaluate_all(
     data: str,
     count: int,
     methods: Sequence[str],
-    model: str,
-    weights: str,
-    classes: Path | None,
-    multi_label: bool,
-    trust: bool,
-    transform: str | None,
-    size: tuple[int, ...] | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    spoken: Spoken,
     layers: Sequence[str],
     device: str,
     batch_size: int | None,
@@ -69,16 +62,13 @@ def evaluate_all(
             f"{', '.join(FIGURES)}"
         )
     where = device_named(device)
-    spoken = Spoken(model, weights, classes, multi_label, trust, transform, size, mean, std)
-    network = spoken.network()
-    network.model.to(where)
-    images = _images(data, count, model, network, where)
+    network = spoken.network(where)
+    images = _images(data, count, spoken.model, network, where)
     settings = {
         "camlib": __version__,
-        **{"data": data, "images": images.names},
-        **{"model": model, "weights": weights, "transform": transform},
-        **{"size": size, "mean": mean, "std": std, "several": network.several},
-        **{"layers": list(layers)},
+        **{"data": data, "images": images.names, "layers": list(layers)},
+        **{name: value for name, value in asdict(spoken).items() if name != "trust"},
+        **{"classes": spoken.classes and str(spoken.classes), "several": network.several},
     }
     kept = Measured(file, settings)
     with warnings.catch_warnings():
@@ -158,11 +148,8 @@ def _activation(network: Network, images: Scenes | Folder) -> Any:
     with torch.no_grad():
         scores = logits(network.model(images[0].inputs)).float()
     total = scores.sum(1)
-    return (
-        "none"
-        if (scores >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-4)
-        else "softmax"
-    )
+    sums_to_one = (scores >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-4)
+    return "none" if sums_to_one else "softmax"
 
 
 def _print(rows: Sequence[Row], group: str) -> None:
@@ -176,14 +163,15 @@ def _print(rows: Sequence[Row], group: str) -> None:
         return
     say("")
     arrows = [f"{COLUMNS[name].title} {'↑' if COLUMNS[name].higher else '↓'}" for name in names]
-    lines = [
-        [
-            f"({row.method})" if row.baseline else f"{row.method}{' !' * bool(row.unbeaten)}",
-            *(_cell(row.cells[name], name) for name in names),
-        ]
-        for row in rows
-    ]
+    lines = [[_title(row), *(_cell(row.cells[name], name) for name in names)] for row in rows]
     table([group, *arrows], lines)
+
+
+def _title(row: Row) -> str:
+    """A baseline in parentheses, and a mark behind a method that does not beat one."""
+    if row.baseline:
+        return f"({row.method})"
+    return f"{row.method} !" if row.unbeaten else row.method
 
 
 def _cell(cell: Cell, name: str) -> str:

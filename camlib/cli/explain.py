@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from camlib.cli.options import network_options
+from camlib.cli.options import (
+    alpha_option,
+    colormap_option,
+    device_option,
+    layer_option,
+    network_options,
+)
 
 
 @click.command(
@@ -30,13 +36,7 @@ from camlib.cli.options import network_options
     metavar="NAME",
     help="See `camlib methods`; may be repeated.",
 )
-@click.option(
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="NAME",
-    help="See `camlib layers`; several are fused.  [default: the last good one]",
-)
+@layer_option
 @click.option(
     "--target",
     "targets",
@@ -50,7 +50,7 @@ from camlib.cli.options import network_options
     metavar="CLASS",
     help="Explain the predicted class, this one, and what speaks for the one and not the other.",
 )
-@click.option("--device", default="auto", show_default=True, help="Such as cpu, cuda:1 or mps.")
+@device_option
 @click.option(
     "--view",
     "views",
@@ -60,16 +60,8 @@ from camlib.cli.options import network_options
     show_default=True,
     help="Over the photo; the same emphasized; the layer's own cells. May be repeated.",
 )
-@click.option(
-    "--alpha",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="How much of the colours is seen.",
-)
-@click.option(
-    "--colormap", default="jet", show_default=True, help="Of matplotlib, such as viridis."
-)
+@alpha_option
+@colormap_option
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),

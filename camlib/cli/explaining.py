@@ -17,8 +17,8 @@ from camlib.cli.files import save_array, writing
 from camlib.cli.networks import Spoken
 from camlib.cli.places import Source, destinations, sources
 from camlib.cli.records import record, write_csv, write_json
-from camlib.cli.terminal import bar, first_line, say, warnings_in_a_line
-from camlib.errors import CamlibError, InputError
+from camlib.cli.terminal import bar, reason, say, say_failed, warnings_in_a_line
+from camlib.errors import InputError
 from camlib.integrations.network import Network
 from camlib.visual import figure, save_picture
 from camlib.visual.colors import color_table
@@ -47,15 +47,7 @@ class Looks:
 def explain_all(
     *,
     images: Sequence[str],
-    model: str,
-    weights: str,
-    classes: Path | None,
-    multi_label: bool,
-    trust: bool,
-    transform: str | None,
-    size: tuple[int, ...] | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    spoken: Spoken,
     methods: Sequence[str],
     layers: Sequence[str],
     targets: Sequence[str],
@@ -84,9 +76,7 @@ def explain_all(
     found, left_out = sources(images, output=output)
     places = destinations(found, output, plain=plain)
     where = device_named(device)
-    spoken = Spoken(model, weights, classes, multi_label, trust, transform, size, mean, std)
-    network = spoken.network()
-    network.model.to(where)
+    network = spoken.network(where)
     asked = dict.fromkeys(class_index(target, network.classes) for target in targets)
     known = None if expected is None else class_index(expected, network.classes)
     question = Question(tuple(asked), top or 1, known)
@@ -103,18 +93,18 @@ def explain_all(
                 files = _written(photo, answer, network, chosen, place, looks)
         # One image may be broken in any way, and must not cost the others.
         except Exception as error:
-            what = str(error) if isinstance(error, CamlibError) else _unexpected(error)
-            records.append({"image": source.name, "error": what})
-            about = "" if source.name in what else f"{source.name}: "
-            say(f"Error: {about}{what}", error=True)
+            why = reason(error)
+            records.append({"image": source.name, "error": why})
+            say_failed(source.name, why)
         else:
             records.append(record(source.name, answer, network, files))
             for line in _said(source.name, answer, network, files):
                 say(line, error=quiet)
     if left_out:
-        say(f"left out {left_out} picture{'s' * (left_out > 1)} that camlib wrote", error=quiet)
+        pictures = "1 picture" if left_out == 1 else f"{left_out} pictures"
+        say(f"left out {pictures} that camlib wrote", error=quiet)
     if manifest is not None:
-        write_json(manifest, model, weights, records)
+        write_json(manifest, spoken, records)
     if rows is not None:
         write_csv(rows, records)
     return not any("error" in each for each in records)
@@ -124,10 +114,6 @@ def _cpu() -> torch.device:
     import torch
 
     return torch.device("cpu")
-
-
-def _unexpected(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _opened(source: Source) -> Image:

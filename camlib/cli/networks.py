@@ -49,8 +49,8 @@ class Spoken:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def network(self) -> Network:
-        """The network, ready for photos.
+    def network(self, device: torch.device | None = None) -> Network:
+        """The network, ready for photos, on `device`.
 
         Raises:
             InputError: something of it cannot be had, or does not fit the rest.
@@ -62,6 +62,7 @@ class Spoken:
                 f"nothing says how a photo becomes the input of {self.model!r}; pass --size 224, "
                 "with --mean and --std if they are not ImageNet's, or --transform file.py:name"
             )
+        network.model.to(device)
         return replace(network, transform=transform)
 
     def _loaded(self) -> Network:

@@ -1,9 +1,10 @@
-"""The options that say which network a command asks, and what makes its input."""
+"""Options that several commands have: the network they ask, and how they explain and draw."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 
 
 def network_options(default: str) -> Callable[[Any], Any]:
-    """Add the options of `camlib.cli.networks.Spoken` to a command.
+    """Add options of a network to a command, which gets them as one: a `Spoken`.
 
     Args:
         default: the network where the user names none.
@@ -42,6 +43,7 @@ def network_options(default: str) -> Callable[[Any], Any]:
         ),
         click.option(
             "--multi-label",
+            "several",
             is_flag=True,
             help="Several classes may be present: sigmoid, not softmax.",
         ),
@@ -78,12 +80,45 @@ def network_options(default: str) -> Callable[[Any], Any]:
         ),
     ]
 
-    def add(command: Any) -> Any:
+    def add(command: Callable[..., None]) -> Any:
+        @wraps(command)
+        def call(*args: Any, **given: Any) -> None:
+            from camlib.cli.networks import Spoken
+
+            parts = {name: given.pop(name) for name in Spoken.__dataclass_fields__}
+            command(*args, spoken=Spoken(**parts), **given)
+
+        asked: Any = call
         for option in reversed(options):
-            command = option(command)
-        return command
+            asked = option(asked)
+        return asked
 
     return add
+
+
+layer_option = click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    help="See `camlib layers`; several are fused.  [default: the last good one]",
+)
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="Such as cpu, cuda:1 or mps."
+)
+
+alpha_option = click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="How much of the colours is seen.",
+)
+
+colormap_option = click.option(
+    "--colormap", default="jet", show_default=True, help="Of matplotlib, such as viridis."
+)
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]

@@ -16,6 +16,7 @@ import torch
 from camlib import __version__
 from camlib.cli.answers import Answer
 from camlib.cli.files import writing
+from camlib.cli.networks import Spoken
 from camlib.integrations.network import Network
 from camlib.visual.files import write_whole
 
@@ -44,14 +45,15 @@ def record(image: str, answer: Answer, network: Network, files: Sequence[Path]) 
     }
 
 
-def write_json(file: Path, model: str, weights: str, images: Sequence[dict[str, Any]]) -> None:
+def write_json(file: Path, spoken: Spoken, images: Sequence[dict[str, Any]]) -> None:
     """Write the manifest of `images` to `file`, or to the standard output for ``-``.
 
     Raises:
         InputError: `file` cannot be written.
     """
     versions = {"camlib": __version__, "torch": str(torch.__version__)}
-    content = {"model": model, "weights": weights, "versions": versions, "images": list(images)}
+    network = {"model": spoken.model, "weights": spoken.weights}
+    content = {**network, "versions": versions, "images": list(images)}
     _write(json.dumps(content, indent=2) + "\n", file)
 
 

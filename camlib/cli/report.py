@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from camlib.cli.options import network_options
+from camlib.cli.options import (
+    alpha_option,
+    colormap_option,
+    device_option,
+    layer_option,
+    network_options,
+)
 
 
 @click.command(
@@ -26,14 +32,8 @@ from camlib.cli.options import network_options
     metavar="NAME",
     help="See `camlib methods`; one that makes heatmaps.",
 )
-@click.option(
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="NAME",
-    help="See `camlib layers`; several are fused.  [default: the last good one]",
-)
-@click.option("--device", default="auto", show_default=True, help="Such as cpu, cuda:1 or mps.")
+@layer_option
+@device_option
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -42,16 +42,8 @@ from camlib.cli.options import network_options
     help="Pictures at once.",
 )
 @click.option("--title", default="Where the network looks", show_default=True)
-@click.option(
-    "--alpha",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="How much of the colours is seen at first.",
-)
-@click.option(
-    "--colormap", default="jet", show_default=True, help="Of matplotlib, such as viridis."
-)
+@alpha_option
+@colormap_option
 @click.option(
     "-o",
     "--output",

@@ -14,8 +14,8 @@ from camlib.cli.asked import Question
 from camlib.cli.files import writing
 from camlib.cli.networks import Spoken
 from camlib.cli.places import sources
-from camlib.cli.terminal import bar, first_line, say, warnings_in_a_line
-from camlib.errors import CamlibError, TargetError
+from camlib.cli.terminal import bar, reason, say, say_failed, warnings_in_a_line
+from camlib.errors import TargetError
 from camlib.integrations.network import Network
 from camlib.targets import logits
 from camlib.targets.binary import both
@@ -27,15 +27,7 @@ from camlib.visual.reading import read
 def report_all(
     *,
     images: Sequence[str],
-    model: str,
-    weights: str,
-    classes: Path | None,
-    multi_label: bool,
-    trust: bool,
-    transform: str | None,
-    size: tuple[int, ...] | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    spoken: Spoken,
     method: str,
     layers: Sequence[str],
     device: str,
@@ -55,17 +47,16 @@ def report_all(
     failed: list[str] = []
     kind = method_named(method)
     files = _files(images, output)
-    spoken = Spoken(model, weights, classes, multi_label, trust, transform, size, mean, std)
-    network = spoken.network()
-    network.model.to(where)
+    network = spoken.network(where)
     chosen = built(kind, network, layers)
-    note = f"{kind.__name__} of the predicted class, {model}"
+    note = f"{kind.__name__} of the predicted class, {spoken.model}"
     explained = _Explaining(network, chosen, where, failed).all(files, batch_size)
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         done = report(explained, output, title=title, note=note, alpha=alpha, colormap=colormap)
-    beside = f", and small pictures in {done.folder}/, as all are above 24 MB" * bool(done.folder)
-    say(f"wrote {done.file} with {done.pictures} picture{'s' * (done.pictures != 1)}{beside}")
+    pictures = "1 picture" if done.pictures == 1 else f"{done.pictures} pictures"
+    beside = f", and small pictures in {done.folder}/, as all are above 24 MB"
+    say(f"wrote {done.file} with {pictures}{beside if done.folder else ''}")
     return not failed
 
 
@@ -124,9 +115,7 @@ class _Explaining:
         except _Unfit:
             raise
         except Exception as error:
-            about = "" if str(file) in str(error) else f"{file}: "
-            kind = "" if isinstance(error, CamlibError) else f"{type(error).__name__}: "
-            say(f"Error: {about}{kind}{first_line(error)}", error=True)
+            say_failed(str(file), reason(error))
             self.failed.append(str(file))
             return None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any, TextIO
 
-from camlib.errors import CamlibWarning
+from camlib.errors import CamlibError, CamlibWarning
 
 
 def say(line: str, *, error: bool = False) -> None:
@@ -54,6 +54,19 @@ def table(
 def first_line(error: BaseException) -> str:
     """What `error` says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def reason(error: Exception) -> str:
+    """Why something failed: what camlib says, or the kind of another error and its first line."""
+    if isinstance(error, CamlibError):
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def say_failed(name: str, why: str) -> None:
+    """Say in a line of stderr that the image `name` could not be explained."""
+    about = "" if name in why else f"{name}: "
+    say(f"Error: {about}{why}", error=True)
 
 
 @contextmanager
