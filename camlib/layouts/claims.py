@@ -45,9 +45,11 @@ _ASLANT = 0.25
 _ASLANT_AT_ONCE = 0.1
 """The same slope where each place sees little more than its cell, so that positions are exact."""
 
+_SOME = 32
+"""Fewer tokens than this fit a wrong grid by chance, if a patch is missing in each of its lines."""
+
 _BESIDE = 0.5
-"""On a grid that no other layer has, a token that looks this far from its cell, in cells, is not in
-it: with fewer cells than there are, tokens fit nearly as well."""
+"""On such a grid, a token must look closer to its cell than this, in cells."""
 
 ROLLED = 0.9
 """With at least this correlation, a rolled grid is the right one, as where windows are shifted."""
@@ -137,11 +139,18 @@ class Claim:
         if self.displaced:
             return False
         known = self.grid in grids or not (self.look.telling or isinstance(self.layout, Series))
-        plain = self.complete and self.usual
-        if self.row and self.local and not (plain or known) and self._astray(_BESIDE):
+        if self._strange(grids) and (not self.local or self._astray(_BESIDE)):
             return False
+        plain = self.complete and self.usual
         sure = (self.row and not (plain and known)) or (few and not self.usual)
         return self.agreement >= (SURE if sure else AGREES)
+
+    def _strange(self, grids: Collection[Grid]) -> bool:
+        """Whether a few tokens are laid on a grid unlike the known `grids`, also if coarsened."""
+        if not self.row or len(self.grid) < 2 or self.loud.numel() >= _SOME:
+            return False
+        alike = [len(grid) == len(self.grid) and _coarsens(grid, self.grid) for grid in grids]
+        return bool(alike) and not any(alike)
 
     @property
     def row(self) -> bool:
@@ -310,6 +319,14 @@ class Claim:
             return 1.0 if measured.std(correction=0) < 0.15 else 0.0
         few = len(measured) < 9 and measured.std(correction=0) < ALIKE  # by chance
         return 0.0 if few else _correlated(claimed, measured)
+
+
+def _coarsens(fine: Grid, coarse: Grid) -> bool:
+    """Whether `coarse` is `fine` divided by one number along all axes, rounded up or down."""
+    return any(
+        all(n // by <= m <= -(-n // by) for n, m in zip(fine, coarse, strict=True))
+        for by in range(1, max(fine) + 1)
+    )
 
 
 def _correlated(one: Tensor, other: Tensor) -> float:
