@@ -278,6 +278,7 @@ class Claim:
         shown[numbers] = True
         others = self.look.loud.flatten() & ~shown
         if self.local:
+            others |= self.look.faint.flatten() & ~shown
             spread = self.look.spread.flatten(1)
             most = 1.5 * spread[:, numbers].median(1, keepdim=True).values
             return bool((others & (spread <= most).all(0)).any())

@@ -79,6 +79,11 @@ class Looks:
         return loud_places(self.strength)
 
     @cached_property
+    def faint(self) -> Tensor:
+        """Which places change a little, and may be part of a grid or not, ``(*places)``."""
+        return (self.strength > 1e-3 * self.strength[self.loud].median()) & ~self.loud
+
+    @cached_property
     def along(self) -> Tensor:
         """The correlation of positions with indices, ``(A, axes)``, over places that change.
 
