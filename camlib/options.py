@@ -75,6 +75,9 @@ Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]
 """A number from 0 to 1."""
 
+Part = Annotated[float, Range(0, 1, above=True)]
+"""A share above 0."""
+
 Natural = Annotated[int, Range(0)]
 """An integer of 0 or more."""
 
@@ -127,7 +130,7 @@ def check(name: str, value: Any, kind: Any) -> None:
     if fits(value, kind):
         return
     given = f"{name}={_SHORT.repr(value)}"
-    if isinstance(value, str | tuple | list) and "Literal" in repr(kind):
+    if isinstance(value, str | int | tuple | list) and "Literal" in repr(kind):
         raise OptionError(f"{given} is not known; use {expected(kind)}")
     if not _is_empty(value) and fits(value, _without_ranges(kind)):
         raise OptionError(f"{given} is out of range; expected {expected(kind)}")

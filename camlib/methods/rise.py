@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from camlib import maps
 from camlib.draws import Draws
 from camlib.methods.masking import MaskedMethod, Masks
 from camlib.methods.options import MaskedOptions
-from camlib.options import Count, Range, Seed, checked
+from camlib.options import Count, Part, Seed, checked
 from camlib.passes.inputs import Inputs
 
 __all__ = ["RISE"]
@@ -44,7 +44,7 @@ class RISE(MaskedMethod):
         *,
         masks: Count = 4000,
         cells: Count = 7,
-        probability: Annotated[float, Range(0, 1, above=True)] = 0.5,
+        probability: Part = 0.5,
         seed: Seed = 0,
         **options: Unpack[MaskedOptions],
     ) -> None:

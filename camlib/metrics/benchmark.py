@@ -30,6 +30,7 @@ from camlib.metrics.measures import Measuring
 from camlib.metrics.randomisation import parameter_randomisation, random_logit
 from camlib.metrics.randomised import weighted
 from camlib.metrics.stability import Explainer
+from camlib.options import Count, checked
 from camlib.passes.chunks import Progress
 from camlib.passes.forward import Pass
 from camlib.passes.names import unwrap
@@ -77,6 +78,7 @@ class Batches(Protocol):
         ...
 
 
+@checked
 def evaluate(
     model: nn.Module,
     methods: Mapping[str, Explainer],
@@ -84,7 +86,7 @@ def evaluate(
     *,
     activation: Literal["softmax", "sigmoid", "none"] = "softmax",
     layer: Any = None,
-    batch_size: int | None = None,
+    batch_size: Count | None = None,
     kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -117,10 +119,6 @@ def evaluate(
         >>> found = evaluate(model, {"grad_cam": GradCAM(model)}, [batch])
         >>> found.rows()[0].cells["insertion"].mean
     """
-    if activation not in ("softmax", "sigmoid", "none"):
-        raise InputError(
-            f"activation={activation!r} is not known; use 'softmax', 'sigmoid' or 'none'"
-        )
     if not len(batches):
         raise InputError("batches is empty; expected at least one batch of images")
     kept = {} if kept is None else kept
@@ -216,10 +214,10 @@ def _measured(
     # A method that weighs with probabilities makes those of a softmax itself.
     asked = probable if hasattr(method, "score") else classes
     with _counting(model) as passes:
+        _wait_for(seen.image.device)
         start = time.perf_counter()
         found = method(inputs, asked) if isinstance(method, Method) else method(seen.image, classes)
-        if found.device.type == "cuda":
-            torch.cuda.synchronize(found.device)
+        _wait_for(seen.image.device)
         seconds = time.perf_counter() - start
     count = len(found)
     maps = _scaled(found.abs().sum(seen.axis)) if found.ndim == 4 else found
@@ -240,6 +238,14 @@ def _measured(
     each = torch.ones(count, dtype=torch.float64)
     values |= {"passes": each * passes[0] / count, "milliseconds": each * 1000 * seconds / count}
     return {name: values[name].double().tolist() for name in COLUMNS}
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait for work that was handed to an accelerator."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _placed(maps: Tensor, batch: Labelled) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from camlib.errors import InputError
 from camlib.metrics.regions import connected, hot
-from camlib.metrics.truth import Truth, boxes_of, checked
+from camlib.metrics.truth import Truth, boxes_of, finite
+from camlib.options import Count, checked
 
 Version = Literal[1, 2]
 """1: the largest region, with an overlap of one half. 2: any region, the mean of three overlaps."""
@@ -21,8 +21,9 @@ _AT_ONCE = 2**23
 """The number of pixels of thresholded maps that are processed at once."""
 
 
+@checked
 def box_accuracy(
-    heatmaps: Tensor, truth: Truth, *, version: Version = 2, thresholds: int = 100
+    heatmaps: Tensor, truth: Truth, *, version: Version = 2, thresholds: Count = 100
 ) -> Tensor:
     """Whether a box from a map overlaps enough with a true one, at each threshold.
 
@@ -39,11 +40,7 @@ def box_accuracy(
     Raises:
         InputError: see `max_box_accuracy`.
     """
-    if version not in OVERLAPS:
-        raise InputError(f"version={version!r} is not known; use 1 or 2")
-    if thresholds < 1:
-        raise InputError(f"thresholds={thresholds} is out of range; use 1 or more")
-    maps = checked(heatmaps, positive="max_box_accuracy")
+    maps = finite(heatmaps, positive="max_box_accuracy")
     boxes = boxes_of(truth, maps)
     shares = torch.arange(1, thresholds + 1, device=maps.device) / (thresholds + 1)
     overlaps = torch.tensor(OVERLAPS[version], device=maps.device)
@@ -60,8 +57,9 @@ def box_accuracy(
     return torch.stack(hits).reshape(*maps.shape[:-2], thresholds, len(overlaps))
 
 
+@checked
 def max_box_accuracy(
-    heatmaps: Tensor, truth: Truth, *, version: Version = 2, thresholds: int = 100
+    heatmaps: Tensor, truth: Truth, *, version: Version = 2, thresholds: Count = 100
 ) -> Tensor:
     """The share of images whose box is right, at the best threshold for all of them.
 

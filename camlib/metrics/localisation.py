@@ -7,16 +7,19 @@ a model uses the background, its maps should be on the background.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from camlib.errors import InputError
 from camlib.metrics.curves import order_of
-from camlib.metrics.truth import Truth, checked, masks_of
+from camlib.metrics.truth import Truth, finite, masks_of
+from camlib.options import Filled, Natural, Part, Seed, Share, checked
 
 
-def pointing_game(heatmaps: Tensor, truth: Truth, *, tolerance: int = 15) -> Tensor:
+@checked
+def pointing_game(heatmaps: Tensor, truth: Truth, *, tolerance: Natural = 15) -> Tensor:
     """1 if the peak of a map is on the object or within some pixels of it, else 0.
 
     Zhang et al., IJCV 2018, arXiv:1608.00507. Equal peaks share the hit, which is the average of a
@@ -34,9 +37,7 @@ def pointing_game(heatmaps: Tensor, truth: Truth, *, tolerance: int = 15) -> Ten
     Raises:
         InputError: `truth` does not fit `heatmaps`, or `tolerance` is below 0.
     """
-    if tolerance < 0:
-        raise InputError(f"tolerance={tolerance} is out of range; use 0 or more")
-    maps = checked(heatmaps)
+    maps = finite(heatmaps)
     masks = masks_of(truth, maps)
     near = masks if tolerance == 0 else _within(masks, tolerance)
     peaks = maps == maps.amax((-2, -1), keepdim=True)
@@ -44,7 +45,8 @@ def pointing_game(heatmaps: Tensor, truth: Truth, *, tolerance: int = 15) -> Ten
     return hits.where(masks.flatten(-2).any(-1), torch.nan)
 
 
-def energy_pointing_game(heatmaps: Tensor, truth: Truth, *, largest: float = 1.0) -> Tensor:
+@checked
+def energy_pointing_game(heatmaps: Tensor, truth: Truth, *, largest: Share = 1.0) -> Tensor:
     """The share of a map that is on the object, ``sum_object M / sum M``.
 
     Wang et al. (Score-CAM), CVPR Workshops 2020, arXiv:1910.01279. They use images of one box with
@@ -63,7 +65,7 @@ def energy_pointing_game(heatmaps: Tensor, truth: Truth, *, largest: float = 1.0
     Raises:
         InputError: `truth` does not fit `heatmaps`, or a value is negative.
     """
-    maps = checked(heatmaps, positive="energy_pointing_game")
+    maps = finite(heatmaps, positive="energy_pointing_game")
     masks = masks_of(truth, maps)
     total = maps.flatten(-2).sum(-1)
     inside = (maps * masks).flatten(-2).sum(-1)
@@ -72,7 +74,10 @@ def energy_pointing_game(heatmaps: Tensor, truth: Truth, *, largest: float = 1.0
     return share.where((size > 0) & (size <= largest), torch.nan)
 
 
-def iou(heatmaps: Tensor, truth: Truth, *, shares: float | Sequence[float] = 0.5) -> Tensor:
+@checked
+def iou(
+    heatmaps: Tensor, truth: Truth, *, shares: Part | Annotated[Sequence[Part], Filled()] = 0.5
+) -> Tensor:
     """Intersection over union of the object and the hot part of a map.
 
     A place is hot if it has at least a share of the map's maximum. A fixed share ranks methods by
@@ -92,9 +97,7 @@ def iou(heatmaps: Tensor, truth: Truth, *, shares: float | Sequence[float] = 0.5
             range.
     """
     several = [shares] if isinstance(shares, int | float) else list(shares)
-    if not several or not all(0 < share <= 1 for share in several):
-        raise InputError(f"shares={shares!r} is out of range; expected 0 < share <= 1")
-    maps = checked(heatmaps, positive="iou")
+    maps = finite(heatmaps, positive="iou")
     masks = masks_of(truth, maps)
     peak = maps.amax((-2, -1), keepdim=True)
     ratios = []
@@ -107,6 +110,7 @@ def iou(heatmaps: Tensor, truth: Truth, *, shares: float | Sequence[float] = 0.5
     return values[..., 0] if isinstance(shares, int | float) else values
 
 
+@checked
 def pixel_average_precision(heatmaps: Tensor, truth: Truth) -> Tensor:
     """The average precision of a map as a classifier of the object's pixels.
 
@@ -125,7 +129,7 @@ def pixel_average_precision(heatmaps: Tensor, truth: Truth) -> Tensor:
     Raises:
         InputError: `truth` does not fit `heatmaps`.
     """
-    maps = checked(heatmaps)
+    maps = finite(heatmaps)
     masks = masks_of(truth, maps).flatten(-2)
     values, order = maps.flatten(-2).sort(dim=-1, descending=True)
     hits = masks.gather(-1, order).double().cumsum(-1)
@@ -139,7 +143,8 @@ def pixel_average_precision(heatmaps: Tensor, truth: Truth) -> Tensor:
     return precision.to(maps.dtype)
 
 
-def relevance_rank_accuracy(heatmaps: Tensor, truth: Truth, *, seed: int = 0) -> Tensor:
+@checked
+def relevance_rank_accuracy(heatmaps: Tensor, truth: Truth, *, seed: Seed = 0) -> Tensor:
     """The share of the object among the ``K`` hottest pixels, ``|top_K & object| / K``.
 
     Arras, Osman and Samek (CLEVR-XAI), Information Fusion 2022, arXiv:2003.07258. ``K`` is the
@@ -156,7 +161,7 @@ def relevance_rank_accuracy(heatmaps: Tensor, truth: Truth, *, seed: int = 0) ->
     Raises:
         InputError: `truth` does not fit `heatmaps`.
     """
-    maps = checked(heatmaps)
+    maps = finite(heatmaps)
     masks = masks_of(truth, maps).flatten(-2)
     order = order_of(maps.flatten(-2).flatten(0, -2), seed).reshape(masks.shape)
     hits = masks.gather(-1, order).to(maps.dtype).cumsum(-1)

@@ -23,7 +23,8 @@ from camlib.metrics.given import Given
 from camlib.metrics.measures import Measuring, measured
 from camlib.metrics.randomised import Draw, randomised, weighted
 from camlib.metrics.similarity import Similarity, alike, check_similarity
-from camlib.metrics.stability import Asking, Explainer, check_method, explanations
+from camlib.metrics.stability import Asking, Explainer, explanations
+from camlib.options import Seed, checked
 from camlib.passes.forward import Pass
 from camlib.passes.names import unwrap
 from camlib.state.undoing import Called
@@ -54,6 +55,7 @@ class Randomisation:
         return f"Randomisation({self.order}, {len(self.layers)} layers, {names})"
 
 
+@checked
 def parameter_randomisation(
     model: nn.Module,
     images: Any,
@@ -63,9 +65,9 @@ def parameter_randomisation(
     method: Explainer,
     order: Order = "cascading",
     layers: Sequence[str] | None = None,
-    similarity: Sequence[Similarity] = ("spearman", "ssim", "hog"),
+    similarity: Similarity | Sequence[Similarity] = ("spearman", "ssim", "hog"),
     weights: Draw = "permuted",
-    seed: int = 0,
+    seed: Seed = 0,
     **options: Any,
 ) -> Randomisation:
     """The similarity of maps when layer after layer of the model gets random weights.
@@ -100,11 +102,7 @@ def parameter_randomisation(
         LayerError: a layer does not exist, or has no weights.
         CamlibError: the inputs or the target do not fit the model; see the message.
     """
-    check_method("parameter_randomisation", method)
     names = [similarity] if isinstance(similarity, str) else list(similarity)
-    check_similarity(*names)
-    if order not in ("cascading", "independent"):
-        raise InputError(f"order={order!r} is not known; use 'cascading' or 'independent'")
     if isinstance(method, Method) and unwrap(method.model) is not unwrap(model):
         raise InputError(
             f"method={type(method).__name__} explains another model than the one to be "
@@ -136,7 +134,7 @@ class RandomLogit(Asking):
         self,
         method: Explainer | None = None,
         similarity: Similarity = "ssim",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(method)
         check_similarity(similarity)
@@ -158,6 +156,7 @@ class RandomLogit(Asking):
         return given.by_class(alike(self.similarity, given.values, values).to(given.values.dtype))
 
 
+@checked
 def random_logit(
     model: nn.Module,
     images: Any,
@@ -166,7 +165,7 @@ def random_logit(
     *,
     method: Explainer,
     similarity: Similarity = "ssim",
-    seed: int = 0,
+    seed: Seed = 0,
     **options: Any,
 ) -> Tensor:
     """The similarity of the maps of a class and of another, random class; less is better.

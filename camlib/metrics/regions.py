@@ -8,7 +8,7 @@ connected runs spreads in steps that double.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from camlib.errors import InputError
 from camlib.maps import precise
-from camlib.options import Range, checked
+from camlib.options import Part, checked
 from camlib.results import Drawn
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Regions(Drawn):
 def localize(
     heatmap: Tensor,
     *,
-    share: Annotated[float, Range(0, 1, above=True)] = 0.15,
+    share: Part = 0.15,
     parts: Parts = "largest",
 ) -> Regions:
     """Get masks and boxes from maps: weakly supervised segmentation and detection.

@@ -16,8 +16,8 @@ each heatmap, ``(N, 4)`` or ``(N, K, 4)``, or a list of ``(B, 4)`` with any numb
 covers the pixels whose centres are in it, so right and bottom are exclusive for whole numbers."""
 
 
-def checked(heatmaps: Tensor, *, positive: str = "") -> Tensor:
-    """Check `heatmaps` and return them in float32 or better.
+def finite(heatmaps: Tensor, *, positive: str = "") -> Tensor:
+    """`heatmaps` in float32 or better, if each value is finite.
 
     Args:
         heatmaps: ``(N, H, W)``, or ``(N, K, H, W)`` for several classes per sample.

@@ -245,9 +245,9 @@ def test_what_does_not_fit_is_refused(case):
     call = metrics.parameter_randomisation
     for options, message in [
         ({"order": "top_down"}, "order='top_down' is not known"),
-        ({"similarity": ["mse"]}, "similarity 'mse' is not known"),
+        ({"similarity": ["mse"]}, r"similarity=\['mse'\] is not known"),
         ({"weights": "zero"}, "weights='zero' is not known"),
-        ({"method": 3}, "pass method="),
+        ({"method": 3}, "method=3 is of type int; expected a Method or a function"),
         ({"method": GradCAM(convolutional(), "features")}, "explains another model"),
     ]:
         with pytest.raises(InputError, match=message):
