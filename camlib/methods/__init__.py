@@ -19,9 +19,11 @@ from camlib.methods import (
     gradient,
     group,
     guided,
+    heatmap,
     integrated,
     layer,
     le_grad,
+    masked,
     masking,
     multiscale,
     occlusion,
@@ -45,9 +47,11 @@ from camlib.methods.fullgrad import *
 from camlib.methods.gradient import *
 from camlib.methods.group import *
 from camlib.methods.guided import *
+from camlib.methods.heatmap import *
 from camlib.methods.integrated import *
 from camlib.methods.layer import *
 from camlib.methods.le_grad import *
+from camlib.methods.masked import *
 from camlib.methods.masking import *
 from camlib.methods.multiscale import *
 from camlib.methods.occlusion import *
@@ -98,5 +102,5 @@ METHODS: dict[str, type[Method]] = {
 
 if not TYPE_CHECKING:  # a type checker reads what is public from the imports
     __all__ = ["METHODS", "Concepts", "Explanation"]
-    for _module in (*_FAMILIES, base, factorization, layer, masking, replaying):
+    for _module in (*_FAMILIES, base, factorization, heatmap, layer, masked, masking, replaying):
         __all__ += _module.__all__

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from camlib.errors import GraphError
 from camlib.layouts import Layout, adapted
 from camlib.methods.attention_blocks import Blocks, blocks_of
-from camlib.methods.base import MapMethod
+from camlib.methods.heatmap import MapMethod
 from camlib.methods.options import AttentionOptions, MapOptions
 from camlib.options import Count, Range, checked
 from camlib.passes.capture import Graph

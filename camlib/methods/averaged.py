@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from camlib.errors import InputError
-from camlib.methods.base import Method, Showable
+from camlib.methods.base import Method
 from camlib.methods.changed_inputs import View, averaged
+from camlib.methods.heatmap import Showable
 from camlib.options import checked
 from camlib.passes.forward import Pass
 from camlib.passes.inputs import Inputs

@@ -17,8 +17,8 @@ from camlib.layouts import ChannelsFirst, Layout, adapted
 from camlib.layouts.reading import reading_of, visited
 from camlib.layouts.recognition import Reading
 from camlib.maps import Fuse
-from camlib.methods.base import MapMethod
 from camlib.methods.components import summed
+from camlib.methods.heatmap import MapMethod
 from camlib.methods.options import LayerOptions, MapOptions
 from camlib.options import checked
 from camlib.passes.capture import Graph

@@ -13,8 +13,9 @@ from camlib import maps
 from camlib.augmentation import Augmentation
 from camlib.errors import InputError
 from camlib.methods.averaged import Ensemble
-from camlib.methods.base import MapMethod, Method
+from camlib.methods.base import Method
 from camlib.methods.changed_inputs import Scales, View
+from camlib.methods.heatmap import MapMethod
 from camlib.methods.layer import LayerMethod
 from camlib.methods.options import LayerOptions
 from camlib.options import checked

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from camlib import maps
 from camlib.errors import InputError
-from camlib.methods.masking import MaskedMethod, Masks
+from camlib.methods.masked import MaskedMethod
+from camlib.methods.masking import Masks
 from camlib.methods.options import MaskedOptions
 from camlib.options import Count, Filled, checked
 from camlib.passes.inputs import Inputs

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from camlib.draws import Draws
 from camlib.methods.changed_inputs import beside
-from camlib.methods.masking import MaskedLayerMethod
+from camlib.methods.masked import MaskedLayerMethod
 from camlib.methods.options import MaskedLayerOptions
 from camlib.options import Count, Seed, Width, checked
 from camlib.passes.names import Layers

@@ -262,7 +262,7 @@ def test_localize():
         (lambda m, t: metrics.iou(m, t, shares=[]), "shares=.* that is not empty"),
         (lambda m, t: metrics.iou(m, t, share=0.5), "share"),
         (lambda m, t: metrics.relevance_rank_accuracy(m, t, seed=None), "seed=None is"),
-        (lambda m, t: metrics.max_box_accuracy(m, t, thresholds=2.5), "thresholds=2.5 is of type float"),
+        (lambda m, t: metrics.max_box_accuracy(m, t, thresholds=2.5), "thresholds=2.5 is of type"),
         (lambda m, _: metrics.localize(m, share=0), "share=0 is out of range"),
         (lambda m, _: metrics.localize(m, parts="some"), "parts='some' is not known"),
         (lambda m, _: metrics.localize(m[None]), r"expected a heatmap \(H, W\)"),
