@@ -26,9 +26,10 @@ class CAM(LayerMethod):
     one linear layer, or in a 1x1 convolution and global average pooling. The map keeps its sign and
     leaves out the bias, so that ``mean(M_c) + b_c`` is the output of class ``c``; this is how the
     classifier is found, and how other networks are refused. At a 1x1 convolution that is itself the
-    classifier the map is what it returns, with its bias. A ReLU between the layer and the
-    pooling (DenseNet) is found in the same way. For every class at once without a gradient. Weak as
-    a picture in [0, 1], where the sign puts "no evidence" above zero: ``relu=True`` is Grad-CAM.
+    classifier the map is what it returns, with its bias. A ReLU between the layer and the pooling
+    (DenseNet) is found in the same way. It gives the maps of all classes at once, without a
+    gradient. In a picture in [0, 1] the sign puts "no evidence" above zero; ``relu=True`` is
+    Grad-CAM.
     """
 
     name = "cam"

@@ -39,9 +39,9 @@ class EigenGradCAM(GradientWeighted):
     """Eigen-Grad-CAM: Eigen-CAM of gradient times activation, ``w_ki = v_k G_ki``.
 
     With no paper of its own; after Eigen-CAM, Muhammad and Yeasin, IJCNN 2020, arXiv:2008.00299.
-    ``v`` is the first right singular vector of ``G * A``, not centred. A smoother HiResCAM that
-    keeps to one pattern of evidence. Weak where evidence for and against share that pattern: the
-    sign of the map is that of its largest value, not that of the score.
+    ``v`` is the first right singular vector of ``G * A``, not centred. It is a smoother HiResCAM
+    that keeps to one pattern of evidence. If evidence for and against share that pattern, the sign
+    of the map is that of its largest value, not that of the score.
     """
 
     name = "eigen_grad_cam"
@@ -55,9 +55,8 @@ class SegEigenCAM(GradientWeighted):
     """Seg-Eigen-CAM: Eigen-CAM of the activation where it matters, ``w_ki = v_k |G_ki|``.
 
     Chung and Ying, Applied Sciences 15(13), 2025, doi:10.3390/app15137562. ``v`` is the first right
-    singular vector of ``|G| * A``, not centred, as that of Eigen-CAM. Made for segmentation (a
-    class over a region, `camlib.targets.Segment`). Weak on the sign of evidence, which ``|G|``
-    drops.
+    singular vector of ``|G| * A``, not centred, as that of Eigen-CAM. It is made for segmentation
+    (a class over a region, `camlib.targets.Segment`). ``|G|`` drops the sign of evidence.
     """
 
     name = "seg_eigen_cam"

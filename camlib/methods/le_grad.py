@@ -27,8 +27,8 @@ class LeGrad(AttentionMethod):
     ``E = sum_l mean_hq relu(ds^l / dA^l)``, the mean over heads and rows. Bousselham et al., ICCV
     2025, arXiv:2404.03214. The score ``s^l`` is what the network makes of the tokens behind block
     ``l`` where it expects those behind the last one: with its own norm, pooling and head, which run
-    again. For the class in question, and for deep networks: no block is seen through another. Weak
-    where the head cannot read the tokens of early blocks, as they count as much as the last.
+    again. It shows the evidence for a class, also in deep networks, as no block is seen through
+    another. Early blocks count as much as the last, also if the head cannot read their tokens.
 
     Where attention pools the tokens in the end, as in SigLIP and CoCa, ``A^l`` is that of the
     pooling over the tokens of block ``l``, as in the authors' code; its rows are those that the

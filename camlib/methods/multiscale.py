@@ -37,8 +37,9 @@ class Augmented(Ensemble):
     Each signed map is flipped back and resized to the input, where the average is taken and a ReLU
     follows; all views weigh the same. The cells of the layer's grid fall on other pixels in every
     view, so the average is finer than a map. What lies at places in the image moves along: a
-    baseline, the mask or box of a target, other inputs of the image's size. Weak where left and
-    right matter (text, clocks), and where a network knows objects of one size only.
+    baseline, the mask or box of a target, other inputs of the image's size. It does not suit
+    pictures in which left and right matter (text, clocks), nor networks that know objects of one
+    size only.
 
     Args:
         method: see `Ensemble`; one of maps.
@@ -91,13 +92,13 @@ class Augmented(Ensemble):
 class CAMERAS(LayerMethod):
     """CAMERAS: HiResCAM with activation and gradient averaged over sizes of the image.
 
-    ``sum_k mean_s(up(A_ks)) mean_s(up(G_ks))``, both enlarged to the input. Jalwana et al.,
-    CVPR 2021, arXiv:2106.10649. Finer than the layer's grid, as the sizes place its cells at
-    different pixels. The paper's sizes are the default: 8, from the image's own to 4.1 times as
-    long, which is 60 times the pixels of one pass. All count, as in the authors' code where a class
-    is given; without one, it leaves out the sizes at which another class is predicted. Images are
-    enlarged bilinearly, there bicubically: ``interpolation="cubic"``. Weak where the network does
-    not know large objects; it must take images of such sizes.
+    ``sum_k mean_s(up(A_ks)) mean_s(up(G_ks))``, both enlarged to the input. Jalwana et al., CVPR
+    2021, arXiv:2106.10649. Finer than the layer's grid, as the sizes place its cells at different
+    pixels. The paper's sizes are the default: 8, from the image's own to 4.1 times as long, which
+    is 60 times the pixels of one pass. All count, as in the authors' code where a class is given;
+    without one, it leaves out the sizes at which another class is predicted. Images are enlarged
+    bilinearly, there bicubically: ``interpolation="cubic"``. The network must take images of such
+    sizes, and know large objects.
 
     Args:
         scales: factors of the image's last two axes.

@@ -95,9 +95,9 @@ class SmoothGrad(Noisy):
     """SmoothGrad: the gradient averaged over noise, ``mean_s dy_c(x + e_s) / dx``.
 
     Smilkov et al., 2017, arXiv:1706.03825. It is `Smooth` of `Saliency`. The gradient of a ReLU
-    network jumps from pixel to pixel; its average does not. Signed; the paper shows the absolute
-    value. Weak where the noise leads the network out of what it knows, and no more complete than
-    the gradient.
+    network jumps from pixel to pixel; its average does not. It is signed; the paper shows the
+    absolute value. Strong noise leads the network away from what it knows. The values do not sum to
+    the score, as those of the gradient do not.
 
     Args:
         reduce: ``None`` for the signed gradient ``(N, C, H, W)``; ``"max"``, ``"sum"`` or ``"l2"``
