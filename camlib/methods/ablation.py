@@ -30,8 +30,8 @@ class AblationCAM(ReplayedMethod):
     one linear layer follow, the loss is ``W_ck mean(A_k)`` and nothing runs again. Where steps for
     each channel alone, a linear layer and more follow, as in VGG, that layer runs once for all
     channels, and only what comes after it for each. Use it at the last layer, to weigh channels by
-    their share of the score. At earlier layers one weight for a channel says little, and what
-    follows is expensive to run.
+    their share of the score. Weakness: at earlier layers one weight for a channel says little, and
+    what follows is expensive to run.
 
     Args:
         eigen_smooth: the first principal component of the ``w_k A_k`` over positions in place of

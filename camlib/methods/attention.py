@@ -182,8 +182,8 @@ class GradientRollout(AttentionMethod):
     ``R = (I + B^L) ... (I + B^1)`` with ``B^l = mean_h relu(G^l A^l)``. Chefer, Gur and Wolf, ICCV
     2021, arXiv:2103.15679, the rule for self-attention. The map is the row of the class token in
     ``R - I``; where the answer is read from other tokens, the mean of their rows. It shows the
-    evidence for a class, where rollout shows whatever the model attends to. It cuts off evidence
-    against the class in every block.
+    evidence for a class, where rollout shows whatever the model attends to. Weakness: evidence
+    against the class is cut off in every block.
     """
 
     name = "gradient_rollout"

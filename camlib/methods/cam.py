@@ -28,8 +28,8 @@ class CAM(LayerMethod):
     classifier is found, and how other networks are refused. At a 1x1 convolution that is itself the
     classifier the map is what it returns, with its bias. A ReLU between the layer and the pooling
     (DenseNet) is found in the same way. It gives the maps of all classes at once, without a
-    gradient. In a picture in [0, 1] the sign puts "no evidence" above zero; ``relu=True`` is
-    Grad-CAM.
+    gradient. Weakness: in a picture in [0, 1] the sign puts "no evidence" above zero; ``relu=True``
+    is Grad-CAM.
     """
 
     name = "cam"

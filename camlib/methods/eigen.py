@@ -40,8 +40,8 @@ class EigenGradCAM(GradientWeighted):
 
     With no paper of its own; after Eigen-CAM, Muhammad and Yeasin, IJCNN 2020, arXiv:2008.00299.
     ``v`` is the first right singular vector of ``G * A``, not centred. It is a smoother HiResCAM
-    that keeps to one pattern of evidence. If evidence for and against share that pattern, the sign
-    of the map is that of its largest value, not that of the score.
+    that keeps to one pattern of evidence. Weakness: if evidence for and against share that pattern,
+    the sign of the map is that of its largest value, not that of the score.
     """
 
     name = "eigen_grad_cam"
@@ -56,7 +56,7 @@ class SegEigenCAM(GradientWeighted):
 
     Chung and Ying, Applied Sciences 15(13), 2025, doi:10.3390/app15137562. ``v`` is the first right
     singular vector of ``|G| * A``, not centred, as that of Eigen-CAM. It is made for segmentation
-    (a class over a region, `camlib.targets.Segment`). ``|G|`` drops the sign of evidence.
+    (a class over a region, `camlib.targets.Segment`). Weakness: ``|G|`` drops the sign of evidence.
     """
 
     name = "seg_eigen_cam"

@@ -43,8 +43,8 @@ class DeepFeatureFactorization(Calling):
     each other (successive projection), so that the result depends on nothing but the batch, and not
     on the order in it. Of 1 forward, and 1 of what follows the layer for each concept and image.
 
-    It answers what a layer tells apart, and finds parts without labels. The number of concepts has
-    to be guessed. Negative values of a layer are cut off, with a warning.
+    It answers what a layer tells apart, and finds parts without labels. Weakness: the number of
+    concepts has to be guessed. Negative values of a layer are cut off, with a warning.
 
     Args:
         model: any network; wrapped, compiled, frozen or training.

@@ -36,9 +36,9 @@ class GradCAM(GradientWeighted):
     """Grad-CAM: the mean gradient of a channel is its weight, ``w_k = mean_i G_ki``.
 
     Selvaraju et al., ICCV 2017, arXiv:1610.02391, eq. 1 and 2. Begin with this one, at the last
-    layer before a pooling; most of the other rules are the same there, or nearly so. Earlier
-    layers, where a channel means something else at every place, and layers with negative values
-    need another rule.
+    layer before a pooling; most of the other rules are the same there, or nearly so. Weakness:
+    earlier layers, where a channel means something else at every place, and layers with negative
+    values need another rule.
     """
 
     name = "grad_cam"
@@ -55,7 +55,8 @@ class GradCAMPlusPlus(GradientWeighted):
     ``a_ki = G_ki^2 / (2 G_ki^2 + S_k G_ki^3)`` with ``S_k = sum_j A_kj``. It is computed as
     ``1 / (2 + S_k G_ki)``, which is the same where ``G_ki`` is not zero and cannot underflow. The
     score is the output before softmax; the factor ``exp(score)`` of the paper scales the whole map
-    and is left out. Use it after a ReLU: on layers with negative values the denominator may vanish.
+    and is left out. Weakness: on layers with negative values the denominator may vanish, so use it
+    after a ReLU.
 
     Args:
         normalize_alpha: divide ``a_k`` by its sum over positions with positive gradient, as the
@@ -89,7 +90,7 @@ class HiResCAM(GradientWeighted):
     Zoom-CAM (Shi et al., ICPR 2020, arXiv:2010.08644), whose code also takes away each map's
     minimum and enlarges it from layer to layer, where maps are enlarged at once here. Use it for
     answers of a region, as in segmentation, and where the map has to sum to what the layer adds to
-    the score. On layers with negative values, evidence for and against cancels.
+    the score. Weakness: on layers with negative values, evidence for and against cancels.
     """
 
     name = "hires_cam"
@@ -126,8 +127,8 @@ class ElementWiseGradCAM(GradientWeighted):
 
     Pillai and Pirsiavash, AAAI 2021, doi:10.1609/aaai.v35i3.16344. The same as Layer-CAM where
     activations are not negative; on layers with negative values (bottlenecks, tokens) the rule of
-    choice. What speaks against the class is cut off place by place, so that a map also shows some
-    evidence of other classes.
+    choice. Weakness: what speaks against the class is cut off place by place, so that a map also
+    shows some evidence of other classes.
     """
 
     name = "element_wise_grad_cam"
@@ -143,8 +144,9 @@ class LayerCAM(GradientWeighted):
     Jiang et al., TIP 2021, doi:10.1109/TIP.2021.3089943. Fit for early layers, where a mean over
     positions says little. Several layers are fused as in the paper, by the maximum of
     ``tanh(2 M / max M)``, taken at each layer's own grid and resized then: deep maps say where,
-    shallow ones draw the outline. Like `ElementWiseGradCAM` it cuts off what speaks against the
-    class. On layers with negative values the authors' code has no ReLU at the end: ``relu=False``.
+    shallow ones draw the outline. Weakness: like `ElementWiseGradCAM`, it cuts off what speaks
+    against the class. On layers with negative values the authors' code has no ReLU at the end:
+    ``relu=False``.
     """
 
     name = "layer_cam"
@@ -173,8 +175,8 @@ class LIFTCAM(GradientWeighted):
     the reference; this is its linear form, which is DeepLIFT exactly where what follows the layer
     is linear (there it is also the Shapley value of the channel), and elsewhere its first-order
     approximation. Use it at the last layer before a pooling, to weigh channels by their share of
-    the score. On a signed layer, channels of opposite sign cancel in the map, and the map changes
-    if a channel is rescaled and its weights behind it are divided by as much.
+    the score. Weakness: on a signed layer, channels of opposite sign cancel in the map, and the map
+    changes if a channel is rescaled and its weights behind it are divided by as much.
     """
 
     name = "lift_cam"
@@ -191,7 +193,8 @@ class ShapleyCAM(GradientWeighted):
     the activation is a second backward pass, one for each class. The paper scores with ReST,
     ``y_c + log p_c``: pass ``lambda out: out[:, c] + out.log_softmax(1)[:, c]``. For a logit behind
     linear layers and ReLU, ``H`` is zero and this is Grad-CAM; use it behind GELU, attention or
-    normalisation. It says little where the score is far from its second-order expansion at zero.
+    normalisation. Weakness: it says little where the score is far from its second-order expansion
+    at zero.
 
     Args:
         element_wise: whether what is positive at each position counts, ``relu((G - H A / 2) A)``:

@@ -28,9 +28,9 @@ class GroupCAM(LayerMethod):
     ``M = relu(sum_g (p_c(x * H_g + b * (1 - H_g)) - p_c(b)) H_g)``. Zhang, Rao and Yang, 2021,
     arXiv:2103.13859. ``H_g`` is Grad-CAM of the channels in group ``g``, rectified, de-noised,
     resized to the input and scaled to [0, 1]; ``b`` is the input, blurred. The map has the input's
-    size. It has the sharpness of Score-CAM at a small part of its cost. Channels stand together by
-    their number, which means nothing to the network. Each of several classes has masks of its own
-    to run.
+    size. It has the sharpness of Score-CAM at a small part of its cost. Weakness: channels stand
+    together by their number, which means nothing to the network. Each of several classes has masks
+    of its own to run.
 
     The authors' code was the paper's form until August 2021, and is another since: there is no
     de-noising, and the map is ``sum_g relu(p_c(...) - p_c(b)) G_g`` with ``G_g`` the group's map as

@@ -40,8 +40,9 @@ class IntegratedGradients(PixelMethod):
     Sundararajan, Taly and Yan, ICML 2017, arXiv:1703.01365. The attribution sums to what the score
     gains from the baseline ``x'`` to ``x``; a sum that misses it by more than 5 % is warned of, and
     more `steps` are the remedy. The integral is taken by the Gauss-Legendre rule unless told. It
-    answers "how much", with a baseline that means "nothing". Much depends on that choice: what
-    equals the baseline gets nothing, and the network does not know pictures like those on the way.
+    answers "how much", with a baseline that means "nothing". Weakness: it is sensitive to that
+    choice. What equals the baseline gets nothing, and the network does not know pictures like those
+    on the way.
 
     Args:
         baseline: a number, or a tensor that broadcasts to the images.
@@ -110,7 +111,7 @@ class ExpectedGradients(PixelMethod):
     Erion et al., Nature Machine Intelligence 2021, arXiv:1906.10670. Integrated gradients averaged
     over baselines, one drawn for each sample together with ``a``, uniform in [0, 1]; complete in
     expectation, with the mean score of the baselines. Pass images of the training set: no single
-    picture has to mean "nothing". Its variance is high, so use many samples.
+    picture has to mean "nothing". Weakness: its variance is high, so use many samples.
 
     Args:
         baselines: images ``(B, C, H, W)`` to draw from; by default one of zeros.
@@ -182,7 +183,7 @@ class IntegratedGradCAM(LayerMethod):
     ReLU stands inside the integral, so ``relu=False`` has no effect; for a target whose sign says
     as much it is left out. The authors' code leaves out ``A'`` and sums 50 equal steps; here the
     integral is taken by the Gauss-Legendre rule unless told. Use it for saturated scores, whose
-    gradient at the input itself is small. Much depends on the baseline, as for
+    gradient at the input itself is small. Weakness: it is sensitive to the baseline, like
     `IntegratedGradients`.
 
     Args:

@@ -28,7 +28,8 @@ class LeGrad(AttentionMethod):
     2025, arXiv:2404.03214. The score ``s^l`` is what the network makes of the tokens behind block
     ``l`` where it expects those behind the last one: with its own norm, pooling and head, which run
     again. It shows the evidence for a class, also in deep networks, as no block is seen through
-    another. Early blocks count as much as the last, also if the head cannot read their tokens.
+    another. Weakness: early blocks count as much as the last, also if the head cannot read their
+    tokens.
 
     Where attention pools the tokens in the end, as in SigLIP and CoCa, ``A^l`` is that of the
     pooling over the tokens of block ``l``, as in the authors' code; its rows are those that the

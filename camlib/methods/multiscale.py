@@ -37,9 +37,9 @@ class Augmented(Ensemble):
     Each signed map is flipped back and resized to the input, where the average is taken and a ReLU
     follows; all views weigh the same. The cells of the layer's grid fall on other pixels in every
     view, so the average is finer than a map. What lies at places in the image moves along: a
-    baseline, the mask or box of a target, other inputs of the image's size. It does not suit
-    pictures in which left and right matter (text, clocks), nor networks that know objects of one
-    size only.
+    baseline, the mask or box of a target, other inputs of the image's size. Weakness: it does not
+    suit pictures in which left and right matter (text, clocks), nor networks that know objects of
+    one size only.
 
     Args:
         method: see `Ensemble`; one of maps.
@@ -97,8 +97,8 @@ class CAMERAS(LayerMethod):
     pixels. The paper's sizes are the default: 8, from the image's own to 4.1 times as long, which
     is 60 times the pixels of one pass. All count, as in the authors' code where a class is given;
     without one, it leaves out the sizes at which another class is predicted. Images are enlarged
-    bilinearly, there bicubically: ``interpolation="cubic"``. The network must take images of such
-    sizes, and know large objects.
+    bilinearly, there bicubically: ``interpolation="cubic"``. Weakness: the network must take images
+    of such sizes, and know large objects.
 
     Args:
         scales: factors of the image's last two axes.

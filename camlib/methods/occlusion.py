@@ -26,8 +26,8 @@ class Occlusion(MaskedMethod):
     """Occlusion: a pixel is worth what the score loses, on average, when a window hides it.
 
     Zeiler and Fergus, ECCV 2014, arXiv:1311.2901, section 4.2, who draw the score itself, at the
-    centre of the window. It explains any function at all, and checks other maps. If evidence is
-    spread, no window hides it; much depends on the size of the window.
+    centre of the window. It explains any function at all, and checks other maps. Weakness: if
+    evidence is spread, no window hides it. The map is sensitive to the size of the window.
 
     Args:
         window: its length along each axis, or one for all; by default a seventh of the input.

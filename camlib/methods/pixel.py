@@ -118,7 +118,8 @@ class Saliency(PixelMethod):
 
     Simonyan, Vedaldi and Zisserman, ICLR Workshop 2014, arXiv:1312.6034. The paper's map is the
     largest absolute value over colours, ``reduce="max"``. It says what a small change of each pixel
-    would do. As a picture it is noisy: the gradient of a deep network jumps from pixel to pixel.
+    would do. Weakness: it is a noisy picture, as the gradient of a deep network jumps from pixel to
+    pixel.
 
     Args:
         reduce: ``None`` for the signed gradient ``(N, C, H, W)``; ``"max"``, ``"sum"`` or ``"l2"``
@@ -171,8 +172,8 @@ class InputXGradient(PixelMethod):
 
     Shrikumar et al., 2016, arXiv:1605.01713. The first-order share of every input value in the
     score: where layers are linear or ReLU and have no biases, it sums to the score and is
-    `IntegratedGradients` from zero. It shows nothing where the input is zero or the score
-    saturates: black is never evidence.
+    `IntegratedGradients` from zero. Weakness: it shows nothing where the input is zero or the score
+    saturates. Black is never evidence.
     """
 
     name = "input_x_gradient"

@@ -23,9 +23,9 @@ class ReciproCAM(ReplayedMethod):
     """Recipro-CAM: a position is worth what the model answers when it sees that position alone.
 
     ``M_i = p_c(A where everything but position i is 0)``. Byun and Lee, 2022, arXiv:2209.14074; for
-    vision transformers arXiv:2310.02588, where the class token stays. It needs no gradient. On
-    large grids it is slow, with one run for each position. Where nothing speaks for the class, the
-    map does not end at zero.
+    vision transformers arXiv:2310.02588, where the class token stays. It needs no gradient.
+    Weakness: on large grids it is slow, with one run for each position. Where nothing speaks for
+    the class, the map does not end at zero.
 
     With `gaussian`, a position comes with its neighbours, by the kernel ``[1 2 1] / 4`` along each
     axis; what falls over the border is lost. As in the authors' code, this is one operation in

@@ -25,8 +25,8 @@ class RISE(MaskedMethod):
     ``M = sum_i p_c(x m_i) m_i / (n p)``. Petsiuk, Das and Saenko, BMVC 2018, arXiv:1806.07421. The
     masks are random grids of few cells, enlarged and shifted; zero input stands for "no image". All
     samples see the same masks, in every call. Beyond the centres of the outermost cells a mask
-    stays as it is there, where the authors' code mirrors it. It explains any function at all. With
-    few masks, the map is noisy.
+    stays as it is there, where the authors' code mirrors it. It explains any function at all.
+    Weakness: with few masks, the map is noisy.
 
     Args:
         masks: how many; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.

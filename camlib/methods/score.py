@@ -28,8 +28,9 @@ class ScoreCAM(MaskedLayerMethod):
     et al., CVPR Workshops 2020, arXiv:1910.01279. The paper gives three definitions that differ;
     this is the one of the authors' code, the others are options. Zero input stands for "no image",
     so inputs should be normalised to zero mean. Channels that are constant say nothing and are
-    skipped; of those that give the same mask, one is run. It needs no gradient. It is expensive,
-    and the network has never seen masked images of this kind; `GroupCAM` is the fast form.
+    skipped; of those that give the same mask, one is run. It needs no gradient. Weakness: it is
+    expensive, and the network has never seen masked images of this kind; `GroupCAM` is the fast
+    form.
 
     The authors' code resizes the map before its ReLU, which is the same where activations are not
     negative. On signed layers their form is ``ScoreCAM(model, layer, relu=False,
@@ -56,8 +57,8 @@ class SSCAM(MaskedLayerMethod):
     mask is the resized channel, not scaled to [0, 1] at all, and the noise has a deviation of
     ``(2 / range)^2`` of that channel; here it has the paper's `sigma`, the same for all channels
     and images. That `sigma` drowns the mask and shows the network noise that it does not know;
-    small ones give Score-CAM back. It costs ten times as much as Score-CAM; try `Smooth` around a
-    cheaper method first.
+    small ones give Score-CAM back. Weakness: it costs ten times as much as Score-CAM; try `Smooth`
+    around a cheaper method first.
 
     Args:
         samples: how many noisy masks of each channel.

@@ -96,8 +96,8 @@ class SmoothGrad(Noisy):
 
     Smilkov et al., 2017, arXiv:1706.03825. It is `Smooth` of `Saliency`. The gradient of a ReLU
     network jumps from pixel to pixel; its average does not. It is signed; the paper shows the
-    absolute value. Strong noise leads the network away from what it knows. The values do not sum to
-    the score, as those of the gradient do not.
+    absolute value. Weakness: strong noise leads the network away from what it knows. The values do
+    not sum to the score, as those of the gradient do not.
 
     Args:
         reduce: ``None`` for the signed gradient ``(N, C, H, W)``; ``"max"``, ``"sum"`` or ``"l2"``
