@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from PIL import Image
 from torchvision import models
 
@@ -57,6 +58,7 @@ def offline(tmp_path, monkeypatch):
 )
 def test_code_runs(page, offline):
     names = {"__name__": "page"}
+    torch.manual_seed(0)  # for networks with random weights
     for block in blocks(page):
         exec(compile(block, page, "exec"), names)
         for heatmap in (names.get("heatmap"), names.get("heatmaps")):
@@ -70,6 +72,7 @@ def test_code_runs(page, offline):
 @pytest.mark.filterwarnings("ignore:a map at layer:camlib.CamlibWarning")
 def test_code_gives_what_the_readme_says(offline):
     names = {"__name__": "page"}
+    torch.manual_seed(0)  # for networks with random weights
     for block in blocks("README.md"):
         exec(compile(block, "README.md", "exec"), names)
     with Image.open("overlay.png") as drawn:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+import torch
+
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 T = TypeVar("T")
@@ -20,8 +22,11 @@ def page() -> ModuleType:
     module = ModuleType("extending_page")
     sys.modules[module.__name__] = module
     text = PAGE.read_text(encoding="utf-8")
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        exec(compile(block, str(PAGE), "exec"), vars(module))
+    # The page draws its network: another draw may show nothing, which is warned of.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            exec(compile(block, str(PAGE), "exec"), vars(module))
     return module
 
 
