@@ -352,6 +352,36 @@ COLUMNS_OF_NINE = {
         seed=6788,
     )
 )
+@example(  # the same in a network that mixes tokens
+    Drawn(
+        (3, 4),
+        "resized",
+        "rows",
+        4,
+        (0, 1, 0),
+        "tokens, samples second",
+        2.0,
+        True,
+        False,
+        samples=2,
+        seed=107,
+    )
+)
+@example(  # the first patch changes little, and a smaller grid fits the others
+    Drawn(
+        (4, 3),
+        "cropped and resized",
+        "columns",
+        2,
+        (3, 0, 2),
+        "tokens",
+        0.0,
+        True,
+        True,
+        samples=2,
+        seed=122599,
+    )
+)
 @example(  # few tokens, which a fine lattice would fit by chance
     Drawn(
         (3, 3),
