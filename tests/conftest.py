@@ -35,7 +35,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 @pytest.fixture(scope="session")
 def peers() -> dict[str, Any]:
     """The other libraries; what they warn of while they are imported is theirs."""
-    for name in ("pytorch_grad_cam", "torchcam", "captum"):
+    for name in ("pytorch_grad_cam", "torchcam", "captum", "zennit"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed; install the extra `peers`")
     with warnings.catch_warnings():
@@ -44,12 +44,15 @@ def peers() -> dict[str, Any]:
         import pytorch_grad_cam
         import pytorch_grad_cam.utils.model_targets
         import torchcam.methods
+        import zennit.attribution
+        import zennit.composites
     return {
         "grad-cam": pytorch_grad_cam,
         "target": pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget,
         "targets": pytorch_grad_cam.utils.model_targets,
         "torchcam": torchcam.methods,
         "captum": captum.attr,
+        "zennit": zennit,
     }
 
 

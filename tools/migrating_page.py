@@ -1,8 +1,8 @@
 """Writes how far camlib agrees with others into `docs/migrating.md`.
 
 ``scripts/pages migrating`` where the other libraries are installed: it fills the
-column "agrees to" of the page, from the cases of `agreement_peers`, `agreement_captum` and
-`agreement_authors`.
+column "agrees to" of the page, from the cases of `agreement_peers`, `agreement_captum`,
+`agreement_zennit` and `agreement_authors`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import agreement_authors
 import agreement_captum
+import agreement_zennit
 import torch
 from agreement_peers import CASES
 
@@ -28,6 +29,7 @@ NOTHING = "\u2013"
 SECTIONS = {"The authors' code": "authors"}
 assert agreement_authors
 assert agreement_captum
+assert agreement_zennit
 
 
 def measured(key: tuple[str, str], peers: Any) -> float:
@@ -81,6 +83,8 @@ def libraries() -> dict[str, Any]:
     import pytorch_grad_cam
     import pytorch_grad_cam.utils.model_targets as model_targets
     import torchcam.methods
+    import zennit.attribution
+    import zennit.composites
 
     return {
         "grad-cam": pytorch_grad_cam,
@@ -88,6 +92,7 @@ def libraries() -> dict[str, Any]:
         "targets": model_targets,
         "torchcam": torchcam.methods,
         "captum": captum.attr,
+        "zennit": zennit,
     }
 
 

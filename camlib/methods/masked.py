@@ -123,6 +123,8 @@ class MaskedLayerMethod(LayerMethod):
     graph = "none"
     masks_each: int = 1
     """How many masks are made of each region; the channel's score is the mean of theirs."""
+    scaled: bool = True
+    """Whether regions are scaled to [0, 1] before masks are made of them."""
 
     @checked
     def __init__(
@@ -152,7 +154,7 @@ class MaskedLayerMethod(LayerMethod):
         """The masks ``(M, *size)`` of regions.
 
         Args:
-            regions: channels at the input's size, scaled to [0, 1], ``(M, *size)``.
+            regions: channels at the input's size, scaled to [0, 1] if `scaled`, ``(M, *size)``.
             numbers: which of its `masks_each` masks to make of each, ``(M,)``.
         """
 
@@ -183,13 +185,14 @@ class MaskedLayerMethod(LayerMethod):
         """The map ``(N, K, *grid)`` of `activation` ``(N, C, *grid)``, which lies in `window`."""
         used = self._used(activation)
         pairs = used.nonzero()
-        first, kinds = _distinct(pairs[:, 0], maps.normalize(activation.detach())[used])
+        scale = maps.normalize if self.scaled else torch.clone
+        first, kinds = _distinct(pairs[:, 0], scale(activation.detach())[used])
         samples, channels = pairs[first].repeat_interleave(self.masks_each, 0).unbind(1)
         each = torch.arange(self.masks_each, device=pairs.device).repeat(len(first))
 
         def draw(numbers: Tensor) -> Tensor:
             regions = activation[samples[numbers], channels[numbers]][:, None]
-            regions = maps.normalize(maps.place(regions, run.inputs.size, window))
+            regions = scale(maps.place(regions, run.inputs.size, window))
             return self.masks(regions[:, 0], each[numbers])
 
         answers = self.masking.answers(run, Masks(samples, draw), background)

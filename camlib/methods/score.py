@@ -6,12 +6,13 @@ that others have repeated; they are here for comparison with what was published.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from camlib.draws import Draws
+from camlib.errors import OptionError
 from camlib.methods.changed_inputs import beside
 from camlib.methods.masked import MaskedLayerMethod
 from camlib.methods.options import MaskedLayerOptions
@@ -53,17 +54,20 @@ class SSCAM(MaskedLayerMethod):
     """SS-CAM: Score-CAM with noise on the masks, ``w_k = mean_s p_c(x * (H_k + e_s))``.
 
     Wang, Naidu, Michael and Kundu, 2020, arXiv:2006.14255, the variant with noise on the activation
-    map. ``e`` is normal; the masks leave [0, 1] and are not scaled again. In the authors' code the
-    mask is the resized channel, not scaled to [0, 1] at all, and the noise has a deviation of
-    ``(2 / range)^2`` of that channel; here it has the paper's `sigma`, the same for all channels
-    and images. That `sigma` drowns the mask and shows the network noise that it does not know;
-    small ones give Score-CAM back. Weakness: it costs ten times as much as Score-CAM; try `Smooth`
-    around a cheaper method first.
+    map. ``e`` is normal; the masks leave [0, 1] and are not scaled again. The `sigma` of the paper,
+    2, drowns the mask and shows the network noise that it does not know; small ones give Score-CAM
+    back. In the authors' code, ``form="code"``, a mask is the channel as it is, only resized, and
+    the noise has a deviation of ``(2 / range)^2`` of that mask. Weakness: it costs ten times as
+    much as Score-CAM; try `Smooth` around a cheaper method first.
 
     Args:
         samples: how many noisy masks of each channel.
-        sigma: of the noise, where masks lie in [0, 1].
+        sigma: of the noise, where masks lie in [0, 1]; by default 2, as in the paper.
         seed: of the noise.
+        form: ``"paper"``, or ``"code"`` as in the authors' code, which takes no `sigma`.
+
+    Raises:
+        OptionError: `sigma` is given with ``form="code"``.
     """
 
     name = "ss_cam"
@@ -76,19 +80,30 @@ class SSCAM(MaskedLayerMethod):
         layer: Layers = None,
         *,
         samples: Count = 10,
-        sigma: Width = 2.0,
+        sigma: Width | None = None,
         seed: Seed = 0,
+        form: Literal["paper", "code"] = "paper",
         **options: Unpack[MaskedLayerOptions],
     ) -> None:
         super().__init__(model, layer, **options)
+        if form == "code" and sigma is not None:
+            raise OptionError(
+                f"sigma={sigma} does not go with form='code', where the range of each mask decides "
+                "the deviation of its noise; leave out sigma or pass form='paper'"
+            )
         self.masks_each = samples
-        self.sigma = sigma
+        self.sigma = 2.0 if sigma is None else sigma
         self.seed = seed
+        self.scaled = form == "paper"
 
     def masks(self, regions: Tensor, numbers: Tensor) -> Tensor:
-        """The regions with noise, the same for every channel."""
-        noise = Draws(self.seed).normal(self.masks_each, *regions.shape[1:])
-        return regions + self.sigma * noise.to(regions)[numbers]
+        """The regions with noise, drawn once for all channels."""
+        noise = Draws(self.seed).normal(self.masks_each, *regions.shape[1:]).to(regions)[numbers]
+        if self.scaled:
+            return regions + self.sigma * noise
+        rows = regions.flatten(1)
+        deviations = (2 / (rows.amax(1) - rows.amin(1))).square()
+        return regions + beside(deviations, regions) * noise
 
     def weights(self, scores: Tensor, clean: Tensor) -> Tensor:
         """The scores."""

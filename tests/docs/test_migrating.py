@@ -106,6 +106,20 @@ def test_every_attribution_of_captum_is_on_the_page(peers):
         assert not options(getattr(captum, name), "attribute") - known, name
 
 
+@pytest.mark.peers
+def test_every_attribution_of_zennit_is_on_the_page(peers):
+    known, zennit = named(section("zennit")), peers["zennit"].attribution
+    kinds = {
+        name: kind
+        for name, kind in classes(zennit).items()
+        if issubclass(kind, zennit.Attributor) and not inspect.isabstract(kind)
+    }
+    assert len(kinds) == 4
+    assert not set(kinds) - known
+    for name, kind in kinds.items():
+        assert not options(kind, "__call__") - known, name
+
+
 NO_KINDS = ("None", "False", "True", "BGR")
 """What else begins with a capital: values, and an order of colours."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from nets import by_hand, convolutional, images, pooled, rectifying
@@ -49,6 +51,7 @@ from camlib import (
     SmoothGrad,
     SmoothGradCAMPlusPlus,
 )
+from camlib.errors import OptionError
 from camlib.methods import multiscale
 
 
@@ -160,6 +163,45 @@ def test_score_cam_with_masks_varied(kind, options, varied, batch_size):
         for image, maps in zip(batch, net.features(batch).detach(), strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+def test_ss_cam_as_in_the_authors_code(batch_size):
+    net, batch = convolutional().double(), 3 * images().double()
+    method = SSCAM(net, "features", form="code", samples=4, seed=3, batch_size=batch_size)
+    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+    expected = torch.zeros(2, *net.features(batch).shape[2:]).double()
+    for n, image in enumerate(batch):
+        for channel in net.features(image[None])[0].detach():
+            if channel.max() == channel.min():
+                continue
+            mask = torch.nn.functional.interpolate(channel[None, None], (8, 8), mode="bilinear")
+            deviation = (2 / (mask.max() - mask.min())) ** 2
+            answers = [net(image * (mask + deviation * e)).softmax(1)[0, 2] for e in noise]
+            expected[n] += torch.stack(answers).mean().detach() * channel
+    found = method.explain(batch, target=2, relu=False).map
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_channels_that_differ_in_scale_alone_are_not_one_mask_in_the_authors_code():
+    net, batch = convolutional().double(), images().double()
+    last = net.features[3]
+    last.weight.data[1], last.bias.data[1] = 2 * last.weight.data[0], 2 * last.bias.data[0]
+    assert torch.equal(net.features[:4](batch)[:, 1], 2 * net.features[:4](batch)[:, 0])
+    SSCAM(net, "features.3", samples=1).explain(batch, target=2, relu=False)  # finds the layers
+    pictures = Counter()
+    for form in ("paper", "code"):
+        hook = net.register_forward_pre_hook(
+            lambda _m, args, form=form: pictures.update({form: len(args[0])})
+        )
+        SSCAM(net, "features.3", form=form, samples=1).explain(batch, target=2, relu=False)
+        hook.remove()
+    assert pictures["code"] == pictures["paper"] + len(batch)
+
+
+def test_sigma_does_not_go_with_the_authors_form_of_ss_cam():
+    with pytest.raises(OptionError, match="leave out sigma"):
+        SSCAM(convolutional(), "features", form="code", sigma=1.0)
 
 
 @pytest.mark.parametrize("mixer", ["geometric", "log_exp", "exp_mean"])

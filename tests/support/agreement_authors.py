@@ -114,7 +114,7 @@ def of_ss_cam(_: Any) -> Pair:
             answers = model(image * (mask + deviation * noise)).softmax(1)
             total += answers[:, label].mean() * mask
     theirs = total.relu()[None]
-    found = camlib.SSCAM(model, "features.4", samples=3)(image, label)
+    found = camlib.SSCAM(model, "features.4", samples=3, form="code")(image, label)
     return (theirs - theirs.min()) / (theirs.max() - theirs.min()), found
 
 
