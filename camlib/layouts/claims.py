@@ -48,8 +48,8 @@ _ASLANT_AT_ONCE = 0.1
 _SOME = 32
 """Fewer tokens than this fit a wrong grid by chance, if a patch is missing in each of its lines."""
 
-_BESIDE = 0.5
-"""On such a grid, a token must look closer to its cell than this, in cells."""
+_LITTLE = 0.5
+"""A token with no more than this spread, in cells, sees a patch alone."""
 
 ROLLED = 0.9
 """With at least this correlation, a rolled grid is the right one, as where windows are shifted."""
@@ -139,7 +139,7 @@ class Claim:
         if self.displaced:
             return False
         known = self.grid in grids or not (self.look.telling or isinstance(self.layout, Series))
-        if self._strange(grids) and (not self.local or self._astray(_BESIDE)):
+        if self._strange(grids):
             return False
         plain = self.complete and self.usual
         sure = (self.row and not (plain and known)) or (few and not self.usual)
@@ -219,19 +219,60 @@ class Claim:
         """Whether some tokens clearly look at another cell than the layout claims."""
         if not self.row:
             return False
-        if self.local and not (self.complete and self.usual) and self._astray(ASTRAY):
+        if self.local and not (self.complete and self.usual) and self._astray():
+            return True
+        if self._silent_inside:
+            return True
+        if not self.clear and self.displaced_apart:
             return True
         return self._aligned.astray or self._aligned.shifted
 
-    def _astray(self, by: float) -> bool:
-        """Whether more than a few tokens look `by` cells beside theirs, along an axis."""
-        for axis, ((low, high), length) in enumerate(zip(self.borders(), self.grid, strict=True)):
-            claimed, measured = self._pair(axis)
-            cell = (high - low) / length
-            away = ((measured - low) / cell - claimed - 0.5).abs()
-            if length > 1 and (away > by).double().mean() > FEW:
-                return True
-        return False
+    @cached_property
+    def displaced_apart(self) -> bool:
+        """Whether the claim is wrong of what tokens see apart from what all of them see."""
+        if self.look.apart is None or not self.look.apart.telling:
+            return False
+        apart = Claim.of(self.layout, self.look.apart)
+        if apart is None or apart.agreement < AGREES:
+            return True
+        elsewhere = apart.spread_in_cells <= _LITTLE and apart._astray()
+        return elsewhere or apart._aligned.astray or apart._aligned.shifted
+
+    @property
+    def _silent_inside(self) -> bool:
+        """Whether a token that hardly changes lies inside the input and does not look at its cell.
+
+        A patch of padding changes as little, but it lies outside.
+        """
+        inside = ((self._middles > 0) & (self._middles < 1)).all(0)
+        silent = ~self.loud & (self.numbers > 0) & inside
+        return bool((self._away[:, silent] > ASTRAY).any())
+
+    def _astray(self) -> bool:
+        """Whether more than a few tokens look at another cell than theirs, along an axis."""
+        return bool(((self._away[:, self.loud] > ASTRAY).double().mean(1) > FEW).any())
+
+    @cached_property
+    def _middles(self) -> Tensor:
+        """The middle of each cell in the input, ``(A, *grid)``, from a line through positions."""
+        lines = [
+            low + (torch.arange(n, device=self.positions.device) + 0.5) / n * (high - low)
+            for (low, high), n in zip(self.borders(), self.grid, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*lines, indexing="ij")).to(self.positions)
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        """The size of a cell along each axis of the input, ``(A,)``."""
+        pairs = zip(self.borders(), self.grid, strict=True)
+        return self.positions.new_tensor([(high - low) / n for (low, high), n in pairs]).abs()
+
+    @cached_property
+    def _away(self) -> Tensor:
+        """How far from its cell each place looks, in cells, ``(A, *grid)``; 0 along one cell."""
+        away = (self.positions - self._middles).abs().flatten(1) / self._sizes[:, None]
+        several = [[float(n > 1)] for n in self.grid]
+        return (away * away.new_tensor(several)).nan_to_num(0.0).reshape(self.positions.shape)
 
     @cached_property
     def _aligned(self) -> Alignment:
@@ -281,6 +322,7 @@ class Claim:
             others |= self.look.faint.flatten() & ~shown
             spread = self.look.spread.flatten(1)
             most = 1.5 * spread[:, numbers].median(1, keepdim=True).values
+            most = most.maximum(_LITTLE * self._sizes[:, None])
             return bool((others & (spread <= most).all(0)).any())
         cells = self._aligned.cells
         line = self.grid[int((cells[:, 1] - cells[:, 0]).abs().argmax())]

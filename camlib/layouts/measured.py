@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,8 @@ class Looks:
         spread: the standard deviation of what a place looks at, along each axis, ``(A, *places)``.
         strength: how much a place changes, ``(*places)``.
         share: the largest change of a place, as a share of its value.
+        apart: where the tokens of a row look without what changes in all of them, as where a
+            network adds the mean over tokens to each.
     """
 
     samples: int
@@ -59,6 +61,7 @@ class Looks:
     spread: Tensor
     strength: Tensor
     share: float
+    apart: Looks | None = None
 
     @cached_property
     def fields(self) -> Tensor:
@@ -149,9 +152,7 @@ class Measured:
             self.axes = FOLDED, *self.axes
         if not rows.sum().isfinite():
             rows = torch.nan_to_num(rows, 0, _MOST, -_MOST).clamp(-_MOST, _MOST)
-        self._whole, changes = rows[:1], rows[clean:] - rows[:1]
-        self._both = (changes[::2] + changes[1::2]).square_()
-        self._changes = changes.square_()
+        self._whole, self._changes = rows[:1], rows[clean:] - rows[:1]
         self._looks: dict[int, Looks] = {}
 
     @property
@@ -171,11 +172,22 @@ class Measured:
         return self._looks[channels]
 
     def _look(self, channels: int) -> Looks:
-        def norms(squares: Tensor) -> Tensor:
-            return squares.sum(1 + self.axes.index(channels)).sqrt().double()
+        places = tuple(axis for axis in self.axes if axis != channels)
+        look = self._look_of(self._changes, channels, places)
+        if len(places) > 1 or FOLDED in places:
+            return look
+        common = self._changes.mean(1 + self.axes.index(places[0]), keepdim=True)
+        return replace(look, apart=self._look_of(self._changes - common, channels, places))
 
-        changed, even = norms(self._changes), norms(self._both)
-        size = norms(self._whole.square())[0]
+    def _look_of(self, changes: Tensor, channels: int, places: tuple[int, ...]) -> Looks:
+        """Where `places` look, for the `changes` of an activation ``(2 A, *axes)``."""
+
+        def norms(values: Tensor) -> Tensor:
+            found: Tensor = torch.linalg.vector_norm(values, dim=1 + self.axes.index(channels))
+            return found.double()
+
+        changed, even = norms(changes), norms(changes[::2] + changes[1::2])
+        size = norms(self._whole)[0]
         up, down = changed[::2], changed[1::2]
         total = up + down
         mean = (1 + (up.square() - down.square()) / even.square()) / 2
@@ -184,7 +196,7 @@ class Measured:
         return Looks(
             samples=self.samples,
             channels=channels,
-            axes=tuple(axis for axis in self.axes if axis != channels),
+            axes=places,
             positions=(up / total).where(total > 0, 0.5),
             spread=spread.where(even > 0, 1),
             strength=strength,

@@ -208,7 +208,8 @@ class Readings:
             [(reading, channels)] = readings.values()
             look = seen.look(channels)
             claim = Claim.of(reading.layout, look)
-            if claim is None or (claim.contradicted and look.share >= _ROUNDING):
+            wrong = claim is None or claim.contradicted or claim.displaced_apart
+            if wrong and look.share >= _ROUNDING:
                 raise LayoutError(f"{reading.layout!r} does not agree with where its places look")
             self._keep(seen.samples, shape, reading, channels)
             return Reading(reading.layout, window)

@@ -412,6 +412,96 @@ COLUMNS_OF_NINE = {
         seed=3,
     )
 )
+@example(  # tokens mixed so much that a row of the same length as an earlier one agrees with it
+    Drawn(
+        (4, 4),
+        "cropped and resized",
+        "rows",
+        1,
+        (0, 1, 0),
+        "tokens",
+        2.0,
+        True,
+        True,
+        samples=3,
+        seed=4,
+    )
+)
+@example(
+    Drawn(
+        (3, 5),
+        "cropped and resized",
+        "rows",
+        4,
+        (2, 0, 2),
+        "tokens",
+        2.0,
+        True,
+        True,
+        samples=1,
+        seed=5,
+    )
+)
+@example(
+    Drawn(
+        (3, 5),
+        "resized",
+        "rows",
+        1,
+        (2, 1, 1),
+        "tokens, samples second",
+        2.0,
+        True,
+        True,
+        samples=1,
+        seed=971274,
+    )
+)
+@example(  # a patch that changes little is left out, which a few cells show poorly
+    Drawn(
+        (3, 4),
+        "padded",
+        "rows",
+        2,
+        (4, 2, 5),
+        "tokens",
+        0.0,
+        True,
+        True,
+        samples=1,
+        seed=888548,
+    )
+)
+@example(  # a token that is no patch stands in the cell of one that is missing
+    Drawn(
+        (5, 5),
+        "padded",
+        "columns",
+        1,
+        (1, 0, 2),
+        "tokens",
+        0.5,
+        True,
+        True,
+        samples=3,
+        seed=852149,
+    )
+)
+@example(  # few tokens on a grid that no other layer has
+    Drawn(
+        (4, 4),
+        "as given",
+        "rows",
+        4,
+        (0, 3, 2),
+        "tokens, samples second",
+        0.0,
+        True,
+        False,
+        samples=3,
+        seed=947235,
+    )
+)
 @given(drawings())
 @settings(
     max_examples=DRAWS,
