@@ -7,6 +7,7 @@ that leave its last block. The gradient there is zero, so an earlier layer is ta
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -137,6 +138,41 @@ def last_layer(model: nn.Module, given: Inputs) -> str:
     if not readable:
         raise LayerError(_NONE.format(type(model).__name__, given.size))
     return readable[-1].name
+
+
+def finer_layer(
+    model: nn.Module, given: Inputs, last: str, most: float | None = None
+) -> tuple[str, ...]:
+    """The last layer before `last` with the finest grid that is at most `most` times as fine.
+
+    Of the layers with that grid it is the output of the outermost module, as a stage rather than a
+    part of a block.
+
+    Args:
+        model: without wrappers.
+        given: what it is called with.
+        last: the name of a layer.
+        most: by default the square root of the stride of `last`, halfway to the image in octaves.
+
+    Returns:
+        Its name, alone; nothing if no layer before `last` has such a grid.
+    """
+    order, output = visited(model, given)
+    readable, preferred = _readable(readings(model, given, order), given, order, output)
+    before = list(itertools.takewhile(lambda c: c.name != last, readable))
+    if len(before) == len(readable):
+        return ()
+    coarse = readable[len(before)]
+    most = math.sqrt(max(coarse.stride)) if most is None else most
+    factors: dict[str, float] = {}
+    for layer in before:
+        if layer.name in preferred and len(layer.grid) == len(coarse.grid):
+            factor = min(n / m for n, m in zip(layer.grid, coarse.grid, strict=True))
+            if 1 < factor <= most:
+                factors[layer.name] = factor
+    finest = [name for name, factor in factors.items() if factor == max(factors.values())]
+    stage = min(reversed(finest), key=lambda name: name.count("."), default=None)
+    return () if stage is None else (stage,)
 
 
 def first_pass(

@@ -238,6 +238,14 @@ def _agreed(maps: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
     return mean(maps.clamp(min=floor)).where((maps > 0).all(0), 0)
 
 
+def level(values: Tensor, share: float) -> Tensor:
+    """The level ``(...)`` below which a `share` of `values` ``(..., P)`` lies, interpolated."""
+    ordered = values.sort(-1).values
+    place = (ordered.shape[-1] - 1) * share
+    low, high = ordered[..., math.floor(place)], ordered[..., math.ceil(place)]
+    return torch.lerp(low, high, place % 1)
+
+
 def blur(images: Tensor, sigma: float | None = None, radius: int | None = None) -> Tensor:
     """`images` ``(N, C, *size)`` blurred by a Gaussian.
 

@@ -220,6 +220,7 @@ DEFAULTS = {
     "Method.explain": "no options beside the target",
     "PixelMethod.parts": "its attribution",
     "LayerMethod.gradients": "the first derivative",
+    "LayerMethod.beside": "no other layers",
     "MaskedMethod.background": "zero",
     "AttentionMethod._first": "all blocks need a graph",
     "AttentionMethod._layers": "nothing is changed",

@@ -32,6 +32,7 @@ REFERENCE = "grad_cam"
 
 USUAL = (
     *(REFERENCE, "grad_cam_plus_plus", "layer_cam", "element_wise_grad_cam", "lift_cam"),
+    "two_stage_grad_cam",
     *("ablation_cam", "recipro_cam", "group_cam", "eigen_cam", "full_grad", "saliency"),
     *("guided_backprop", "guided_grad_cam"),
 )

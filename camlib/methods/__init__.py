@@ -33,6 +33,7 @@ from camlib.methods import (
     rise,
     score,
     smooth,
+    two_stage,
 )
 from camlib.methods.ablation import *
 from camlib.methods.attention import *
@@ -61,6 +62,7 @@ from camlib.methods.replaying import *
 from camlib.methods.rise import *
 from camlib.methods.score import *
 from camlib.methods.smooth import *
+from camlib.methods.two_stage import *
 from camlib.passes.forward import Pass as Pass
 from camlib.passes.forward import input_gradients as input_gradients
 from camlib.passes.forward import scores_at as scores_at
@@ -71,6 +73,7 @@ from camlib.results import Explanation as Explanation
 _FAMILIES = (
     cam,
     gradient,
+    two_stage,
     multiscale,
     eigen,
     class_agnostic,

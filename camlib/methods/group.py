@@ -98,10 +98,7 @@ class GroupCAM(LayerMethod):
         masks = torch.stack([maps.weighted_sum(*part) for part in parts], 1).relu()
         if not self.percentile:
             return masks
-        ordered = masks.flatten(2).sort(2).values
-        place = (ordered.shape[2] - 1) * self.percentile / 100
-        low, high = ordered[..., math.floor(place)], ordered[..., math.ceil(place)]
-        level = torch.lerp(low, high, place % 1)
+        level = maps.level(masks.flatten(2), self.percentile / 100)
         return masks.where(masks > level.reshape(*level.shape, *[1] * (masks.ndim - 2)), 0)
 
     def _map(

@@ -198,7 +198,7 @@ class MapMethod(Showable):
             for m, s in zip(shown, signed, strict=True)
         ]
         for name, (broken, empty, idle, scoreless) in zip(
-            run.seen.names or ("",), torch.stack(states).tolist(), strict=True
+            run.names(len(shown)), torch.stack(states).tolist(), strict=True
         ):
             where = f"at layer {name!r}" if name else f"of {type(self).__name__}"
             if broken:

@@ -96,7 +96,8 @@ class LayerMethod(MapMethod):
         if target is None and not self.asks and rule is None:
             target = Unasked(len(given), given.image.device)
         if not self._chosen:
-            return self._from(self.layers, model, given, target, rule)
+            layers = self.beside(model, given, self.layers)
+            return self._from(layers, model, given, target, rule)
         earlier = None
         if self.layers:
             with suppress(GraphError, LayerError):
@@ -111,11 +112,16 @@ class LayerMethod(MapMethod):
             if earlier is None:
                 raise
             return earlier
-        self.layers = (name,)
-        if run is not None and self.graph == "tail" and not (self.differentiable or rule):
+        self.layers = self.beside(model, given, (name,))
+        alone = self.layers == (name,) and self.graph == "tail"
+        if run is not None and alone and not (self.differentiable or rule):
             with suppress(GraphError):
                 return run, self.signed_maps(run)
         return self._from(self.layers, model, given, target, rule)
+
+    def beside(self, model: nn.Module, given: Inputs, layers: tuple[str, ...]) -> tuple[str, ...]:
+        """The layers that the map takes where `layers` are given or found: these alone."""
+        return layers
 
     def _default(self, model: nn.Module, given: Inputs, target: Any) -> tuple[str, Pass | None]:
         """The layer that is taken where none was given, and a pass that captured it, if any did."""

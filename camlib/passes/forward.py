@@ -142,8 +142,11 @@ class Pass:
 
     def windows(self, count: int) -> list[Window]:
         """The part of the input that each of `count` maps covers, in the order of the layers."""
-        named = self.seen.names if len(self.seen.names) == count else ("",) * count
-        return [self.seen.windows.get(name, ()) for name in named]
+        return [self.seen.windows.get(name, ()) for name in self.names(count)]
+
+    def names(self, count: int) -> tuple[str, ...]:
+        """The layer of each of `count` maps: the last one of several that make a map together."""
+        return self.seen.names[-count:] or ("",) * count
 
     @property
     def replayed(self) -> bool | None:

@@ -793,3 +793,38 @@ def le_grad(gradients: list[Heads]) -> list[float]:
         )
         for s in range(count)
     ]
+
+
+def two_stage_grad_cam(
+    coarse: tuple[Tensor, Tensor], fine: tuple[Tensor, Tensor], *, width: float, root: bool
+) -> Tensor:
+    """The signed map on the fine grid, from activation and gradient ``(C, H, W)`` of two layers."""
+    activation, gradient = coarse
+    cells = activation.shape[1:]
+    a = torch.zeros(cells, dtype=activation.dtype)
+    for k in range(len(activation)):
+        a += gradient[k].mean() * activation[k]
+    b = element_wise_grad_cam(*fine)
+    height, columns = b.shape
+    a = F.interpolate(a[None, None], (height, columns), mode="bilinear")[0, 0]
+    level = float(np.percentile(b.detach().numpy(), 98))
+    b = torch.tensor([[min(float(v) / level, 1.0) for v in row] for row in b], dtype=b.dtype)
+    sigma = width * min(height / cells[0], columns / cells[1])
+    reach = min(math.ceil(3 * sigma), min(height, columns) - 1)
+    weights = [math.exp(-((d / sigma) ** 2) / 2) for d in range(-reach, reach + 1)]
+
+    def mirrored(place: int, length: int) -> int:
+        place = abs(place)
+        return place if place < length else 2 * (length - 1) - place
+
+    soft = torch.zeros_like(b)
+    for i, j in itertools.product(range(height), range(columns)):
+        for p, q in itertools.product(range(-reach, reach + 1), repeat=2):
+            weight = weights[p + reach] * weights[q + reach] / sum(weights) ** 2
+            soft[i, j] += weight * b[mirrored(i + p, height), mirrored(j + q, columns)]
+    product = a * soft
+    if not root:
+        return product
+    peak = max(abs(float(v)) for v in product.flatten())
+    values = [math.copysign(math.sqrt(abs(float(v)) * peak), float(v)) for v in product.flatten()]
+    return torch.tensor(values, dtype=b.dtype).reshape(height, columns)
