@@ -47,11 +47,16 @@ def draw(output: Path, seed: int, *, every: bool) -> None:
             left_out.append(kind.__name__)
     names = [network.name_of(index) for index in classes]
     unasked = [name for name in panels if not getattr(getattr(camlib, name), "asks", True)]
-    apart = f" The last {len(unasked)} ask for no class." if unasked else ""
+    apart = (
+        f" The last {len(unasked)} ask for no class: their red says nothing of one."
+        if unasked
+        else ""
+    )
     drawn = page(
         f"Where does the network see the {names[0]}, and where the {names[1]}?",
         f"The built-in network of camlib on scene {seed}, by {len(panels)} methods; predicted "
-        "probabilities are on the left. Red marks evidence for the class, blue none.\nGrey "
+        "probabilities are on the left. Red marks the strongest evidence for the class, blue the "
+        "weakest.\nGrey "
         "pictures mark single pixels in colour; those of Deconvnet cannot tell where, because it "
         f"ignores which units were active.{apart}",
         picture,

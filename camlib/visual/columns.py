@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,8 +56,51 @@ def painted(column: Column, mode: Mode) -> Column:
     return replace(column, maps=maps, cells=maps)
 
 
+Together = Literal["each", "image", "all"]
+"""Which heatmaps have a scale in common: none, those of an image, or all of a figure."""
+
+
+def on_one_scale(columns: Sequence[Column], together: Together) -> list[Column]:
+    """`columns` with heatmaps in [0, 1] that can be compared: 1 is the largest of all.
+
+    Args:
+        columns: heatmaps in units of the score; what is negative counts as 0.
+        together: which heatmaps.
+
+    Raises:
+        InputError: the heatmaps are scaled already.
+    """
+    heat = [column for column in columns if not column.signed]
+    if together == "each" or not heat:
+        return list(columns)
+    peaks = torch.stack([column.maps.flatten(1).amax(1) for column in heat])
+    if len(peaks.flatten()) > 1 and bool((peaks == 1).all()):
+        raise InputError(
+            f"scale={together!r} needs maps in units of the score, and each of these is scaled by "
+            "itself; pass normalize=False to the method"
+        )
+    top = (peaks.amax(0) if together == "image" else peaks.amax().expand(peaks.shape[1])).clamp(0)
+    top = top.where(top > 0, 1)
+
+    def scaled(maps: Tensor) -> Tensor:
+        return (maps / top.to(maps).reshape(-1, *[1] * (maps.ndim - 1))).clamp(0, 1)
+
+    return [
+        column
+        if column.signed
+        else replace(column, maps=scaled(column.maps), cells=scaled(column.cells))
+        for column in columns
+    ]
+
+
 def columns_of(
-    title: str, value: Any, count: int, kind: Kind, channels: int | None, labels: Labels | None
+    title: str,
+    value: Any,
+    count: int,
+    kind: Kind,
+    channels: int | None,
+    labels: Labels | None,
+    together: Together = "each",
 ) -> list[Column]:
     """The columns for one entry of a figure's maps, with a row for each of `count` samples.
 
@@ -70,12 +113,13 @@ def columns_of(
         kind: the kind of the samples.
         channels: the number of their channels, and of attributions, if it is known.
         labels: the names of the classes.
+        together: see `on_one_scale`, which follows.
 
     Raises:
         InputError: `value` does not fit the samples, or `labels` lacks a class.
     """
     if isinstance(value, Explanation):
-        return _explained(title, value, count, kind, labels)
+        return _explained(title, value, count, kind, labels, together)
     if isinstance(value, Regions):
         return [_boxed(title, value, count, kind)]
     if not isinstance(value, Tensor | np.ndarray):
@@ -115,7 +159,12 @@ def _boxed(title: str, value: Regions, count: int, kind: Kind) -> Column:
 
 
 def _explained(
-    title: str, value: Explanation, count: int, kind: Kind, labels: Labels | None
+    title: str,
+    value: Explanation,
+    count: int,
+    kind: Kind,
+    labels: Labels | None,
+    together: Together,
 ) -> list[Column]:
     heatmap, raw, axes = value.heatmap, value.map, AXES[kind]
     if len(value.size) != axes:
@@ -147,7 +196,7 @@ def _explained(
             continue
         if not by_layer:
             maps, cells = maps[:, None], cells[:, None]
-        cells = normalize(cells)
+        cells = normalize(cells) if together == "each" else cells
         for j, name in enumerate(value.layers if by_layer else [", ".join(value.layers)]):
             heads = f"{title}\n{name}"
             columns.append(Column(heads, maps[:, j], cells[:, j], captions, False, seen=seen))

@@ -12,7 +12,7 @@ from camlib.errors import InputError
 from camlib.options import Count, Positive, Share, checked
 from camlib.results import Explanation
 from camlib.visual.attribution import Mode
-from camlib.visual.columns import Labels, columns_of, painted
+from camlib.visual.columns import Labels, Together, columns_of, on_one_scale, painted
 from camlib.visual.overlay import Channels, Fit, colorize
 from camlib.visual.page import PANEL, Row, Scale, draw
 from camlib.visual.panels import Brush, View
@@ -48,6 +48,7 @@ def figure(
     veil: Share = 0,
     columns: Count = 1,
     colorbar: bool = False,
+    scale: Together = "each",
     panel: Positive | None = None,
 ) -> Figure:
     """A matplotlib figure with a row for each image and view, and a column for each of `maps`.
@@ -88,8 +89,12 @@ def figure(
         channels: ``"BGR"`` for pictures as OpenCV reads them.
         veil: how much to darken the part of a picture that the model did not see, from 0 to 1.
         columns: the number of images side by side.
-        colorbar: whether to draw a colour bar for heatmaps: each map runs from its own lowest to
-            its own highest value, unless it has another scale.
+        colorbar: whether to draw a colour bar for heatmaps.
+        scale: ``"each"``: each heatmap runs from its own lowest to its own highest value.
+            ``"image"`` and ``"all"`` compare heatmaps, of an image or of all: the colours run from
+            0 to the largest value of any. They need maps in units of the score, from
+            ``normalize=False``. What can be compared are maps of one method at one layer, of
+            several classes, images or networks with the same loss; other methods have other units.
         panel: the width of a picture in inches.
 
     Raises:
@@ -127,8 +132,11 @@ def figure(
     shown = [
         column
         for title, value in maps.items()
-        for column in columns_of(title, value, count, kind, channels_of(images, kind), labels)
+        for column in columns_of(
+            title, value, count, kind, channels_of(images, kind), labels, scale
+        )
     ]
+    shown = on_one_scale(shown, scale)
     places = [""] * count
     if kind == "volume":
         cut = as_slices(samples, shown, names, slices, mode)
@@ -157,9 +165,14 @@ def figure(
     if samples is not None:
         titles.insert(0, "signal" if kind == "signal" else "image")
     wide = min(columns, count)
-    scale = _scale(colormap) if colorbar and not all(column.signed for column in shown) else None
+    bar = colorbar and not all(column.signed for column in shown)
     width = panel or (WIDTH if kind == "signal" else PANEL)
-    return draw(titles * wide, _side_by_side(rows, wide, len(views)), width, scale)
+    return draw(
+        titles * wide,
+        _side_by_side(rows, wide, len(views)),
+        width,
+        _bar(colormap, scale) if bar else None,
+    )
 
 
 def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
@@ -185,8 +198,8 @@ def _side_by_side(rows: Sequence[Row], wide: int, views: int) -> list[Row]:
     return joined
 
 
-def _scale(colormap: Any) -> Scale:
+def _bar(colormap: Any, together: Together) -> Scale:
     falling = torch.linspace(1, 0, 256, dtype=torch.float32, device="cpu")
-    return Scale(
-        to_array(colorize(falling[:, None], colormap)), "high", "low", "each map by itself"
-    )
+    notes = {"each": "each map by itself", "image": "each image by itself", "all": "all maps alike"}
+    low = "low" if together == "each" else "0"
+    return Scale(to_array(colorize(falling[:, None], colormap)), "high", low, notes[together])

@@ -59,7 +59,7 @@ def test_demo_shows_methods_for_two_classes(folder, drawn, options):
     assert f"{len(methods)} methods" in texts[1]
     assert {kind.__name__ for kind in methods} < set(texts)
     assert ("EigenCAM" in texts) == bool(options)
-    assert ("The last 6 ask for no class." in texts[1]) == bool(options)
+    assert ("The last 6 ask for no class: their red" in texts[1]) == bool(options)
     named = [text for text in texts if text in {kind.__name__ for kind in methods}]
     asking = [getattr(getattr(camlib, name), "asks", True) for name in named]
     assert asking == sorted(asking, reverse=True)

@@ -9,6 +9,7 @@ import torch
 from drawn import as_array, assert_apart, explanation, panels, texts
 from PIL import Image
 
+from camlib import GradCAM, zoo
 from camlib.errors import InputError
 from camlib.visual import colorize, figure, overlay, save_picture, to_image, to_png
 
@@ -324,6 +325,47 @@ def test_images_side_by_side():
     assert [extent[1] / extent[2] for extent in extents] == [1, 1, 2, 2, 1, 1]
     with pytest.raises(InputError, match="columns=0 is out of range"):
         figure(photos, {"CAM": maps}, columns=0)
+
+
+@pytest.mark.parametrize("scale", ["each", "image", "all"])
+def test_heatmaps_with_a_scale_in_common_can_be_compared(images, heatmaps, scale):
+    strong, weak = 3 * heatmaps + 1, heatmaps - 0.2
+    weak[1] *= 0.5
+    maps = {"strong": strong, "weak": weak}
+    if scale == "each":
+        with pytest.raises(InputError, match=r"\[0, 1\]"):
+            figure(images, maps, scale=scale)
+        return
+    drawn = panels(figure(images, maps, scale=scale))
+    for i, row in enumerate((drawn[:3], drawn[3:])):
+        peak = (strong[i] if scale == "image" else strong).max()
+        for panel, values in zip(row[1:], (strong[i], weak[i]), strict=True):
+            expected = overlay(images[i], (values / peak).clamp(0, 1))
+            assert np.abs(panel.astype(int) - as_array(expected)).max() <= 1
+
+
+def test_classes_of_an_explanation_on_one_scale():
+    scene = zoo.scene(seed=3)
+    seen = GradCAM(zoo.load(), "features").explain(
+        zoo.preprocess(scene.image)[None], [[4, 2]], normalize=False
+    )
+    views = ("overlay", "cells")
+    drawn = figure(scene.image, {"CAM": seen}, scale="image", colorbar=True, views=views)
+    assert {"high", "0", "each image by itself"} <= set(texts(drawn))
+    strong, weak = seen.heatmap[0]
+    assert strong.max() > 2 * weak.max()
+    expected = as_array(overlay(scene.image, (weak / strong.max()).clamp(0, 1)))
+    assert np.abs(panels(drawn)[2].astype(int) - expected).max() <= 1
+    cells = seen.map[0, 1] / strong.max()
+    expected = as_array(overlay(scene.image, cells.clamp(0, 1), fit="stretch"))
+    assert panels(drawn)[5].shape == expected.shape
+
+
+def test_heatmaps_that_are_scaled_already_have_no_scale_in_common(images, heatmaps):
+    scaled = heatmaps / heatmaps.amax((1, 2), keepdim=True)
+    with pytest.raises(InputError, match="normalize=False"):
+        figure(images, {"one": scaled, "other": scaled}, scale="image")
+    figure(images, {"one": scaled, "other": scaled / 2}, scale="image")
 
 
 def test_bar_tells_the_colours():
