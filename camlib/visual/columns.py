@@ -182,10 +182,11 @@ def _explained(
     scores = value.score.reshape(count, -1).tolist()
     target = None if value.target is None else value.target.reshape(count, -1).tolist()
     seen = value.size if axes == AXES["picture"] else ()
+    unit = _unit(value)
     columns = []
     for k in range(heatmap.shape[1]):
         captions = [
-            _caption(None if target is None else target[i][k], scores[i][k], labels)
+            _caption(None if target is None else target[i][k], unit, scores[i][k], labels)
             for i in range(count)
         ]
         maps, cells = heatmap[:, k], raw[:, k]
@@ -203,11 +204,28 @@ def _explained(
     return columns
 
 
-def _caption(index: int | None, score: float, labels: Labels | None) -> str:
+def _unit(value: Explanation) -> str:
+    """What the scores of `value` are: a probability, a logit, or another score."""
+    output = value.output
+    scores = value.score.reshape(len(value.score), -1)
+    if value.target is None or not isinstance(output, Tensor) or output.ndim != 2:
+        return "score"
+    classes = value.target.reshape(scores.shape).to(output.device)
+    if output.shape[1] < 2 or len(output) != len(scores) or classes.max() >= output.shape[1]:
+        return "score"
+    asked = output.gather(1, classes).to(scores)
+    if not torch.allclose(asked, scores, rtol=1e-3, atol=1e-6):
+        return "score"  # a loss, a contrast, or a probability that the target computes
+    rows = output.double()
+    even = torch.allclose(rows.sum(1), torch.ones_like(rows[:, 0]), atol=1e-3)
+    return "probability" if even and bool((rows >= 0).all()) else "logit"
+
+
+def _caption(index: int | None, unit: str, score: float, labels: Labels | None) -> str:
     """The name of the class, if there is a class, and the score."""
     if index is None:
-        return "" if math.isnan(score) else f"score {score:.3g}"
-    return f"{label_of(index, labels)}\nscore {score:.3g}"
+        return "" if math.isnan(score) else f"{unit} {score:.3g}"
+    return f"{label_of(index, labels)}\n{unit} {score:.3g}"
 
 
 def label_of(index: int, labels: Labels | None) -> str:

@@ -368,6 +368,30 @@ def test_heatmaps_that_are_scaled_already_have_no_scale_in_common(images, heatma
     figure(images, {"one": scaled, "other": scaled / 2}, scale="image")
 
 
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("output", "score", "caption"),
+    [
+        (LOGITS, LOGITS[:, 1], "class 1\nlogit -1"),
+        (LOGITS.softmax(1), LOGITS.softmax(1)[:, 1], "class 1\nprobability 0.0391"),
+        (LOGITS, LOGITS.softmax(1)[:, 1], "class 1\nscore 0.0391"),  # the target's own doing
+        (LOGITS[:, :1], LOGITS[:, 0], "class 1\nscore 2"),
+        ([LOGITS], LOGITS[:, 1], "class 1\nscore -1"),
+        (None, LOGITS[:, 1], "class 1\nscore -1"),
+    ],
+)
+def test_captions_say_what_the_score_is(images, output, score, caption):
+    seen = explanation(output=output, score=score, target=torch.ones(2, dtype=torch.long))
+    assert texts(figure(images, {"CAM": seen}))[2] == caption
+
+
+def test_score_of_no_class_is_a_score(images):
+    seen = explanation(output=LOGITS, score=LOGITS[:, 1])
+    assert texts(figure(images, {"CAM": seen}))[2] == "score -1"
+
+
 def test_bar_tells_the_colours():
     image, heat = torch.rand(3, 8, 8), torch.rand(1, 8, 8)
     drawn = figure(image, {"CAM": heat}, colorbar=True, colormap="viridis")
