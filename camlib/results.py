@@ -74,6 +74,7 @@ class Explanation(Drawn):
         replayed: for methods that change activations: ``True`` if only the part after the layers
             ran again, ``False`` if the model had to run in full, with the same result; ``None`` if
             nothing ran again.
+        reason: why `camlib.explain` took this method; empty for a method of your choice.
     """
 
     heatmap: Tensor
@@ -88,6 +89,7 @@ class Explanation(Drawn):
     axis: int | None = 1
     attribution: bool = False
     replayed: bool | None = None
+    reason: str = ""
 
     def overlay(self, images: Any, **options: Any) -> Any:
         """The heatmaps blended onto `images`, as `camlib.overlay` does it.

@@ -29,6 +29,7 @@ from camlib.methods import (
     occlusion,
     pixel,
     recipro,
+    recommended,
     replaying,
     rise,
     score,
@@ -58,6 +59,7 @@ from camlib.methods.multiscale import *
 from camlib.methods.occlusion import *
 from camlib.methods.pixel import *
 from camlib.methods.recipro import *
+from camlib.methods.recommended import *
 from camlib.methods.replaying import *
 from camlib.methods.rise import *
 from camlib.methods.score import *
@@ -105,5 +107,6 @@ METHODS: dict[str, type[Method]] = {
 
 if not TYPE_CHECKING:  # a type checker reads what is public from the imports
     __all__ = ["METHODS", "Concepts", "Explanation"]
-    for _module in (*_FAMILIES, base, factorization, heatmap, layer, masked, masking, replaying):
+    _others = base, factorization, heatmap, layer, masked, masking, recommended, replaying
+    for _module in (*_FAMILIES, *_others):
         __all__ += _module.__all__

@@ -135,7 +135,7 @@ class ElementWiseGradCAM(GradientWeighted):
 
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The gradient where it has the sign of the activation, else zero."""
-        return gradient.where(gradient * activation > 0, 0)
+        return element_wise(activation, gradient)
 
 
 class LayerCAM(GradientWeighted):
@@ -222,7 +222,7 @@ class ShapleyCAM(GradientWeighted):
     def weights(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """The mean of each channel, ``(N, C, 1, 1)``; `gradient` is ``G - H A / 2``."""
         if self.element_wise:
-            return gradient.where(gradient * activation > 0, 0)
+            return element_wise(activation, gradient)
         return gradient.mean(positions(gradient), keepdim=True)
 
     def gradients(self, run: Pass) -> Iterator[list[Tensor]]:
@@ -263,6 +263,11 @@ class ShapleyCAM(GradientWeighted):
         if not self.differentiable:
             gradient = gradient.detach()
         return gradient - torch.stack(products) / 2
+
+
+def element_wise(activation: Tensor, gradient: Tensor) -> Tensor:
+    """The weights of element-wise Grad-CAM: the gradient where the product is positive, else 0."""
+    return gradient.where(gradient * activation > 0, 0)
 
 
 def mean_gradient(_: Tensor, gradient: Tensor) -> Tensor:
