@@ -19,9 +19,11 @@ from camlib import (
     SmoothFullGrad,
     SmoothGrad,
 )
+from camlib.cli.arguments import method_named, name_of
 from camlib.cli.asked import Question, scores_of
 from camlib.cli.terminal import bar
 from camlib.integrations.network import Network
+from camlib.methods.recommended import Recommended
 from camlib.visual import Photos, overlay, to_image
 
 if TYPE_CHECKING:
@@ -37,12 +39,16 @@ class Maps:
         raw: ``(K, h, w)`` at the layer's grid, in units of the score, or the attributions.
         scores: ``(K,)``, what the method explains; NaN where it asks for no class.
         layers: dotted names.
+        method: the class of the method.
+        reason: why this method was taken, where none was asked for.
     """
 
     heatmaps: Tensor
     raw: Tensor
     scores: Tensor
     layers: tuple[str, ...]
+    method: str
+    reason: str = ""
 
     def over(self, picture: Tensor) -> Tensor:
         """Each heatmap over `picture`, or each attribution made visible: ``(K, 3, H, W)``."""
@@ -106,7 +112,7 @@ def answered(
     """What `network` answers for `inputs`, one photo, and what each method finds in it.
 
     The first method's own pass also gives the answer and settles the classes; each further method
-    runs its own.
+    runs its own. A method without a name is called by the one that it takes.
 
     Raises:
         CamlibError: a method does not fit the network, or the question its output.
@@ -115,7 +121,8 @@ def answered(
     scores: Tensor | None = None
     for name, method in methods.items():
         target = question.target(method, several=network.several)
-        found[name], output = maps_of(network, method, inputs, target)
+        maps, output = maps_of(network, method, inputs, target)
+        found[name or name_of(method_named(maps.method))] = maps
         if scores is None:
             scores = scores_of(output)
             best = _best(output)
@@ -139,8 +146,11 @@ def maps_of(network: Network, method: Method, inputs: Any, target: TargetLike) -
     if isinstance(target, list):
         target = Question(tuple(target)).target(method, several=network.several)
     seen: Explanation = method.explain(inputs, target)
+    if isinstance(method, Recommended):
+        seen = method.named(seen)
     scores = seen.score[0].detach().float().cpu()
-    return Maps(seen.heatmap[0].cpu(), seen.map[0].cpu(), scores, seen.layers), seen.output
+    heatmaps, raw = seen.heatmap[0].cpu(), seen.map[0].cpu()
+    return Maps(heatmaps, raw, scores, seen.layers, seen.method, seen.reason), seen.output
 
 
 def _best(output: Any) -> int:

@@ -31,10 +31,8 @@ from camlib.cli.options import (
     "--method",
     "methods",
     multiple=True,
-    default=["grad_cam"],
-    show_default=True,
     metavar="NAME",
-    help="See `camlib methods`; may be repeated.",
+    help="See `camlib methods`; may be repeated.  [default: what fits the network]",
 )
 @layer_option
 @click.option(
@@ -99,7 +97,8 @@ def explain(context: click.Context, /, **options: Any) -> None:
     standard input. Pictures that camlib wrote, whose names end in -camlib, are left out.
 
     The figure has the photo with its class and probability, and beside it the map of each method;
-    a row for each class. The model runs once for each image and method.
+    a row for each class. The model runs once for each image and method. Without --method, camlib
+    takes the one that measurements recommend for what the layer returns, and says why.
     """
     from camlib.cli.explaining import explain_all
 

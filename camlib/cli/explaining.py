@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from camlib.cli.records import record, write_csv, write_json
 from camlib.cli.terminal import bar, reason, say, say_failed, warnings_in_a_line
 from camlib.errors import InputError
 from camlib.integrations.network import Network
+from camlib.methods.recommended import Recommended
 from camlib.visual import figure, save_picture
 from camlib.visual.colors import color_table
 from camlib.visual.reading import decoded, read
@@ -71,7 +72,7 @@ def explain_all(
     """
     if sum((bool(targets), top is not None, expected is not None)) > 1:
         raise InputError("--target, --top and --expected choose the classes; pass one of them")
-    kinds = {name_of(kind): kind for kind in map(method_named, methods)}
+    kinds: dict[str, type[Method]] = {name_of(kind): kind for kind in map(method_named, methods)}
     color_table(colormap, _cpu())
     found, left_out = sources(images, output=output)
     places = destinations(found, output, plain=plain)
@@ -80,6 +81,7 @@ def explain_all(
     asked = dict.fromkeys(class_index(target, network.classes) for target in targets)
     known = None if expected is None else class_index(expected, network.classes)
     question = Question(tuple(asked), top or 1, known)
+    kinds = kinds or {"": Recommended}
     chosen = {name: built(kind, network, layers) for name, kind in kinds.items()}
     looks = Looks(views, alpha, colormap, threshold, plain, raw)
     quiet = "-" in (str(manifest), str(rows))
@@ -90,7 +92,7 @@ def explain_all(
             with warnings_in_a_line(source.name):
                 photo = load(_opened(source), network.transform)  # type: ignore[arg-type]
                 answer = answered(network, chosen, photo.to(where).inputs, question)
-                files = _written(photo, answer, network, chosen, place, looks)
+                files = _written(photo, answer, network, place, looks)
         # One image may be broken in any way, and must not cost the others.
         except Exception as error:
             why = reason(error)
@@ -126,7 +128,6 @@ def _written(
     photo: Any,
     answer: Answer,
     network: Network,
-    methods: Mapping[str, Method],
     place: Path,
     looks: Looks,
 ) -> list[Path]:
@@ -138,7 +139,7 @@ def _written(
             photo, alpha=looks.alpha, colormap=looks.colormap, threshold=looks.threshold
         )
     else:
-        drawing = _figure(photo, answer, network, methods, looks)
+        drawing = _figure(photo, answer, network, looks)
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         written = [save_picture(drawing, place)]
@@ -148,13 +149,10 @@ def _written(
     return written
 
 
-def _figure(
-    photo: Any, answer: Answer, network: Network, methods: Mapping[str, Method], looks: Looks
-) -> Any:
+def _figure(photo: Any, answer: Answer, network: Network, looks: Looks) -> Any:
     """The photo beside the map of each method, a row for each class and view."""
     columns = {
-        f"{type(methods[name]).__name__}\n{', '.join(maps.layers)}": maps.heatmaps
-        for name, maps in answer.maps.items()
+        f"{maps.method}\n{', '.join(maps.layers)}": maps.heatmaps for maps in answer.maps.values()
     }
     [picture], [placement] = photo.pictures, photo.placements
     return figure(
@@ -194,4 +192,5 @@ def _said(name: str, answer: Answer, network: Network, files: Sequence[Path]) ->
             f"  class {index}, {network.name_of(index)}: {answer.chances[index]:.1%}, "
             f"score {float(answer.scores[index]):.4g}, layer {', '.join(used) or 'none'}"
         )
+    lines += [f"  by {maps.method}: {maps.reason}" for maps in answer.maps.values() if maps.reason]
     return [*lines, f"  wrote {', '.join(map(str, files))}"]

@@ -34,6 +34,7 @@ def record(image: str, answer: Answer, network: Network, files: Sequence[Path]) 
         "explained": [
             {
                 "method": name,
+                **({"reason": maps.reason} if maps.reason else {}),
                 "layers": list(maps.layers),
                 **_asked(index, answer, network),
                 "score": _number(score),

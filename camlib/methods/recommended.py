@@ -65,12 +65,11 @@ def explain(
         >>> seen = camlib.explain(model, images)
         >>> seen.method, seen.layers, seen.reason
     """
-    method = _Recommended(model, layer, **options)
-    seen = method.explain(inputs, target)
-    return replace(seen, method=method.rule, reason=method.reason)
+    method = Recommended(model, layer, **options)
+    return method.named(method.explain(inputs, target))
 
 
-class _Recommended(LayerMethod):
+class Recommended(LayerMethod):
     """Chooses one of three rules in the pass.
 
     Attributes:
@@ -81,6 +80,10 @@ class _Recommended(LayerMethod):
     cost = "1 forward, 1 backward of what follows the layer"
     rule: str
     reason: str
+
+    def named(self, seen: Explanation) -> Explanation:
+        """What the last call returned, with the rule that it took and the reason."""
+        return replace(seen, method=self.rule, reason=self.reason)
 
     def signed_maps(self, run: Pass) -> list[Tensor]:
         """The activations, weighted by the rule that fits the first layer."""

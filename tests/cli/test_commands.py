@@ -1,10 +1,12 @@
 """The `camlib` command: what it writes, what it says, and how it refuses."""
 
 import io
+import json
 import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -15,7 +17,16 @@ from PIL import Image
 from torchvision import models
 
 import camlib
-from camlib import CAM, METHODS, AttentionMethod, GradCAM, ScoreCAM, overlay, zoo
+from camlib import (
+    CAM,
+    METHODS,
+    AttentionMethod,
+    ElementWiseGradCAM,
+    GradCAM,
+    ScoreCAM,
+    overlay,
+    zoo,
+)
 from camlib.cli import demo, explaining, main
 from camlib.cli.arguments import class_index, method_named
 from camlib.integrations import torchvision as networks
@@ -96,6 +107,7 @@ def test_one_map_lies_over_the_image(folder):
     assert said.splitlines() == [
         f"scene.png: cross, {chance:.1%}",
         f"  class 5, cross: {chance:.1%}, score {seen.score.item():.4g}, layer {seen.layers[0]}",
+        "  by GradCAM: no other method of one pass is better by every measure",
         "  wrote map.png",
     ]
     assert files(folder) == ["map.png", "scene.png"]
@@ -116,6 +128,19 @@ def test_one_map_is_a_figure_with_class_method_layer_and_colours(folder, drawn):
     assert np.array_equal(photo, as_array(SCENE.image))
     assert abs(heat - as_array(overlay(SCENE.image, seen.heatmap[0])).astype(int)).max() <= 1
     assert said.endswith("  wrote scene-camlib.png\n")
+
+
+def test_method_that_is_not_asked_for_fits_the_layer(folder):
+    said = done(
+        *built_in("--raw", "--target", "disc", "--layer", "features.1.0", "--json", "found.json")
+    )
+    [found] = json.loads(Path("found.json").read_text())["images"][0]["explained"]
+    assert f"  by ElementWiseGradCAM: {found['reason']}\n" in said
+    assert found["method"] == "element_wise_grad_cam"
+    assert "negative values have" in found["reason"]
+    model, inputs = network()
+    expected = ElementWiseGradCAM(model, "features.1.0").explain(inputs, 0).map[0]
+    torch.testing.assert_close(torch.from_numpy(np.load("scene-camlib.npy")), expected)
 
 
 def test_raw_map_is_the_layers_own(folder):
