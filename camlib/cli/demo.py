@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import camlib
 from camlib import METHODS, ModelError, zoo
 from camlib.cli.answers import built, maps_of
 from camlib.cli.files import writing
@@ -15,6 +14,7 @@ from camlib.cli.networks import scenenet
 from camlib.cli.page import page
 from camlib.cli.terminal import say, warnings_in_a_line
 from camlib.visual import save_picture
+from camlib.visual.columns import asks
 
 SHOWN = (
     *("cam", "grad_cam", "grad_cam_plus_plus", "hires_cam", "xgrad_cam", "element_wise_grad_cam"),
@@ -46,7 +46,7 @@ def draw(output: Path, seed: int, *, every: bool) -> None:
         except ModelError:
             left_out.append(kind.__name__)
     names = [network.name_of(index) for index in classes]
-    unasked = [name for name in panels if not getattr(getattr(camlib, name), "asks", True)]
+    unasked = [name for name in panels if not asks(name)]
     apart = (
         f" The last {len(unasked)} ask for no class: their red says nothing of one."
         if unasked

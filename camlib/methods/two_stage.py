@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camlib import maps
+from camlib.errors import LayerError
 from camlib.layers import finer_layer
 from camlib.methods.gradient import mean_gradient
 from camlib.methods.layer import LayerMethod
@@ -50,6 +51,9 @@ class TwoStageGradCAM(LayerMethod):
         root: whether the square root of the product is taken, which evens out a map to be looked
             at or multiplied with the image; the peak stays as high as it is. ``False`` gives the
             product, which is tighter.
+
+    Raises:
+        LayerError: in a call, the last of several layers has not the coarsest grid.
     """
 
     name = "two_stage_grad_cam"
@@ -86,6 +90,13 @@ class TwoStageGradCAM(LayerMethod):
         pairs = self.by_class(run, self.activations(run), _both)
         windows = [run.seen.windows[name] for name in run.seen.names]
         coarse, cells = pairs[-1][:, :, 0], pairs[-1].shape[3:]
+        for name, pair in zip(run.seen.names, pairs, strict=True):
+            if any(n < m for n, m in zip(pair.shape[3:], cells, strict=True)):
+                raise LayerError(
+                    f"layer {name!r} has a grid of {tuple(pair.shape[3:])}, coarser than that of "
+                    f"{run.seen.names[-1]!r}, {tuple(cells)}; list the finer, earlier layers first "
+                    "and the last one at the end"
+                )
         fine = [pair[:, :, 1] for pair in pairs[:-1]] or [pairs[-1][:, :, 1]]
         soft = [self._soft(each.to(coarse.device), cells) for each in fine]
         if all(map(maps.is_whole, windows)):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camlib import methods
 from camlib.errors import InputError
 from camlib.maps import normalize
 from camlib.metrics.regions import Regions
@@ -74,10 +75,10 @@ def on_one_scale(columns: Sequence[Column], together: Together) -> list[Column]:
     if together == "each" or not heat:
         return list(columns)
     peaks = torch.stack([column.maps.flatten(1).amax(1) for column in heat])
-    if len(peaks.flatten()) > 1 and bool((peaks == 1).all()):
+    if bool((peaks == 1).any()):  # one scaled map is enough to make the comparison wrong
         raise InputError(
-            f"scale={together!r} needs maps in units of the score, and each of these is scaled by "
-            "itself; pass normalize=False to the method"
+            f"scale={together!r} needs maps in units of the score, and some of these are scaled by "
+            "themselves; pass normalize=False to the method"
         )
     top = (peaks.amax(0) if together == "image" else peaks.amax().expand(peaks.shape[1])).clamp(0)
     top = top.where(top > 0, 1)
@@ -183,10 +184,13 @@ def _explained(
     target = None if value.target is None else value.target.reshape(count, -1).tolist()
     seen = value.size if axes == AXES["picture"] else ()
     unit = _unit(value)
+    asked = asks(value.method)
     columns = []
     for k in range(heatmap.shape[1]):
         captions = [
             _caption(None if target is None else target[i][k], unit, scores[i][k], labels)
+            if asked
+            else ""
             for i in range(count)
         ]
         maps, cells = heatmap[:, k], raw[:, k]
@@ -202,6 +206,11 @@ def _explained(
             heads = f"{title}\n{name}"
             columns.append(Column(heads, maps[:, j], cells[:, j], captions, False, seen=seen))
     return columns
+
+
+def asks(method: str) -> bool:
+    """Whether the values of the class called `method` depend on the target."""
+    return bool(getattr(getattr(methods, method, None), "asks", True))
 
 
 def _unit(value: Explanation) -> str:

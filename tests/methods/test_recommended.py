@@ -32,7 +32,7 @@ def linear(last: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def same(found, method, batch, target):
+def assert_same(found, method, batch, target):
     expected = method.explain(batch, target)
     assert found.method == type(method).__name__
     assert found.layers == expected.layers
@@ -43,21 +43,21 @@ def same(found, method, batch, target):
 def test_pooled_network_gets_grad_cam():
     net, batch = zoo.load(), zoo.preprocess(zoo.scene(3).image)[None]
     found = camlib.explain(net, batch)
-    same(found, GradCAM(net), batch, None)
+    assert_same(found, GradCAM(net), batch, None)
     assert "no other method" in found.reason
 
 
 def test_network_with_linear_layers_gets_grad_cam():
     net, batch = linear(nn.ReLU()), images(2, 16, 16)
     found = camlib.explain(net, batch, 1, layer="1", relu=False)
-    same(found, GradCAM(net, "1", relu=False), batch, 1)
+    assert_same(found, GradCAM(net, "1", relu=False), batch, 1)
 
 
 @pytest.mark.parametrize("last", [nn.Identity(), nn.Tanh()])
 def test_signed_layer_gets_the_element_wise_rule(last):
     net, batch = linear(last), images(2, 16, 16)
     found = camlib.explain(net, batch, 1, layer="1")
-    same(found, ElementWiseGradCAM(net, "1"), batch, 1)
+    assert_same(found, ElementWiseGradCAM(net, "1"), batch, 1)
     assert "negative values have" in found.reason
 
 
@@ -74,7 +74,7 @@ def test_answer_at_every_place_gets_hires_cam():
     where[:, 4:8, 4:8] = 1
     target = targets.Segment(1, where.bool())
     found = camlib.explain(net, batch, target, layer="features")
-    same(found, HiResCAM(net, "features"), batch, target)
+    assert_same(found, HiResCAM(net, "features"), batch, target)
     assert "every place" in found.reason
 
 

@@ -8,7 +8,7 @@ from nets import images, spread
 from reference import two_stage_grad_cam
 from torch import nn
 
-from camlib import ElementWiseGradCAM, GradCAM, TwoStageGradCAM, zoo
+from camlib import ElementWiseGradCAM, GradCAM, LayerError, TwoStageGradCAM, zoo
 
 
 class Stages(nn.Module):
@@ -155,6 +155,12 @@ def test_several_earlier_layers_count_by_their_mean(net):
     last = torch.nn.functional.interpolate(last, (32, 32), mode="bilinear")
     expected = last * (enlarged[0] + enlarged[1]) / 2
     torch.testing.assert_close(found, expected[:, 0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [["third", "first"], ["first", "third", "second"]])
+def test_layers_in_the_wrong_order_are_refused(net, layers):
+    with pytest.raises(LayerError, match="'third' has a grid of"):
+        TwoStageGradCAM(net, layers)(images(2, 64, 64), 1)
 
 
 def test_a_heatmap_can_stand_in_a_loss(net):

@@ -363,9 +363,10 @@ def test_classes_of_an_explanation_on_one_scale():
 
 def test_heatmaps_that_are_scaled_already_have_no_scale_in_common(images, heatmaps):
     scaled = heatmaps / heatmaps.amax((1, 2), keepdim=True)
-    with pytest.raises(InputError, match="normalize=False"):
-        figure(images, {"one": scaled, "other": scaled}, scale="image")
-    figure(images, {"one": scaled, "other": scaled / 2}, scale="image")
+    for other in (scaled, 3 * heatmaps, torch.zeros_like(scaled)):
+        with pytest.raises(InputError, match="normalize=False"):
+            figure(images, {"one": scaled, "other": other}, scale="image")
+    figure(images, {"one": 2 * heatmaps, "other": 3 * heatmaps}, scale="image")
 
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
@@ -385,6 +386,15 @@ LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 def test_captions_say_what_the_score_is(images, output, score, caption):
     seen = explanation(output=output, score=score, target=torch.ones(2, dtype=torch.long))
     assert texts(figure(images, {"CAM": seen}))[2] == caption
+
+
+@pytest.mark.parametrize("method", ["EigenCAM", "LaFAM", "CenterGaussian", "GradCAM", "MyOwn"])
+def test_method_that_asks_for_no_class_has_none_in_its_caption(images, method):
+    target = torch.ones(2, dtype=torch.long)
+    seen = explanation(output=LOGITS, score=LOGITS[:, 1], target=target, method=method)
+    captions = texts(figure(images, {"CAM": seen}))[2:]
+    asks = method in ("GradCAM", "MyOwn")
+    assert captions == (["class 1\nlogit -1", "class 1\nlogit 3"] if asks else [])
 
 
 def test_score_of_no_class_is_a_score(images):
